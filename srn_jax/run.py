@@ -1,0 +1,306 @@
+"""One run: a sweep that trains interval by interval, survives interruption and writes its results.
+
+The training loop hands over control after every interval (about a second); what happens there -
+progress, checkpoints, signals - touches no number, so a run that was interrupted and resumed ends
+with the same bytes as one that was not.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srn_jax import checkpoint, run_folder
+from srn_jax.config import SweepConfig
+from srn_jax.data_files import Splits
+from srn_jax.results import Histories, Results, write_histories, write_results
+from srn_jax.sweep import Sweep, evaluate_experiments
+from srn_jax.training import TrainState, evaluation_steps
+
+INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
+CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
+CHECKPOINT_SHARE = 0.02  # of the time may go to them
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state; `signal` is what asked."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal = signal_number
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep is, for whoever watches it."""
+
+    block: int
+    blocks: int
+    step: int  # the last global step taken
+    train_loss: np.ndarray  # [experiment], of that step
+    dev_accuracy: np.ndarray  # [experiment], after that step
+    diverged: np.ndarray  # [experiment]
+
+
+class Reporter(Protocol):
+    """What a run tells while it goes on."""
+
+    def say(self, message: str) -> None:
+        """A line for the user."""
+
+    def warn(self, message: str) -> None:
+        """A line about something that went wrong and did not stop the run."""
+
+    def progress(self, progress: Progress) -> None:
+        """Called after every interval."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; none of this changes its results."""
+
+    overwrite: bool = False
+    checkpoint_every: float | None = None  # seconds; None keeps the cost under CHECKPOINT_SHARE
+    chunk: int | None = None  # experiments side by side on a device
+    command: str = ""  # what the user typed, for the report
+
+
+def run_sweep(
+    config: SweepConfig,
+    folder: Path,
+    reporter: Reporter,
+    options: RunOptions = RunOptions(),
+    splits: dict[int, Splits] | None = None,
+) -> tuple[Results, Histories, dict[str, Any]]:
+    """Train a sweep in a run folder, from its newest checkpoint if it has one.
+
+    Args:
+        config: the sweep.
+        folder: the run folder, created if need be.
+        reporter: told about progress.
+        options: how to carry it out.
+        splits: the data of each length, where `config.data` names a folder.
+
+    Returns:
+        Results, histories, and the content of the run file.
+
+    Raises:
+        UserError: if the folder holds another run or is in use.
+        CheckpointError: if the disk is full or the folder went away.
+        Interrupted: if a signal stopped it; its state is saved.
+    """
+    with stop_requests() as stop:
+        if jax.process_index() != 0:  # process 0 alone touches the folder
+            results, histories, _ = train(config, reporter, options, splits, None, None, stop)
+            return results, histories, {}
+        settings = run_folder.settings_of(config)
+        run_folder.check_folder(folder, settings, options.overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        with run_folder.locked(folder):
+            if options.overwrite:
+                run_folder.clear(folder)
+            if not run_folder.check_folder(folder, settings):
+                run_folder.write_run(folder, describe_run(settings, options.command))
+            info = run_folder.read_run(folder)
+            newest = checkpoint.restore(folder, warn=reporter.warn)
+            if newest is not None:
+                checkpoint.remove_newer(folder, newest.block)
+            writer = checkpoint.Writer(folder, settings)
+            began = time.monotonic()
+            try:
+                results, histories, trained = train(
+                    config, reporter, options, splits, writer, newest, stop
+                )
+            finally:
+                writer.close()
+                info["seconds"] = info.get("seconds", 0) + time.monotonic() - began
+                run_folder.write_run(folder, info)
+            write_results(results, folder)
+            write_histories(histories, folder)
+            info["finished"] = True
+            if trained:
+                info["device"] = describe_devices()
+            run_folder.write_run(folder, info)
+            return results, histories, info
+
+
+def train(
+    config: SweepConfig,
+    reporter: Reporter,
+    options: RunOptions,
+    splits: dict[int, Splits] | None,
+    writer: checkpoint.Writer | None,
+    newest: checkpoint.Checkpoint | None,
+    stop: list[int],
+) -> tuple[Results, Histories, bool]:
+    """Train from a checkpoint, or the start, to the end; the last value is whether it trained."""
+    sweep = Sweep(config, splits, options.chunk)
+    blocks = len(sweep.eval_steps)
+    block = resume(sweep, newest)
+    if block:
+        reporter.say(f"resumed after {sweep.eval_steps[block - 1] + 1:,} of {sweep.steps:,} steps")
+    trained = block < blocks
+    if trained:
+        sweep.advance(block, block)  # compiles, takes no step
+    interval, saved_at = 1, time.monotonic()  # interval in blocks
+    while block < blocks:
+        began = time.monotonic()
+        last = min(block + interval, blocks)
+        sweep.advance(block, last)
+        block = last
+        reporter.progress(look(sweep, block))
+        now = time.monotonic()
+        due = writer is not None and not writer.saving() and now - saved_at > rest(options, writer)
+        wanted = int(np.clip(interval * INTERVAL_SECONDS / (now - began), 1, 2 * interval))
+        stopped_by, due, interval = agree(max(stop, default=0), due, wanted)
+        if due or stopped_by or block == blocks:
+            state = sweep.gather(sweep.state)
+            if writer is not None:
+                writer.save(block, state)
+            saved_at = now
+        if stopped_by and block < blocks:
+            raise Interrupted(stopped_by)
+    return *collect(sweep), trained
+
+
+def resume(sweep: Sweep, newest: checkpoint.Checkpoint | None) -> int:
+    """Put a checkpoint's state, if there is one, into the sweep; returns the blocks behind it."""
+    block = agree(newest.block if newest else 0)[0]
+    if block:
+        state = sweep.gather(sweep.state)
+        if newest:
+            state = checkpoint.join_state(newest.items, like=state)
+        if jax.process_count() > 1:
+            state = multihost_utils.broadcast_one_to_all(state)
+        sweep.state = sweep.scatter(jax.tree.map(np.asarray, state))
+    return block
+
+
+def rest(options: RunOptions, writer: checkpoint.Writer) -> float:
+    """Seconds from one checkpoint to the next."""
+    if options.checkpoint_every is not None:
+        return options.checkpoint_every
+    return max(CHECKPOINT_SECONDS, writer.cost / CHECKPOINT_SHARE)
+
+
+def agree(first: int, *others: int) -> tuple[int, ...]:
+    """Make processes decide alike: the largest of `first`, and of the others those of process 0."""
+    if jax.process_count() == 1:
+        return first, *others
+    everyones = multihost_utils.process_allgather(np.array([first, *others]))
+    return int(everyones[:, 0].max()), *(int(value) for value in everyones[0, 1:])
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            os._exit(128 + number)
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def look(sweep: Sweep, block: int) -> Progress:
+    """How the sweep stands after `block` blocks."""
+    step = int(sweep.eval_steps[block - 1])
+    state = sweep.state
+    loss, accuracy, diverged = sweep.gather(
+        (state.train_loss[..., step], state.dev_accuracy[..., block - 1], state.diverged)
+    )
+    return Progress(block, len(sweep.eval_steps), step, loss, accuracy, diverged)
+
+
+def collect(sweep: Sweep) -> tuple[Results, Histories]:
+    """Results and histories of a sweep, finished or not."""
+    state, test, overlap = sweep.gather((sweep.state, sweep.data.test, sweep.data.overlap))
+    lengths, seeds = (np.array(column) for column in zip(*sweep.config.experiments, strict=True))
+    histories = histories_of(sweep.config, state)
+    test_loss, test_accuracy = evaluate_experiments(
+        sweep.config.experiment, state.best_parameters, test
+    )
+    never = state.diverged & (state.best_step < 0)
+    best = np.searchsorted(histories.eval_steps, np.maximum(state.best_step, 0))
+
+    def unless_never(values: np.ndarray) -> np.ndarray:
+        return np.where(never, np.nan, np.asarray(values, float))
+
+    results = Results(
+        length=lengths,
+        seed=seeds,
+        best_dev_accuracy=unless_never(state.best_accuracy),
+        best_step=state.best_step,
+        dev_loss=unless_never(state.dev_loss[np.arange(len(lengths)), best]),
+        test_accuracy=unless_never(test_accuracy),
+        test_loss=unless_never(test_loss),
+        final_train_loss=histories.epoch_loss[:, -1].astype(float),
+        overlap=overlap,
+        diverged=state.diverged,
+    )
+    return results, histories
+
+
+def histories_of(config: SweepConfig, state: TrainState) -> Histories:
+    """The histories in a state `[experiment, ...]`, finished or not."""
+    lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+    experiments, steps = state.train_loss.shape
+    by_epoch = state.train_loss.reshape(experiments, config.experiment.epochs, -1)
+    return Histories(
+        length=lengths,
+        seed=seeds,
+        train_loss=state.train_loss,
+        epoch_loss=by_epoch.mean(axis=-1),
+        eval_steps=evaluation_steps(config.experiment, steps),
+        dev_loss=state.dev_loss,
+        dev_accuracy=state.dev_accuracy,
+    )
+
+
+def describe_run(settings: dict[str, Any], command: str) -> dict[str, Any]:
+    """The content of a new run's file."""
+    return {
+        "settings": settings,
+        "command": command,
+        "device": describe_devices(),
+        "versions": {name: version_of(name) for name in PACKAGES}
+        | {"python": sys.version.split()[0]},
+        "seconds": 0.0,
+        "finished": False,
+    }
+
+
+def describe_devices() -> str:
+    """Kind and number of the devices, as in `2 x cpu` or `8 x TPU v5 lite`."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,157 @@
+"""The folder of a run: whose it is, who may write to it, and the settings it was started with."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from srn_jax.config import ExperimentConfig, SweepConfig, UserError
+from srn_jax.data_files import SPLITS
+from srn_jax.results import write_atomically
+
+RUN_FILE = "run.json"
+LOCK_FILE = "lock"
+OURS = (
+    "checkpoints",
+    "figures",
+    "histories.npz",
+    "log.txt",
+    "report.md",
+    "results.csv",
+    RUN_FILE,
+)
+
+
+def settings_of(config: SweepConfig) -> dict[str, Any]:
+    """The settings of a sweep as plain JSON values; a data folder counts by its content."""
+    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    if config.data is not None:
+        settings["data_sha256"] = data_digest(Path(config.data), config.lengths)
+    return settings
+
+
+def config_of(settings: dict[str, Any]) -> SweepConfig:
+    """The inverse of `settings_of`; raises `UserError` for settings that are not a sweep's."""
+    try:
+        return SweepConfig(
+            lengths=tuple(settings["lengths"]),
+            seeds=tuple(settings["seeds"]),
+            experiment=ExperimentConfig(**settings["experiment"]),
+            data=settings["data"],
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"damaged settings of a run ({error})") from None
+
+
+def data_digest(folder: Path, lengths: tuple[int, ...]) -> str:
+    """SHA-256 over the data files that a sweep reads."""
+    digest = hashlib.sha256()
+    for length in lengths:
+        for name in SPLITS:
+            digest.update((folder / str(length) / f"{name}.txt").read_bytes())
+    return digest.hexdigest()
+
+
+def default_folder(config: SweepConfig) -> Path:
+    """A folder that belongs to these settings, so that the same command finds its own run again."""
+    settings = settings_of(config)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    sizes = f"{len(config.lengths)}-lengths-{len(config.seeds)}-seeds"
+    return Path("runs") / f"{sizes}-{config.experiment.epochs}-epochs-{digest[:8]}"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The settings in which two runs differ, as `name: old value, now new value`."""
+
+    def flat(settings: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in settings.items() if k not in ("experiment", "data")} | settings.get(
+            "experiment", {}
+        )
+
+    old, new = flat(old), flat(new)
+    return [
+        f"{name}: {old.get(name)}, now {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The run file of a run folder; raises `UserError` if it is missing or damaged."""
+    path = folder / RUN_FILE
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        config_of(info["settings"])
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"{path}: cannot be read ({reason}), expected the folder of a run") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+    return info
+
+
+def write_run(folder: Path, info: dict[str, Any]) -> None:
+    """Write the run file."""
+    write_atomically(folder / RUN_FILE, (json.dumps(info, indent=2) + "\n").encode())
+
+
+def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> bool:
+    """Whether the folder holds a run of these settings; changes nothing.
+
+    Raises:
+        UserError: if it holds something else that must not be overwritten.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, expected a folder for the run (--out)")
+    content = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    content -= {LOCK_FILE}
+    if overwrite and content <= set(OURS):
+        return False
+    if RUN_FILE in content:
+        different = differences(read_run(folder)["settings"], settings)
+        if different:
+            raise UserError(
+                f"{folder} holds a run with other settings ({'; '.join(different)}): "
+                "choose another --out, or --overwrite to lose that run"
+            )
+        return True
+    if content:
+        raise UserError(
+            f"{folder} is not empty and not the folder of a run (it has "
+            f"{sorted(content)[0]}), choose another --out"
+        )
+    return False
+
+
+def clear(folder: Path) -> None:
+    """Remove a run from its folder; touches nothing that is not a run's."""
+    for name in OURS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock dies with its owner.
+
+    Raises:
+        UserError: if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    with open(folder / LOCK_FILE, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{folder} is in use by another process, wait for it or stop it") from None
+        yield

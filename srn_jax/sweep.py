@@ -1,0 +1,253 @@
+"""Many experiments at once: the only place with `vmap` and sharding over experiments.
+
+Experiments are packed into slots, `[slot, chunk]`, and slots are dealt out to the devices. A device
+takes its slots one after another (`lax.map`); the experiments of a slot run side by side (`vmap`)
+at one padded length, for which `lax.switch` picks the program. So a slot decides how much runs at
+once, which is everything on a GPU, and on a CPU, where a second experiment would only push the
+first one out of the cache, a slot is a single experiment that pays for no padding at all.
+"""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from srn_jax import training
+from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.data import Batches, Dataset, Examples, draw_dataset, overlap, pad_splits, to_batches
+from srn_jax.data_files import Splits
+from srn_jax.model import Parameters, new_classifier, parameters_of
+from srn_jax.training import TrainState
+
+MAX_PROGRAMS = 8  # programs of one compilation, each for its padded length
+AXIS = PartitionSpec("experiment")
+
+
+class ExperimentData(NamedTuple):
+    """What one experiment trains on and is measured by."""
+
+    train: Batches
+    dev: Examples
+    test: Examples
+    overlap: jax.Array  # scalar: test sequences that also occur in the training set
+
+
+class Packing(NamedTuple):
+    """Where each experiment runs; NumPy arrays, the same on every process."""
+
+    experiment: np.ndarray  # [slot, chunk]: index into the sweep's experiments (fillers repeat one)
+    program: np.ndarray  # [slot]: index into widths; len(widths) for a slot with nothing to do
+    widths: tuple[int, ...]  # padded lengths, ascending
+    place: np.ndarray  # [experiment]: its index into experiment.ravel()
+
+
+def pack(lengths: np.ndarray, devices: int, chunk: int, programs: int = MAX_PROGRAMS) -> Packing:
+    """Pack experiments, given the length of each, into slots of `chunk` for each device.
+
+    Slots are dealt out longest first, each to the device with the least to do. With more than
+    `programs` different lengths, neighbouring ones share a program.
+    """
+    groups = np.array_split(np.unique(lengths), min(programs, len(np.unique(lengths))))
+    widths = tuple(int(group[-1]) for group in groups)
+    program_of = np.searchsorted(widths, lengths)
+
+    slots = [
+        (program, members[start : start + chunk])
+        for program in reversed(range(len(widths)))
+        for members in [np.flatnonzero(program_of == program)]
+        for start in range(0, len(members), chunk)
+    ]
+    dealt: list[list] = [[] for _ in range(devices)]
+    work = np.zeros(devices)
+    for program, members in slots:
+        device = int(np.argmin(work))
+        work[device] += widths[program]
+        dealt[device].append((program, np.resize(members, chunk)))
+    most = max(map(len, dealt))
+    idle = (len(widths), np.zeros(chunk, int))
+    flat = [slot for own in dealt for slot in own + [idle] * (most - len(own))]
+
+    experiment = np.stack([members for _, members in flat])
+    program = np.array([program for program, _ in flat], np.int32)
+    busy = np.flatnonzero(np.repeat(program < len(widths), chunk))
+    place = np.empty(len(lengths), int)
+    place[experiment.ravel()[busy]] = busy
+    return Packing(experiment, program, widths, place)
+
+
+def default_chunk(platform: str, experiments: int, devices: int) -> int:
+    """Experiments that run side by side: one on a CPU, all of a device's share elsewhere."""
+    return 1 if platform == "cpu" else -(-experiments // devices)
+
+
+class Sweep:
+    """All experiments of a sweep on all devices; the state lives on the devices.
+
+    `state` and `data` are pytrees of arrays `[slot, chunk, ...]`, sharded over the slots.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        splits: dict[int, Splits] | None = None,
+        chunk: int | None = None,
+    ):
+        """Draw, or take from `splits`, the data of each experiment and draw its parameters.
+
+        Args:
+            config: the sweep.
+            splits: data read from files for each length, used for every seed.
+            chunk: experiments that run side by side on a device; None chooses by the platform.
+        """
+        devices = np.array(jax.devices())
+        self.config = config
+        self.mesh = Mesh(devices, ("experiment",))
+        lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+        count = len(lengths)
+        chunk = chunk or default_chunk(devices[0].platform, count, len(devices))
+        # Side by side on an accelerator, padding costs less than a program for each length.
+        programs = MAX_PROGRAMS if chunk < count else 1
+        self.packing = pack(lengths, len(devices), chunk, programs)
+        self.program = self.shard(self.packing.program)
+
+        packed = self.packing.experiment
+        max_length = max(config.lengths)
+        files = None
+        if splits is not None:
+            padded = [pad_splits(splits[length], max_length) for length in config.lengths]
+            by_length = jax.tree.map(lambda *sets: np.stack(sets), *padded)
+            which = np.array([config.lengths.index(n) for n in lengths])[packed]
+            files = self.shard(jax.tree.map(lambda sets: sets[which], by_length))
+        prepare = prepare_packed(self.mesh, config.experiment, max_length)
+        self.state, self.data = prepare(
+            self.shard(seeds[packed].astype(np.uint32)), self.shard(lengths[packed]), files
+        )
+        self.steps = self.state.train_loss.shape[-1]
+        self.eval_steps = training.evaluation_steps(config.experiment, self.steps)
+
+    @property
+    def sharding(self) -> NamedSharding:
+        """How every array is laid out: slots over the devices."""
+        return NamedSharding(self.mesh, AXIS)
+
+    def shard(self, arrays):
+        """NumPy arrays `[slot, ...]`, the same on every process, as sharded arrays."""
+
+        def put(array):
+            return jax.make_array_from_callback(array.shape, self.sharding, lambda i: array[i])
+
+        return jax.tree.map(put, arrays)
+
+    def advance(self, first_block: int, last_block: int) -> None:
+        """Train every experiment through the blocks first_block <= block < last_block."""
+        program = advance_packed(self.mesh, self.config.experiment, self.packing.widths)
+        self.state = program(self.state, self.data, self.program, first_block, last_block)
+
+    def gather(self, packed):
+        """Bring a pytree `[slot, chunk, ...]` to every host as NumPy arrays `[experiment, ...]`."""
+        if jax.process_count() > 1:
+            packed = multihost_utils.process_allgather(packed, tiled=True)
+
+        def unpack(array):
+            array = np.asarray(array)
+            return array.reshape(-1, *array.shape[2:])[self.packing.place]
+
+        return jax.tree.map(unpack, packed)
+
+    def scatter(self, arrays):
+        """The inverse of `gather`: NumPy arrays `[experiment, ...]` onto the devices."""
+        return self.shard(jax.tree.map(lambda array: array[self.packing.experiment], arrays))
+
+
+def prepare_experiment(
+    config: ExperimentConfig,
+    max_length: int,
+    seed: jax.Array,
+    length: jax.Array,
+    files: Dataset | None = None,
+) -> tuple[TrainState, ExperimentData]:
+    """Parameters and data of one experiment, which depend on its own seed and length alone."""
+    data_key, parameter_key = jax.random.split(experiment_key(seed, length))
+    dataset = files
+    if dataset is None:
+        dataset = draw_dataset(data_key, length, config.multiplicity, max_length)
+    parameters = parameters_of(new_classifier(config, parameter_key))
+    batches = to_batches(dataset.train, config.batch_size)
+    state = training.initial_state(config, parameters, len(dataset.train.labels))
+    return state, ExperimentData(batches, dataset.dev, dataset.test, overlap(dataset))
+
+
+def experiment_key(seed: jax.Array, length: jax.Array) -> jax.Array:
+    """The key from which all randomness of one experiment comes."""
+    return jax.random.fold_in(jax.random.key(seed), length)
+
+
+@cache
+def prepare_packed(mesh: Mesh, config: ExperimentConfig, max_length: int):
+    """The compiled program that prepares all experiments: `prepare_experiment` over the slots."""
+
+    def on_device(seeds, lengths, files):
+        one = partial(prepare_experiment, config, max_length)
+        return jax.lax.map(lambda slot: over_chunk(one)(*slot), (seeds, lengths, files))
+
+    return jax.jit(
+        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
+    )
+
+
+@cache
+def advance_packed(mesh: Mesh, config: ExperimentConfig, widths: tuple[int, ...]):
+    """The compiled program of a whole sweep: `training.advance` over slots, chunks and devices."""
+
+    def at_width(width: int, state, data, first_block, last_block):
+        def one(state: TrainState, data: ExperimentData) -> TrainState:
+            train = data.train._replace(digits=data.train.digits[..., -width:])
+            dev = data.dev._replace(digits=data.dev.digits[..., -width:])
+            return training.advance(config, state, train, dev, first_block, last_block)
+
+        return over_chunk(one)(state, data)
+
+    def on_device(states, data, programs, first_block, last_block):
+        branches = [partial(at_width, width) for width in widths]
+        branches.append(lambda state, *_: state)  # nothing to do
+
+        def slot(arguments):
+            state, data, program = arguments
+            return jax.lax.switch(program, branches, state, data, first_block, last_block)
+
+        return jax.lax.map(slot, (states, data, programs))
+
+    replicated = PartitionSpec()
+    return jax.jit(
+        jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(AXIS, AXIS, AXIS, replicated, replicated),
+            out_specs=AXIS,
+            check_vma=False,
+        ),
+        donate_argnums=0,
+    )
+
+
+def over_chunk(function):
+    """`vmap` over a chunk; a chunk of one is run as it is, since `vmap` turns `cond` into both."""
+
+    def run(*arguments):
+        if jax.tree.leaves(arguments)[0].shape[0] > 1:
+            return jax.vmap(function)(*arguments)
+        result = function(*jax.tree.map(lambda array: array[0], arguments))
+        return jax.tree.map(lambda array: array[None], result)
+
+    return run
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate_experiments(
+    config: ExperimentConfig, parameters: Parameters, examples: Examples
+) -> tuple[jax.Array, jax.Array]:
+    """Loss and accuracy, each `[experiment]`, of parameters and examples `[experiment, ...]`."""
+    return jax.lax.map(lambda one: training.evaluate(config, *one), (parameters, examples))
