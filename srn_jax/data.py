@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srn_jax.config import DEV_MULTIPLICITY, NUM_DIGITS, NUM_PAIRS, TEST_MULTIPLICITY
-from srn_jax.data_files import Splits
+from srn_jax.data_files import Sequences, Splits
 
 PADDING = -1
 
@@ -70,12 +70,11 @@ def draw_examples(key: jax.Array, length: jax.Array, multiplicity: int, max_leng
     pair = jnp.repeat(jnp.arange(NUM_PAIRS), multiplicity)
     first, second = pair // NUM_DIGITS, pair % NUM_DIGITS
 
-    place = jnp.arange(max_length) - (max_length - length)  # [max_length], negative in the padding
-    digits = jnp.select(
-        [place < 0, place == 0, place == 1, place == position[:, None]],
-        [jnp.array(PADDING), first[:, None], second[:, None], digit[:, None]],
-        0,
-    )
+    place = jnp.arange(max_length)[None, :] - (max_length - length)  # negative in the padding
+    digits = jnp.where(place == position[:, None], digit[:, None], 0)
+    digits = jnp.where(place == 0, first[:, None], digits)
+    digits = jnp.where(place == 1, second[:, None], digits)
+    digits = jnp.where(place < 0, PADDING, digits)
     return Examples(digits.astype(jnp.int8), first + second)
 
 
@@ -89,16 +88,16 @@ def draw_dataset(key: jax.Array, length: jax.Array, multiplicity: int, max_lengt
     )
 
 
+def pad_examples(sequences: Sequences, max_length: int) -> Examples:
+    """Sequences read from a file as NumPy arrays, padded on the left to `max_length`."""
+    width = max_length - sequences.digits.shape[1]
+    digits = np.pad(sequences.digits, ((0, 0), (width, 0)), constant_values=PADDING)
+    return Examples(digits, sequences.labels)
+
+
 def pad_splits(splits: Splits, max_length: int) -> Dataset:
-    """A data set read from files as NumPy arrays, padded on the left to `max_length`."""
-
-    def pad(digits: np.ndarray) -> np.ndarray:
-        width = max_length - digits.shape[1]
-        return np.pad(digits, ((0, 0), (width, 0)), constant_values=PADDING)
-
-    return Dataset(
-        *(Examples(pad(s.digits), s.labels) for s in (splits.train, splits.dev, splits.test))
-    )
+    """The three sets of one length, read from files; see `pad_examples`."""
+    return Dataset(*(pad_examples(s, max_length) for s in (splits.train, splits.dev, splits.test)))
 
 
 def to_batches(examples: Examples, batch_size: int) -> Batches:

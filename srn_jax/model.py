@@ -105,7 +105,8 @@ class SRN(nnx.Module):
 
     def project(self, inputs: jax.Array) -> jax.Array:
         """The input side of the recurrence, inputs @ W + b: `[..., M]` -> `[..., D]`."""
-        return jnp.matmul(inputs, self.W[...], precision=HIGHEST) + self.b[0]
+        product = jnp.matmul(inputs, self.W[...], precision=HIGHEST)
+        return product + self.b[...].reshape((1,) * (inputs.ndim - 1) + (-1,))
 
     def scan(
         self,

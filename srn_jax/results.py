@@ -17,6 +17,8 @@ from srn_jax.config import UserError
 
 RESULTS_FILE = "results.csv"
 HISTORIES_FILE = "histories.npz"
+LOG_FILE = "log.txt"
+LOG_INTERVAL = 100  # steps between the textbook's lines of training losses
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,40 @@ def read_histories(folder: Path) -> Histories:
         raise UserError(f"{path}: cannot be read ({error.strerror}), expected a run folder") from None
     except Exception as error:  # a damaged zip file raises from a dozen places
         raise UserError(f"{path}: not a file of histories ({error!r})") from None
+
+
+def write_log(histories: Histories, folder: Path) -> Path:
+    """Write `log.txt`: the lines that the textbook's program prints, for each length's first seed.
+
+    The training loss every 100 steps, every evaluation, and every improvement of the best score.
+    """
+    lines = []
+    for length in dict.fromkeys(histories.length.tolist()):
+        experiment = int(np.flatnonzero(histories.length == length)[0])
+        lines += [f"== length {length}, seed {histories.seed[experiment]}"]
+        lines += log_lines(histories, experiment)
+    write_atomically(folder / LOG_FILE, ("\n".join(lines) + "\n").encode())
+    return folder / LOG_FILE
+
+
+def log_lines(histories: Histories, experiment: int) -> list[str]:
+    """The log of one experiment, given its row."""
+    train_loss = histories.train_loss[experiment]
+    steps = len(train_loss)
+    steps_an_epoch = steps // histories.epoch_loss.shape[1]
+    evaluation = {int(step): i for i, step in enumerate(histories.eval_steps)}
+    lines, best = [], 0.0
+    for step in range(steps):
+        where = f"epoch {step // steps_an_epoch}, step {step}/{steps}"
+        if step % LOG_INTERVAL == 0 and not np.isnan(train_loss[step]):
+            lines.append(f"[train] {where}: loss {train_loss[step]:.5f}")
+        row = evaluation.get(step)
+        if row is None or np.isnan(histories.dev_loss[experiment, row]):
+            continue
+        score = float(histories.dev_accuracy[experiment, row])
+        loss = histories.dev_loss[experiment, row]
+        lines.append(f"[evaluate] {where}: dev score {score:.5f}, dev loss {loss:.5f}")
+        if score > best:
+            lines.append(f"[evaluate] best accuracy updated: {best:.5f} -> {score:.5f}")
+            best = score
+    return lines

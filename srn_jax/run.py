@@ -101,6 +101,10 @@ def run_sweep(
         CheckpointError: if the disk is full or the folder went away.
         Interrupted: if a signal stopped it; its state is saved.
     """
+    reporter.say(
+        f"{describe_devices()}: {len(config.experiments)} experiments "
+        f"({len(config.lengths)} lengths x {len(config.seeds)} seeds)"
+    )
     with stop_requests() as stop:
         if jax.process_index() != 0:  # process 0 alone touches the folder
             results, histories, _ = train(config, reporter, options, splits, None, None, stop)

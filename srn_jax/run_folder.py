@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from srn_jax.data_files import SPLITS
 from srn_jax.results import write_atomically
 
 RUN_FILE = "run.json"
+STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
 OURS = (
     "checkpoints",
@@ -56,12 +57,22 @@ def data_digest(folder: Path, lengths: tuple[int, ...]) -> str:
     return digest.hexdigest()
 
 
-def default_folder(config: SweepConfig) -> Path:
+def default_folder(configs: Sequence[SweepConfig]) -> Path:
     """A folder that belongs to these settings, so that the same command finds its own run again."""
-    settings = settings_of(config)
+    settings = [settings_of(config) for config in configs]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    sizes = f"{len(config.lengths)}-lengths-{len(config.seeds)}-seeds"
-    return Path("runs") / f"{sizes}-{config.experiment.epochs}-epochs-{digest[:8]}"
+    sweep = configs[0]
+    parts = [f"{len(sweep.lengths)}-lengths", f"{len(sweep.seeds)}-seeds"]
+    parts.append(f"{sweep.experiment.epochs}-epochs" if len(configs) == 1 else f"{len(configs)}-variants")
+    return Path("runs") / "-".join([*parts, digest[:8]])
+
+
+def variants_of(configs: Sequence[SweepConfig]) -> dict[str, SweepConfig]:
+    """The sweeps by the settings in which they differ: `hidden_size=16`."""
+    experiments = [dataclasses.asdict(config.experiment) for config in configs]
+    varying = [name for name in experiments[0] if len({e[name] for e in experiments}) > 1]
+    names = [",".join(f"{name}={e[name]}" for name in varying) for e in experiments]
+    return dict(zip(names, configs, strict=True))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -125,6 +136,38 @@ def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False
             f"{sorted(content)[0]}), choose another --out"
         )
     return False
+
+
+def check_folders(folder: Path, configs: Sequence[SweepConfig], overwrite: bool) -> None:
+    """`check_folder` for one sweep, or for each of several variants below the folder."""
+    if len(configs) == 1:
+        check_folder(folder, settings_of(configs[0]), overwrite)
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, expected a folder for the runs (--out)")
+    variants = variants_of(configs)
+    if folder.exists() and not (folder / STUDY_FILE).exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no variants, choose another --out")
+    for name, config in variants.items():
+        check_folder(folder / name, settings_of(config), overwrite)
+
+
+def write_study(folder: Path, configs: Sequence[SweepConfig]) -> None:
+    """Create the folder of several variants, with their settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {name: settings_of(config) for name, config in variants_of(configs).items()}
+    write_atomically(folder / STUDY_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+
+
+def read_configs(folder: Path) -> list[SweepConfig]:
+    """The sweeps of a run folder or of a folder of variants; raises `UserError` for neither."""
+    if not (folder / STUDY_FILE).exists():
+        return [config_of(read_run(folder)["settings"])]
+    try:
+        settings = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
+        return [config_of(own) for own in settings.values()]
+    except (OSError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder / STUDY_FILE}: damaged ({error})") from None
 
 
 def clear(folder: Path) -> None:

@@ -251,3 +251,16 @@ def evaluate_experiments(
 ) -> tuple[jax.Array, jax.Array]:
     """Loss and accuracy, each `[experiment]`, of parameters and examples `[experiment, ...]`."""
     return jax.lax.map(lambda one: training.evaluate(config, *one), (parameters, examples))
+
+
+def draw_test_sets(
+    config: ExperimentConfig, max_length: int, experiments: list[tuple[int, int]]
+) -> Examples:
+    """The test sets of some experiments (length, seed), `[experiment, ...]`, as they were drawn."""
+
+    def draw(length: jax.Array, seed: jax.Array) -> Examples:
+        data_key, _ = jax.random.split(experiment_key(seed, length))
+        return draw_dataset(data_key, length, config.multiplicity, max_length).test
+
+    lengths, seeds = np.array(experiments, np.uint32).T
+    return jax.jit(lambda *one: jax.lax.map(lambda x: draw(*x), one))(lengths, seeds)

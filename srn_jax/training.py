@@ -5,6 +5,7 @@ and then evaluates on the development set. `advance` runs some blocks as one pro
 arrays that it fills in are the whole history of the experiment.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 from srn_jax.config import ExperimentConfig
-from srn_jax.data import Batches, Examples, batch_mean_weights
+from srn_jax.data import Batches, Dataset, Examples, batch_mean_weights, to_batches
 from srn_jax.model import Parameters, classifier_with
 
 
@@ -150,8 +151,8 @@ def advance(
     state: TrainState,
     train: Batches,
     dev: Examples,
-    first_block: jax.Array,
-    last_block: jax.Array,
+    first_block: jax.Array | int,
+    last_block: jax.Array | int,
 ) -> TrainState:
     """Run the blocks first_block <= block < last_block; a diverged experiment stays as it is."""
 
@@ -164,6 +165,14 @@ def advance(
         )
 
     return jax.lax.fori_loop(first_block, last_block, body, state)
+
+
+@partial(jax.jit, static_argnums=0)
+def train(config: ExperimentConfig, parameters: Parameters, dataset: Dataset) -> TrainState:
+    """One whole experiment, from the given parameters on the given data."""
+    state = initial_state(config, parameters, len(dataset.train.labels))
+    batches = to_batches(dataset.train, config.batch_size)
+    return advance(config, state, batches, dataset.dev, 0, len(state.dev_loss))
 
 
 def select(condition: jax.Array, if_true, if_false):

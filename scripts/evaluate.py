@@ -1,0 +1,40 @@
+"""Restore the networks of a run from its checkpoint and test them.
+
+python scripts/evaluate.py RUN                          # the test accuracies of results.csv again
+python scripts/evaluate.py RUN --lengths 5 --predict "3 4 0 0 0"
+"""
+
+from pathlib import Path
+
+from srn_jax import cli
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    number = cli.number_of(int)
+    parser.add_argument("run", metavar="RUN", help="run folder, finished or not")
+    parser.add_argument("--lengths", nargs="+", type=number, metavar="L", help="only these [all]")
+    parser.add_argument("--seeds", nargs="+", type=number, metavar="S", help="only these [all]")
+    parser.add_argument(
+        "--which", choices=("best", "last"), default="best", help="parameters to restore [best]"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="test on DIR/<length>/test.txt [the run's own data]"
+    )
+    parser.add_argument(
+        "--predict", metavar="DIGITS", help='the sum that the networks see in digits like "3 4 0"'
+    )
+    cli.add_platform_options(parser)
+    options = parser.parse_args(arguments)
+    cli.start_platform(options)
+    from srn_jax import evaluation
+
+    models = evaluation.restore(Path(options.run), options.lengths, options.seeds, options.which)
+    if options.predict is not None:
+        evaluation.print_predictions(models, options.predict)
+    else:
+        evaluation.print_accuracies(models, options.data)
+
+
+if __name__ == "__main__":
+    cli.run_script(main)

@@ -1,0 +1,111 @@
+"""Testing restored networks: of which experiments, on which data, and what they answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srn_jax import report
+from srn_jax.checkpoint import find_experiment, restore_models
+from srn_jax.config import NUM_DIGITS, SweepConfig, UserError
+from srn_jax.data import pad_examples
+from srn_jax.data_files import read_sequences
+from srn_jax.model import Parameters, classifier_with
+from srn_jax.run_folder import config_of
+from srn_jax.sweep import draw_test_sets, evaluate_experiments
+
+
+class Models(NamedTuple):
+    """Restored parameters `[experiment, ...]` of some experiments of a run."""
+
+    config: SweepConfig  # of the whole run
+    experiments: list[tuple[int, int]]  # (length, seed) of each
+    parameters: Parameters
+
+
+def restore(
+    run: Path,
+    lengths: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    which: str = "best",
+) -> Models:
+    """Restore the best or last parameters of a run's experiments, all or some of them.
+
+    Raises:
+        UserError: if there is no readable checkpoint, or no such length or seed in the run.
+    """
+    checkpoint = restore_models(run, warn=print)
+    config = config_of(checkpoint.settings)
+    experiments = [(n, s) for n in lengths or config.lengths for s in seeds or config.seeds]
+    rows = np.array([find_experiment(checkpoint.settings, *one) for one in experiments])
+    chosen = jax.tree.map(lambda array: array[rows], checkpoint.items["models"][which])
+    return Models(config, experiments, chosen)
+
+
+def accuracies(models: Models, data: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Test loss and accuracy of each model, `[experiment]`.
+
+    Args:
+        models: restored models.
+        data: a folder with `<length>/test.txt`; None takes the data that the run was tested on.
+
+    Raises:
+        UserError: for data that cannot be read.
+    """
+    config = models.config
+    folder = data if data is not None else config.data
+    width = max(config.lengths)  # as the run did, so that its results come out to the bit
+    if folder is None:
+        examples = draw_test_sets(config.experiment, width, models.experiments)
+    else:
+        lengths = dict.fromkeys(length for length, _ in models.experiments)
+        sets = {n: read_sequences(Path(folder) / str(n) / "test.txt", n) for n in lengths}
+        if len({len(one) for one in sets.values()}) > 1:
+            raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
+        padded = [pad_examples(sets[length], width) for length, _ in models.experiments]
+        examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
+    loss, accuracy = evaluate_experiments(config.experiment, models.parameters, examples)
+    return np.asarray(loss), np.asarray(accuracy)
+
+
+def print_accuracies(models: Models, data: str | None) -> None:
+    """A line for each experiment, and the means."""
+    loss, accuracy = accuracies(models, data)
+    rows = [
+        [str(length), str(seed), f"{a:.2f}", f"{b:.4f}"]
+        for (length, seed), a, b in zip(models.experiments, accuracy, loss, strict=True)
+    ]
+    print(report.plain_table([["length", "seed", "test accuracy", "test loss"], *rows]))
+    lengths = np.array([length for length, _ in models.experiments])
+    means = [f"{n}: {accuracy[lengths == n].mean():.3f}" for n in dict.fromkeys(lengths.tolist())]
+    print(f"mean test accuracy by length  {'  '.join(means)}")
+
+
+def parse_digits(text: str) -> np.ndarray:
+    """Digits `[length]` out of `3 4 0` or `340`; raises `UserError` for anything else."""
+    parts = text.split() if len(text.split()) > 1 else list(text.strip())
+    if not parts or not all(len(part) == 1 and part in "0123456789" for part in parts):
+        raise UserError(f"--predict wants digits 0 to {NUM_DIGITS - 1} like '3 4 0', got {text!r}")
+    return np.array([int(part) for part in parts], np.int8)
+
+
+def print_predictions(models: Models, text: str) -> None:
+    """What each network answers to a sequence, with its probability."""
+    digits = jnp.asarray(parse_digits(text))[None]
+
+    def answer(parameters: Parameters) -> jax.Array:
+        return jax.nn.softmax(classifier_with(parameters)(digits)[0])
+
+    probabilities = np.asarray(jax.lax.map(answer, models.parameters))
+    rows = [
+        [str(length), str(seed), str(row.argmax()), f"{row.max():.3f}"]
+        for (length, seed), row in zip(models.experiments, probabilities, strict=True)
+    ]
+    print(report.plain_table([["trained on length", "seed", "answer", "probability"], *rows]))
+    if digits.shape[1] >= 2:
+        print(f"the first two digits add up to {int(digits[0, 0] + digits[0, 1])}")
+
+

@@ -1,0 +1,163 @@
+"""From settings to answers: runs of one or several variants, with tables, figures and a report."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from srn_jax import report, run_folder
+from srn_jax.checkpoint import join_state, restore
+from srn_jax.config import SweepConfig, UserError
+from srn_jax.data_files import read_folder
+from srn_jax.progress import reporter_for
+from srn_jax.results import Histories, Results, read_histories, read_results, write_atomically, write_log
+from srn_jax.run import RunOptions, run_sweep
+
+VARIANTS_FILE = "variants.csv"
+COMPARISON_FILE = "comparison.md"
+
+
+def run_study(configs: Sequence[SweepConfig], folder: Path, options: RunOptions) -> None:
+    """Train sweeps that differ in their settings and compare them.
+
+    A single sweep is a run in `folder` itself; several get a folder each below it. All have the
+    same lengths and seeds, so comparisons are paired.
+
+    Raises:
+        UserError: if a folder holds something else.
+    """
+    if len(configs) == 1:
+        run_and_publish(configs[0], folder, options)
+        return
+    variants = run_folder.variants_of(configs)
+    if jax.process_index() == 0:
+        run_folder.check_folders(folder, configs, options.overwrite)
+        run_folder.write_study(folder, configs)
+    results = {}
+    for number, (name, config) in enumerate(variants.items(), start=1):
+        say(f"\nvariant {number} of {len(variants)}: {name}")
+        results[name] = run_and_publish(config, folder / name, options)
+    if jax.process_index() == 0:
+        write_variants(folder / VARIANTS_FILE, variants, results)
+        say("")
+        publish_comparison(folder, results)
+
+
+def say(message: str) -> None:
+    """Print a line, on the first of several processes alone."""
+    if jax.process_index() == 0:
+        print(message, flush=True)
+
+
+def run_and_publish(config: SweepConfig, folder: Path, options: RunOptions) -> Results:
+    """One run, and after it its table, figures and report."""
+    splits = None if config.data is None else read_folder(Path(config.data), config.lengths)
+    with reporter_for(config) as reporter:
+        results, histories, info = run_sweep(config, folder, reporter, options, splits)
+    if jax.process_index() == 0:
+        paths = [folder / name for name in ("results.csv", "histories.npz", "checkpoints")]
+        paths += publish(folder, results, histories, info)
+        say(f"\n{report.results_table(results)}\n")
+        say(f"in {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")
+        diverged = int(results.diverged.sum())
+        if diverged:
+            say(f"{diverged} of {len(results)} experiments diverged, see {folder / 'results.csv'}")
+    return results
+
+
+def publish(
+    folder: Path, results: Results, histories: Histories, info: Mapping[str, Any]
+) -> list[Path]:
+    """Draw the figures and write the report and the log of a run; returns the files and folders.
+
+    A figure that cannot be drawn costs neither the results nor the report.
+    """
+    pictures: list[Path] = []
+
+    def draw() -> None:
+        from srn_jax.figures import save_figures
+
+        pictures.extend(save_figures(folder, results, histories))
+
+    attempt("the figures could not be drawn", draw)
+    write_log(histories, folder)
+    shown = [path.relative_to(folder) for path in pictures if path.suffix == ".png"]
+    text = report.run_report({**info, "config": info.get("settings", {})}, results, shown)
+    write_atomically(folder / "report.md", text.encode())
+    return [folder / name for name in (["figures"] if pictures else []) + ["report.md", "log.txt"]]
+
+
+def attempt(complaint: str, action: Callable[[], None]) -> None:
+    """Do what must not cost more than itself when it fails; say so if it does."""
+    try:
+        action()
+    except Exception as error:  # Matplotlib and file systems fail in many ways
+        say(f"warning: {complaint} ({type(error).__name__}: {error}); the results are safe")
+
+
+def publish_comparison(folder: Path, named: Mapping[str, Results]) -> None:
+    """Print, draw and write the comparison of several runs."""
+    table = report.comparison_table(named)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    paths = [folder / COMPARISON_FILE]
+
+    def draw() -> None:
+        from srn_jax.figures import comparison_figure, save_figure
+
+        paths.extend(save_figure(comparison_figure(named), folder / "figures" / "comparison"))
+
+    attempt("the comparison could not be drawn", draw)
+    text = report.comparison_report(named, [path.relative_to(folder) for path in paths[1:]])
+    write_atomically(paths[0], text.encode())
+    say(f"{table}\n\nwritten: {', '.join(map(str, paths))}")
+
+
+def write_variants(
+    path: Path, variants: Mapping[str, SweepConfig], named: Mapping[str, Results]
+) -> None:
+    """Write the rows of all variants as one tidy CSV, with a column for each setting."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [field.name for field in dataclasses.fields(Results)]
+    for name, config in variants.items():
+        settings = dataclasses.asdict(config.experiment)
+        if text.tell() == 0:
+            writer.writerow(["variant", *settings, *columns])
+        for row in zip(*(getattr(named[name], c).tolist() for c in columns), strict=True):
+            writer.writerow([name, *settings.values(), *row])
+    write_atomically(path, text.getvalue().encode())
+
+
+def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
+    """Results, histories and run file of a run folder, also of a run that is still going on.
+
+    Of a run that has not ended, they are those of its newest checkpoint.
+
+    Raises:
+        UserError: if there is nothing to read yet.
+    """
+    info = run_folder.read_run(folder)
+    if info.get("finished"):
+        return read_results(folder), read_histories(folder), info
+    newest = restore(folder)
+    if newest is None:
+        raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
+    from srn_jax.run import collect
+    from srn_jax.sweep import Sweep
+
+    config = run_folder.config_of(info["settings"])
+    splits = None if config.data is None else read_folder(Path(config.data), config.lengths)
+    sweep = Sweep(config, splits)
+    like = sweep.gather(sweep.state)
+    sweep.state = sweep.scatter(join_state(newest.items, like))
+    return *collect(sweep), info
+
+
+def short_names(runs: Sequence[Path]) -> list[str]:
+    """Names that tell runs apart: the last part of each path, or all of it where two share that."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]

@@ -1,0 +1,39 @@
+"""JAX for the tests: a CPU divided into two devices, strict about shapes, with a cache of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
+
+from srn_jax import platform  # noqa: E402  (the cache comes first)
+
+platform.configure("cpu", cpu_devices=2)
+
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def run_script():
+    """Run a script as a user does; returns the completed process with its output as text."""
+
+    def run(name: str, *arguments: object, cwd: Path = ROOT, **environment: str):
+        command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
