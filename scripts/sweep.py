@@ -1,10 +1,9 @@
 """Train all sequence lengths and many seeds at once and draw the memory curve.
 
-    python scripts/sweep.py --platform gpu --seeds 100
+python scripts/sweep.py --platform gpu --seeds 100
 """
 
 import shlex
-from pathlib import Path
 
 from srn_jax import cli
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from srn_jax.config import UserError
-from srn_jax.model import DigitSumClassifier, Parameters, classifier_with
+from srn_jax.model import DigitSumClassifier, classifier_with
 from srn_jax.training import TrainState
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -203,14 +202,14 @@ def join_state(items: dict[str, Any], like: TrainState) -> TrainState:
     return TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
 
 
-def describe(items: Any, digests: bool = True) -> dict[str, list]:
+def describe(items: Any, digests: bool = True) -> dict[str, list[Any]]:
     """Shape, dtype and SHA-256 of each array of a pytree, by the name of its path."""
-    description = {}
+    description: dict[str, list[Any]] = {}
     for path, array in jax.tree_util.tree_leaves_with_path(items):
         name = "/".join(str(getattr(key, "key", key)) for key in path)
         description[name] = [list(array.shape), str(array.dtype)]
         if digests:
-            description[name].append(hashlib.sha256(np.ascontiguousarray(array)).hexdigest())
+            description[name].append(hashlib.sha256(array.tobytes()).hexdigest())
     return description
 
 

@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=first_line, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
+        """Raise the complaint as the user's mistake that it is."""
         raise UserError(f"{message} (see --help)")
 
 
@@ -103,12 +104,13 @@ def start_platform(options: argparse.Namespace) -> None:
 
 def distributed_of(options: argparse.Namespace) -> Distributed | None:
     """The place among several processes that the options give, or None for a single process."""
-    place = [getattr(options, name, None) for name in ("coordinator", "processes", "process")]
-    if all(value is None for value in place):
+    coordinator: str | None = getattr(options, "coordinator", None)
+    processes: int | None = getattr(options, "processes", None)
+    process: int | None = getattr(options, "process", None)
+    if coordinator is None and processes is None and process is None:
         return Distributed() if getattr(options, "distributed", False) else None
-    if any(value is None for value in place):
+    if coordinator is None or processes is None or process is None:
         raise UserError("--coordinator, --processes and --process belong together, give all three")
-    coordinator, processes, process = place
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
@@ -175,7 +177,9 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         if len(set(chosen[name])) < len(chosen[name]):
             raise UserError(f"{option_name(name)} has a value more than once")
     sweeps = [
-        dataclasses.replace(sweep, experiment=ExperimentConfig(**dict(zip(names, values))))
+        dataclasses.replace(
+            sweep, experiment=ExperimentConfig(**dict(zip(names, values, strict=True)))
+        )
         for values in itertools.product(*(chosen[name] for name in names))
     ]
     if data is not None:

@@ -81,7 +81,9 @@ class ExperimentConfig:
     multiplicity: int = knob(3, "training examples for each pair of digits", whole(1, 10_000))
     eval_interval: int = knob(100, "training steps between evaluations", whole(1, 1_000_000_000))
     recurrent_init: str = knob(
-        "xavier", "initial recurrent weights: " + ", ".join(RECURRENT_INITS), one_of(*RECURRENT_INITS)
+        "xavier",
+        "initial recurrent weights: " + ", ".join(RECURRENT_INITS),
+        one_of(*RECURRENT_INITS),
     )
 
     def __post_init__(self) -> None:
@@ -113,7 +115,7 @@ class SweepConfig:
         return tuple((length, seed) for length in self.lengths for seed in self.seeds)
 
 
-def check_list(name: str, values: tuple, check: Check) -> None:
+def check_list(name: str, values: tuple[Any, ...], check: Check) -> None:
     """Raise `UserError` for a list that is empty, repeats a value or holds a bad one."""
     if not values:
         raise UserError(f"{name} is empty, expected at least one value")

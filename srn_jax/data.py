@@ -16,13 +16,14 @@ from srn_jax.config import DEV_MULTIPLICITY, NUM_DIGITS, NUM_PAIRS, TEST_MULTIPL
 from srn_jax.data_files import Sequences, Splits
 
 PADDING = -1
+Array = jax.Array | np.ndarray
 
 
 class Examples(NamedTuple):
     """Labelled sequences: `digits [..., length]` int8 and `labels [...]` int32."""
 
-    digits: jax.Array
-    labels: jax.Array
+    digits: Array
+    labels: Array
 
 
 class Dataset(NamedTuple):
@@ -45,7 +46,9 @@ class Batches(NamedTuple):
     weights: jax.Array
 
 
-def draw_examples(key: jax.Array, length: jax.Array, multiplicity: int, max_length: int) -> Examples:
+def draw_examples(
+    key: jax.Array, length: jax.Array, multiplicity: int, max_length: int
+) -> Examples:
     """Draw DigitSum: `multiplicity` examples for each pair of digits, in order.
 
     Length 5, multiplicity 2, max_length 6 (`.` is padding):
@@ -107,14 +110,12 @@ def to_batches(examples: Examples, batch_size: int) -> Batches:
     filled = batches * batch_size
     weights = jnp.asarray(batch_mean_weights(number, batch_size) * batches)  # 1 / size of the batch
 
-    def cut(array: jax.Array, filler: int) -> jax.Array:
+    def cut(array: Array, filler: int) -> jax.Array:
         padding = [(0, filled - number)] + [(0, 0)] * (array.ndim - 1)
         array = jnp.pad(array, padding, constant_values=filler)
         return array.reshape(batches, batch_size, *array.shape[1:])
 
-    return Batches(
-        cut(examples.digits, PADDING), cut(examples.labels, 0), cut(weights, 0)
-    )
+    return Batches(cut(examples.digits, PADDING), cut(examples.labels, 0), cut(weights, 0))
 
 
 def batch_mean_weights(number: int, batch_size: int) -> np.ndarray:

@@ -119,8 +119,8 @@ def read_sequences(path: Path, length: int) -> Sequences:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8 text") from None
     rows, labels = [], []
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        digits, label = parse_line(line.removesuffix("\r"), length, f"{path}, line {number}")
+    for number, content in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        digits, label = parse_line(content.removesuffix("\r"), length, f"{path}, line {number}")
         rows.append(digits)
         labels.append(label)
     return Sequences(np.array(rows, np.int8), np.array(labels, np.int32))
@@ -159,7 +159,9 @@ def shorten(text: str, limit: int = 40) -> str:
 
 def read_splits(folder: Path, length: int) -> Splits:
     """Read `<folder>/<length>/{train,dev,test}.txt`; raises `UserError` as `read_sequences`."""
-    return Splits(*(read_sequences(folder / str(length) / f"{name}.txt", length) for name in SPLITS))
+    return Splits(
+        *(read_sequences(folder / str(length) / f"{name}.txt", length) for name in SPLITS)
+    )
 
 
 def lengths_in(folder: Path) -> tuple[int, ...]:

@@ -107,5 +107,3 @@ def print_predictions(models: Models, text: str) -> None:
     print(report.plain_table([["trained on length", "seed", "answer", "probability"], *rows]))
     if digits.shape[1] >= 2:
         print(f"the first two digits add up to {int(digits[0, 0] + digits[0, 1])}")
-
-

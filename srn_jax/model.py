@@ -33,7 +33,7 @@ def recurrent_initializer(name: str, hidden_size: int) -> nnx.Initializer:
     return {
         "xavier": xavier,
         "orthogonal": nnx.initializers.orthogonal(),
-        "identity": lambda key, shape, dtype=jnp.float32: jnp.eye(*shape, dtype=dtype),
+        "identity": lambda key, shape, dtype=jnp.float32: jnp.eye(shape[0], dtype=dtype),
         "pytorch": uniform(1 / math.sqrt(hidden_size)),
     }[name]
 
@@ -42,7 +42,12 @@ class Embedding(nnx.Module):
     """A vector for each digit: rows of a table `[digits, M]`."""
 
     def __init__(
-        self, num_digits: int, embedding_size: int, *, rngs: nnx.Rngs, table: jax.Array | None = None
+        self,
+        num_digits: int,
+        embedding_size: int,
+        *,
+        rngs: nnx.Rngs,
+        table: jax.Array | None = None,
     ):
         if table is None:
             table = xavier(rngs.params(), (num_digits, embedding_size))
@@ -182,7 +187,9 @@ def classifier_with(parameters: Parameters) -> DigitSumClassifier:
 
 def look_up(rows: jax.Array, digits: jax.Array) -> jax.Array:
     """Rows `[digits, size]` at digits `[...]` -> `[..., size]`; a padded position gets zeros."""
-    return jnp.matmul(jax.nn.one_hot(digits, rows.shape[0], dtype=rows.dtype), rows, precision=HIGHEST)
+    return jnp.matmul(
+        jax.nn.one_hot(digits, rows.shape[0], dtype=rows.dtype), rows, precision=HIGHEST
+    )
 
 
 def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:

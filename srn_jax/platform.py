@@ -75,8 +75,7 @@ def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
     """
     flags = [
         "--xla_cpu_multi_thread_eigen=false",
-        "--xla_backend_extra_options="
-        f"xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}",
+        f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}",
     ]
     if (0, 9) <= jaxlib <= (0, 12):  # YNNPACK's small products can't be part of a loop's kernel
         flags.append("--xla_cpu_experimental_ynn_fusion_type=")
@@ -95,7 +94,7 @@ def use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache directory, unless the user has set another."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(cache_home) / "srn_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -105,7 +104,10 @@ def explain(platform: str, distributed: Distributed | None, error: Exception) ->
     """One line for a platform that is not there, or processes that did not find each other."""
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if distributed is not None:
-        return f"the processes did not find each other ({reason}); give all three --coordinator, --processes and --process"
+        return (
+            f"the processes did not find each other ({reason}); outside Slurm, Kubernetes and "
+            "Cloud TPU give --coordinator, --processes and --process"
+        )
     if platform in EXTRAS:
         return (
             f"no {platform.upper()} found by JAX ({reason}); on a machine that has one, "

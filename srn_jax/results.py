@@ -90,13 +90,15 @@ def read_results(folder: Path) -> Results:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         kinds = {"length": int, "seed": int, "best_step": int, "overlap": int, "diverged": bool}
-        columns = {}
+        columns: dict[str, np.ndarray] = {}
         for f in dataclasses.fields(Results):
             kind = kinds.get(f.name, float)
             parse = {"True": True, "False": False}.__getitem__ if kind is bool else kind
             columns[f.name] = np.array([parse(row[f.name]) for row in rows], dtype=kind)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a run folder") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}), expected a run folder"
+        ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a table of results ({error!r})") from None
     return Results(**columns)
@@ -117,7 +119,9 @@ def read_histories(folder: Path) -> Histories:
         with np.load(path, allow_pickle=False) as arrays:
             return Histories(**{f.name: arrays[f.name] for f in dataclasses.fields(Histories)})
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}), expected a run folder") from None
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}), expected a run folder"
+        ) from None
     except Exception as error:  # a damaged zip file raises from a dozen places
         raise UserError(f"{path}: not a file of histories ({error!r})") from None
 

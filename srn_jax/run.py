@@ -168,8 +168,8 @@ def train(
         now = time.monotonic()
         due = writer is not None and not writer.saving() and now - saved_at > rest(options, writer)
         wanted = int(np.clip(interval * INTERVAL_SECONDS / (now - began), 1, 2 * interval))
-        stopped_by, due, interval = agree(max(stop, default=0), due, wanted)
-        if due or stopped_by or block == blocks:
+        stopped_by, save, interval = agree(max(stop, default=0), due, wanted)
+        if save or stopped_by or block == blocks:
             state = sweep.gather(sweep.state)
             if writer is not None:
                 writer.save(block, state)
@@ -271,16 +271,17 @@ def collect(sweep: Sweep) -> tuple[Results, Histories]:
 def histories_of(config: SweepConfig, state: TrainState) -> Histories:
     """The histories in a state `[experiment, ...]`, finished or not."""
     lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-    experiments, steps = state.train_loss.shape
-    by_epoch = state.train_loss.reshape(experiments, config.experiment.epochs, -1)
+    train_loss = np.asarray(state.train_loss)
+    experiments, steps = train_loss.shape
+    by_epoch = train_loss.reshape(experiments, config.experiment.epochs, -1)
     return Histories(
         length=lengths,
         seed=seeds,
-        train_loss=state.train_loss,
+        train_loss=train_loss,
         epoch_loss=by_epoch.mean(axis=-1),
         eval_steps=evaluation_steps(config.experiment, steps),
-        dev_loss=state.dev_loss,
-        dev_accuracy=state.dev_accuracy,
+        dev_loss=np.asarray(state.dev_loss),
+        dev_accuracy=np.asarray(state.dev_accuracy),
     )
 
 

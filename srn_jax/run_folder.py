@@ -63,7 +63,9 @@ def default_folder(configs: Sequence[SweepConfig]) -> Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     sweep = configs[0]
     parts = [f"{len(sweep.lengths)}-lengths", f"{len(sweep.seeds)}-seeds"]
-    parts.append(f"{sweep.experiment.epochs}-epochs" if len(configs) == 1 else f"{len(configs)}-variants")
+    parts.append(
+        f"{sweep.experiment.epochs}-epochs" if len(configs) == 1 else f"{len(configs)}-variants"
+    )
     return Path("runs") / "-".join([*parts, digest[:8]])
 
 
@@ -79,9 +81,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The settings in which two runs differ, as `name: old value, now new value`."""
 
     def flat(settings: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in settings.items() if k not in ("experiment", "data")} | settings.get(
-            "experiment", {}
-        )
+        return {
+            k: v for k, v in settings.items() if k not in ("experiment", "data")
+        } | settings.get("experiment", {})
 
     old, new = flat(old), flat(new)
     return [
@@ -99,7 +101,9 @@ def read_run(folder: Path) -> dict[str, Any]:
         config_of(info["settings"])
     except OSError as error:
         reason = error.strerror
-        raise UserError(f"{path}: cannot be read ({reason}), expected the folder of a run") from None
+        raise UserError(
+            f"{path}: cannot be read ({reason}), expected the folder of a run"
+        ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
     return info
@@ -196,5 +200,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{folder} is in use by another process, wait for it or stop it") from None
+            raise UserError(
+                f"{folder} is in use by another process, wait for it or stop it"
+            ) from None
         yield

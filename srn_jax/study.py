@@ -14,7 +14,14 @@ from srn_jax.checkpoint import join_state, restore
 from srn_jax.config import SweepConfig, UserError
 from srn_jax.data_files import read_folder
 from srn_jax.progress import reporter_for
-from srn_jax.results import Histories, Results, read_histories, read_results, write_atomically, write_log
+from srn_jax.results import (
+    Histories,
+    Results,
+    read_histories,
+    read_results,
+    write_atomically,
+    write_log,
+)
 from srn_jax.run import RunOptions, run_sweep
 
 VARIANTS_FILE = "variants.csv"

@@ -7,6 +7,7 @@ once, which is everything on a GPU, and on a CPU, where a second experiment woul
 first one out of the cache, a slot is a single experiment that pays for no padding at all.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def pack(lengths: np.ndarray, devices: int, chunk: int, programs: int = MAX_PROG
         for members in [np.flatnonzero(program_of == program)]
         for start in range(0, len(members), chunk)
     ]
-    dealt: list[list] = [[] for _ in range(devices)]
+    dealt: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(devices)]
     work = np.zeros(devices)
     for program, members in slots:
         device = int(np.argmin(work))
@@ -71,11 +72,11 @@ def pack(lengths: np.ndarray, devices: int, chunk: int, programs: int = MAX_PROG
     flat = [slot for own in dealt for slot in own + [idle] * (most - len(own))]
 
     experiment = np.stack([members for _, members in flat])
-    program = np.array([program for program, _ in flat], np.int32)
-    busy = np.flatnonzero(np.repeat(program < len(widths), chunk))
+    programs_of_slots = np.array([program for program, _ in flat], np.int32)
+    busy = np.flatnonzero(np.repeat(programs_of_slots < len(widths), chunk))
     place = np.empty(len(lengths), int)
     place[experiment.ravel()[busy]] = busy
-    return Packing(experiment, program, widths, place)
+    return Packing(experiment, programs_of_slots, widths, place)
 
 
 def default_chunk(platform: str, experiments: int, devices: int) -> int:
@@ -211,8 +212,13 @@ def advance_packed(mesh: Mesh, config: ExperimentConfig, widths: tuple[int, ...]
         return over_chunk(one)(state, data)
 
     def on_device(states, data, programs, first_block, last_block):
-        branches = [partial(at_width, width) for width in widths]
-        branches.append(lambda state, *_: state)  # nothing to do
+        def idle(state, *_):
+            return state
+
+        branches: list[Callable[..., TrainState]] = [
+            *(partial(at_width, width) for width in widths),
+            idle,
+        ]
 
         def slot(arguments):
             state, data, program = arguments

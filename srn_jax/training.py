@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from srn_jax.config import ExperimentConfig
-from srn_jax.data import Batches, Dataset, Examples, batch_mean_weights, to_batches
+from srn_jax.data import Array, Batches, Dataset, Examples, batch_mean_weights, to_batches
 from srn_jax.model import Parameters, classifier_with
 
 
@@ -75,10 +75,10 @@ def initial_state(
 
 
 def weighted_loss(
-    parameters: Parameters, digits: jax.Array, labels: jax.Array, weights: jax.Array
+    parameters: Parameters, digits: Array, labels: Array, weights: Array
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the cross-entropies, and the logits `[batch, 19]`."""
-    logits = classifier_with(parameters)(digits)
+    logits = classifier_with(parameters)(jnp.asarray(digits))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return jnp.sum(weights * losses), logits
 

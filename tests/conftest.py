@@ -1,4 +1,4 @@
-"""JAX for the tests: a CPU divided into two devices, strict about shapes, with a cache of its own."""
+"""JAX for the tests: a CPU of two devices, strict about shapes, with a cache of its own."""
 
 import os
 import subprocess

@@ -55,7 +55,10 @@ def test_the_folded_input_side_equals_the_network_as_it_is_written(model):
 def test_padding_on_the_left_changes_nothing_to_the_bit(model):
     digits = digits_of((6, 9))
     padded = jnp.pad(digits, ((0, 0), (5, 0)), constant_values=PADDING)
-    loss = lambda parameters, digits: jnp.sum(classifier_with(parameters)(digits) ** 2)
+
+    def loss(parameters, digits):
+        return jnp.sum(classifier_with(parameters)(digits) ** 2)
+
     parameters = parameters_of(model)
     assert (model(padded) == model(digits)).all()
     ones, others = (jax.grad(loss)(parameters, x) for x in (digits, padded))
@@ -119,9 +122,9 @@ def test_recurrent_initialisations_are_what_they_are_called(name):
     config = ExperimentConfig(recurrent_init=name, hidden_size=24)
     U = np.asarray(new_classifier(config, jax.random.key(0)).srn.U[...])
     if name == "identity":
-        assert (U == np.eye(24)).all()
+        assert (np.eye(24) == U).all()
     elif name == "orthogonal":
-        assert U @ U.T == pytest.approx(np.eye(24), abs=1e-5)
+        assert pytest.approx(np.eye(24), abs=1e-5) == U @ U.T
     else:
         limit = np.sqrt(6 / 48) if name == "xavier" else 1 / np.sqrt(24)
         assert 0.95 * limit < np.abs(U).max() <= limit
@@ -145,7 +148,9 @@ def test_flax_own_rnn_agrees_in_values_and_gradients():
         W, U, b = parameters
         definition, state = nnx.split(cell)
         pure = nnx.to_pure_dict(state)
-        dense = pure["dense_i"] | {"kernel": W} | ({"bias": b[0]} if "bias" in pure["dense_i"] else {})
+        dense = (
+            pure["dense_i"] | {"kernel": W} | ({"bias": b[0]} if "bias" in pure["dense_i"] else {})
+        )
         recurrent = pure["dense_h"] | {"kernel": U}
         if "bias" in recurrent:
             recurrent["bias"] = jnp.zeros(6) if "bias" in dense else b[0]
@@ -156,6 +161,7 @@ def test_flax_own_rnn_agrees_in_values_and_gradients():
     assert_agree(ours, flax, parameters, inputs)
 
 
+@pytest.mark.needs_torch
 def test_pytorchs_own_rnn_agrees_in_values_and_gradients():
     torch = pytest.importorskip("torch")
     srn = SRN(4, 6, rngs=nnx.Rngs(0))
@@ -191,7 +197,9 @@ def assert_agree(ours, theirs, parameters, inputs, tolerance=1e-6):
     outside = jax.random.normal(jax.random.key(1), ours(parameters, inputs).shape)
 
     def value_and_gradient(function):
-        scalar = lambda p, x: jnp.sum(function(p, x) * outside)
+        def scalar(p, x):
+            return jnp.sum(function(p, x) * outside)
+
         return function(parameters, inputs), jax.grad(scalar, argnums=(0, 1))(parameters, inputs)
 
     for one, other in zip(

@@ -53,7 +53,9 @@ def test_values_and_gradients_equal_the_reference(time, masked):
 
 
 def test_they_are_equal_under_vmap_over_everything():
-    problems = [jnp.stack(arrays) for arrays in zip(*(problem(6, seed=s) for s in range(4)))]
+    problems = [
+        jnp.stack(arrays) for arrays in zip(*(problem(6, seed=s) for s in range(4)), strict=True)
+    ]
     fast, plain = (
         jax.jit(jax.vmap(lambda *arrays, f=function: value_and_gradients(f, *arrays)))(*problems)
         for function in (recurrence, reference_recurrence)
@@ -66,7 +68,9 @@ def test_they_are_equal_inside_a_scan():
 
     def descend(function):
         def step(weight, _):
-            loss = lambda weight: jnp.sum(function(inputs, weight, initial)[-1] ** 2)
+            def loss(weight):
+                return jnp.sum(function(inputs, weight, initial)[-1] ** 2)
+
             value, gradient = jax.value_and_grad(loss)(weight)
             return weight - 0.1 * gradient, value
 
@@ -77,10 +81,14 @@ def test_they_are_equal_inside_a_scan():
 
 
 def test_the_gradient_agrees_with_finite_differences():
-    *arrays, mask, outside = problem(4)
+    *arrays, mask, _ = problem(4)
     check_grads(
-        lambda *args: recurrence(*args, mask), tuple(map(jnp.asarray, arrays)), order=1,
-        modes=["rev"], atol=1e-7, rtol=1e-7,
+        lambda *args: recurrence(*args, mask),
+        tuple(map(jnp.asarray, arrays)),
+        order=1,
+        modes=["rev"],
+        atol=1e-7,
+        rtol=1e-7,
     )
 
 

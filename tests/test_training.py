@@ -83,7 +83,9 @@ def test_the_history_is_that_of_a_plain_loop(interval):
         parameters, opt_state, loss = step(parameters, opt_state, *batch)
         losses.append(float(loss))
         if global_step > 0 and (global_step % interval == 0 or global_step == 303):
-            scores = [score(parameters, *(a[i : i + 8] for a in dataset.dev)) for i in range(0, 100, 8)]
+            scores = [
+                score(parameters, *(a[i : i + 8] for a in dataset.dev)) for i in range(0, 100, 8)
+            ]
             dev_losses.append(np.mean([float(loss) for loss, _ in scores]))
             dev_scores.append(sum(int(right) for _, right in scores) / 100)
             if dev_scores[-1] > best:
@@ -117,9 +119,7 @@ def test_blocks_can_be_run_in_any_portions_to_the_bit():
     dataset = dataset_of()
     batches = to_batches(dataset.train, 8)
     first = training.initial_state(config, parameters_for(), 300)
-    run = jax.jit(
-        lambda state, a, b: training.advance(config, state, batches, dataset.dev, a, b)
-    )
+    run = jax.jit(lambda state, a, b: training.advance(config, state, batches, dataset.dev, a, b))
     at_once = run(first, 0, 16)
     in_parts = run(run(run(first, 0, 1), 1, 10), 10, 16)
     for one, other in zip(jax.tree.leaves(at_once), jax.tree.leaves(in_parts), strict=True):
@@ -130,17 +130,21 @@ def test_padding_changes_no_step_of_training():
     for length in (3, 7):
         plain = training.train(SHORT, parameters_for(), dataset_of(length))
         padded = training.train(SHORT, parameters_for(), dataset_of(length, max_length=15))
-        assert np.asarray(padded.train_loss) == pytest.approx(np.asarray(plain.train_loss), abs=1e-4)
+        assert np.asarray(padded.train_loss) == pytest.approx(
+            np.asarray(plain.train_loss), abs=1e-4
+        )
 
 
 def test_the_first_adam_step_is_the_formula():
-    """m = 0.1 g and v = 0.001 g^2, bias-corrected, so the update is -lr g / (|g| + eps)."""
+    """M = 0.1 g and v = 0.001 g^2, bias-corrected, so the update is -lr g / (|g| + eps)."""
     dataset, parameters = dataset_of(), parameters_for()
     batch = Batches(*(array[0] for array in to_batches(dataset.train, 8)))
     opt_state = training.new_optimizer(SHORT).init(parameters)
     updated, _, _ = training.train_step(SHORT, parameters, opt_state, batch)
     gradient = jax.grad(lambda p: training.weighted_loss(p, *batch)[0])(parameters)
-    for before, after, g in zip(*map(jax.tree.leaves, (parameters, updated, gradient)), strict=True):
+    for before, after, g in zip(
+        *map(jax.tree.leaves, (parameters, updated, gradient)), strict=True
+    ):
         g = np.asarray(g, np.float64)
         expected = np.asarray(before) - 0.001 * g / (np.abs(g) + 1e-8)
         assert np.asarray(after) == pytest.approx(expected, abs=1e-6)
@@ -150,9 +154,7 @@ def test_an_experiment_that_diverges_is_frozen_at_its_last_good_evaluation():
     config = dataclasses.replace(SHORT, eval_interval=10)
     dataset = dataset_of()
     batches = to_batches(dataset.train, 8)
-    run = jax.jit(
-        lambda state, a, b: training.advance(config, state, batches, dataset.dev, a, b)
-    )
+    run = jax.jit(lambda state, a, b: training.advance(config, state, batches, dataset.dev, a, b))
     good = run(training.initial_state(config, parameters_for(), 300), 0, 2)
     broken = jax.tree.map(lambda array: jnp.full_like(array, jnp.nan), good.parameters)
     state = run(good._replace(parameters=broken), 2, 5)
@@ -166,6 +168,7 @@ def test_an_experiment_that_diverges_is_frozen_at_its_last_good_evaluation():
         assert np.array_equal(one, other)
 
 
+@pytest.mark.needs_torch
 @pytest.mark.parametrize("length", [5, 11, 35])
 def test_started_from_pytorchs_weights_it_follows_the_pytorch_program(length):
     torch = pytest.importorskip("torch")
@@ -173,7 +176,10 @@ def test_started_from_pytorchs_weights_it_follows_the_pytorch_program(length):
 
     torch.manual_seed(length)
     model = Model_RNN4SeqClass()
-    take = lambda tensor: jnp.asarray(tensor.detach().numpy().copy())
+
+    def take(tensor):
+        return jnp.asarray(tensor.detach().numpy().copy())
+
     parameters = {
         "embedding": {"table": take(model.embedding.W)},
         "srn": {name: take(getattr(model.rnn_model, name)) for name in ("W", "U", "b")},
@@ -182,7 +188,9 @@ def test_started_from_pytorchs_weights_it_follows_the_pytorch_program(length):
     splits = dict(textbook_splits((5, 11, 35)))[length]
     state = training.train(SHORT, parameters, pad_splits(splits, length))
 
-    to_torch = lambda s: (torch.tensor(s.digits, dtype=torch.long), torch.tensor(s.labels).long())
+    def to_torch(s):
+        return torch.tensor(s.digits, dtype=torch.long), torch.tensor(s.labels).long()
+
     losses, evaluations = train(
         model, to_torch(splits.train), to_torch(splits.dev), epochs=8, max_steps=304
     )
