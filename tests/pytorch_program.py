@@ -30,7 +30,7 @@ class SRN(nn.Module):
         return state
 
 
-class Model_RNN4SeqClass(nn.Module):  # noqa: N801 - the textbook's name
+class Model_RNN4SeqClass(nn.Module):
     def __init__(self, size=32):
         super().__init__()
         self.embedding = Embedding(10, size)
