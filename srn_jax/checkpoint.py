@@ -5,14 +5,19 @@ processes trained them, so it restores on any platform. Its items:
 
     models     {"best": parameters, "last": parameters}
     training   the rest of `training.TrainState`, histories included
-    manifest   shape, dtype and SHA-256 of every array, and the settings of the sweep
+    manifest   shape, dtype and SHA-256 of every array, the settings of the sweep, and the SHA-256
+               of all that
 
 Orbax neither notices flipped bits nor a changed dtype; the manifest does.
 """
 
 import hashlib
+import json
 import logging
+import os
+import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +34,20 @@ CHECKPOINTS_FOLDER = "checkpoints"
 ITEMS = ("models", "training")
 KEEP = 2  # so that there is a good one while the newest is being written, or is damaged
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every step of every save
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
+
+# Orbax reports every step of every save, and a failure several times with its whole traceback.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+_print_unraisable = sys.unraisablehook
+
+
+def _unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Leave out what TensorStore says of a failed save: Orbax no longer waits for its answer."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _print_unraisable(unraisable)
+
+
+sys.unraisablehook = _unraisable
 
 
 class CheckpointError(OSError):
@@ -50,18 +68,26 @@ class Writer:
     Every method raises `CheckpointError` if a save, this one or the one before, went wrong.
     """
 
-    def __init__(self, run: Path, settings: dict[str, Any]):
+    def __init__(
+        self, run: Path, settings: dict[str, Any], check: Callable[[], None] = lambda: None
+    ):
+        """Of the run in folder `run`; `check` is called before each save and may raise."""
         self.settings = settings
+        self.check = check
         self.cost = 0.0  # seconds from the start of the last save to its end
         self._started: float | None = None
-        self._manager = _open(run)
+        self._folder = run / CHECKPOINTS_FOLDER
+        with _write_errors(self._folder):
+            self._manager = _manager(run, max_to_keep=KEEP, enable_async_checkpointing=True)
 
     def save(self, block: int, state: TrainState) -> None:
         """Start saving the state after `block` blocks; `state` holds NumPy arrays."""
+        self.check()  # Orbax would create a folder that is gone
         items = split_state(state)
-        manifest = {"arrays": describe(items), "settings": self.settings}
+        manifest: dict[str, Any] = {"arrays": describe(items), "settings": self.settings}
+        manifest["sha256"] = _digest(manifest)
         self._started = time.monotonic()
-        with _write_errors():
+        with _write_errors(self._folder):
             if block in self._manager.all_steps():  # Orbax would silently keep the old one
                 self._manager.delete(block)
             self._manager.save(
@@ -78,13 +104,13 @@ class Writer:
         if self._started is not None and not self._manager.is_saving_in_progress():
             self.cost = time.monotonic() - self._started
             self._started = None
-            with _write_errors():
+            with _write_errors(self._folder):
                 self._manager.check_for_errors()
         return self._started is not None
 
     def close(self) -> None:
         """Wait for the last save."""
-        with _write_errors():
+        with _write_errors(self._folder):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -106,7 +132,7 @@ def restore(
     """
     if not (run / CHECKPOINTS_FOLDER).is_dir():
         return None
-    manager = _open(run)
+    manager = _manager(run, read_only=True)
     try:
         blocks = sorted(manager.all_steps(), reverse=True)
         for block in blocks:
@@ -125,10 +151,13 @@ def restore(
     return None
 
 
-def remove_newer(run: Path, block: int) -> None:
-    """Remove the checkpoints of later blocks than `block`: damaged ones, which nothing needs."""
-    for path in (run / CHECKPOINTS_FOLDER).iterdir():
-        if path.is_dir() and path.name.isdigit() and int(path.name) > block:
+def tidy(run: Path, newest: Checkpoint | None) -> None:
+    """Remove saves that were never finished, and checkpoints newer than the newest good one."""
+    folder = run / CHECKPOINTS_FOLDER
+    for path in folder.iterdir() if folder.is_dir() else ():
+        number = int(path.name) if re.fullmatch("[0-9]+", path.name) else None
+        damaged = newest is not None and number is not None and number > newest.block
+        if path.is_dir() and (UNFINISHED in path.name or damaged):
             shutil.rmtree(path)
 
 
@@ -213,46 +242,60 @@ def describe(items: Any, digests: bool = True) -> dict[str, list[Any]]:
     return description
 
 
-def _restore_block(manager: ocp.CheckpointManager, block: int, items: tuple[str, ...]):
+def _restore_block(
+    manager: ocp.CheckpointManager, block: int, items: tuple[str, ...]
+) -> Checkpoint:
     arguments = {name: ocp.args.StandardRestore() for name in items}
     restored = manager.restore(
         block, args=ocp.args.Composite(manifest=ocp.args.JsonRestore(), **arguments)
     )
+    manifest = dict(restored["manifest"])
+    if manifest.pop("sha256", None) != _digest(manifest):
+        raise ValueError("its manifest is not what was saved")
     trees = {name: restored[name] for name in items}
-    wanted = restored["manifest"]["arrays"]
     found = describe(trees)
-    for name, description in wanted.items():
-        if name.split("/")[0] in items and found.get(name) != description:
+    wanted = {k: v for k, v in manifest["arrays"].items() if k.split("/")[0] in items}
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
             raise ValueError(f"{name} is not what was saved")
-    return Checkpoint(block, trees, restored["manifest"]["settings"])
+    return Checkpoint(block, trees, manifest["settings"])
 
 
-def _open(run: Path) -> ocp.CheckpointManager:
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _manager(run: Path, **options: Any) -> ocp.CheckpointManager:
     # Every process has the same arrays, so one of them writes and reads for itself alone.
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
     )
-    with _write_errors():
-        return ocp.CheckpointManager(
-            (run / CHECKPOINTS_FOLDER).absolute(),
-            item_names=(*ITEMS, "manifest"),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP,
-                enable_async_checkpointing=True,
-                multiprocessing_options=alone,
-                create=False,
-            ),
-        )
+    return ocp.CheckpointManager(
+        (run / CHECKPOINTS_FOLDER).absolute(),
+        item_names=(*ITEMS, "manifest"),
+        options=ocp.CheckpointManagerOptions(
+            multiprocessing_options=alone, create=False, **options
+        ),
+    )
 
 
 class _write_errors:
     """Turn whatever Orbax and TensorStore raise into one line."""
 
-    def __enter__(self):
-        return self
+    def __init__(self, folder: Path):
+        self.folder = folder
 
-    def __exit__(self, kind, error, traceback):
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, CheckpointError):
-            reason = (str(error) or kind.__name__).splitlines()[0]
-            raise CheckpointError(f"a checkpoint could not be written: {reason}") from error
+            code = re.search(r"os_error_code='([0-9]+)'|OS error ([0-9]+)", str(error))
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if code:  # deep in a long message of TensorStore's
+                reason = os.strerror(int(code[1] or code[2]))
+            raise CheckpointError(
+                f"no checkpoint could be written to {self.folder}: {reason}; "
+                "those before it are kept, the same command goes on from there"
+            ) from error

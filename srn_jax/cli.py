@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import io
 import itertools
 import shlex
 import signal
 import sys
 import typing
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,6 +40,8 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     The exit status is 2 for a user's mistake, 1 for a failure of the machine (a full disk), and
     128 + n where signal n stopped it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -97,6 +101,8 @@ def start_platform(options: argparse.Namespace) -> None:
     """Start JAX as the platform options say; raises `UserError` if it can't."""
     from srn_jax import platform
 
+    # A full disk or a read-only home must not be told by JAX as well, in lines of its own.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     if options.cpu_devices is not None:
         whole(1, 1024)("--cpu-devices", options.cpu_devices)
     platform.configure(options.platform, options.cpu_devices, distributed_of(options))

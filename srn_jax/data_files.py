@@ -95,11 +95,17 @@ def format_sequences(sequences: Sequences) -> str:
 
 
 def write_splits(folder: Path, length: int, splits: Splits) -> list[Path]:
-    """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders; returns their paths."""
+    """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders; returns their paths.
+
+    Raises `UserError` where a file stands in the place of a folder.
+    """
     paths = []
     for name in SPLITS:
         path = folder / str(length) / f"{name}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{path.parent} can't be a folder, a file is in its place") from None
         path.write_bytes(format_sequences(getattr(splits, name)).encode())
         paths.append(path)
     return paths

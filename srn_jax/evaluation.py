@@ -1,5 +1,6 @@
 """Testing restored networks: of which experiments, on which data, and what they answer."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,7 +38,7 @@ def restore(
     Raises:
         UserError: if there is no readable checkpoint, or no such length or seed in the run.
     """
-    checkpoint = restore_models(run, warn=print)
+    checkpoint = restore_models(run, warn=lambda text: print("warning:", text, file=sys.stderr))
     config = config_of(checkpoint.settings)
     experiments = [(n, s) for n in lengths or config.lengths for s in seeds or config.seeds]
     rows = np.array([find_experiment(checkpoint.settings, *one) for one in experiments])
@@ -67,8 +68,7 @@ def accuracies(models: Models, data: str | Path | None = None) -> tuple[np.ndarr
             raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
         padded = [pad_examples(sets[length], width) for length, _ in models.experiments]
         examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
-    loss, accuracy = evaluate_experiments(config.experiment, models.parameters, examples)
-    return np.asarray(loss), np.asarray(accuracy)
+    return evaluate_experiments(config.experiment, models.parameters, examples)
 
 
 def print_accuracies(models: Models, data: str | None) -> None:

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import rich.progress
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from srn_jax.config import SweepConfig
 from srn_jax.run import Progress, Reporter
@@ -39,24 +43,30 @@ class PlainReporter:
             self.say(f"{headline(progress, rate)}  {curves(self._config, progress)}")
 
 
+class Bar(rich.progress.Progress):
+    """A progress bar with lines of text under it."""
+
+    below = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, then the text."""
+        yield from super().get_renderables()
+        yield Text(self.below)
+
+
 class BarReporter(PlainReporter):
     """A bar with rate and time left, and the curves so far under it."""
 
     def __init__(self, config: SweepConfig):
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
         super().__init__(config)
         self._console = Console(soft_wrap=True, highlight=False)
         self._bar = Bar(
             TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %  {task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("\n{task.description}"),
             console=self._console,
             transient=True,
         )
@@ -83,8 +93,8 @@ class BarReporter(PlainReporter):
             total=progress.blocks,
             completed=progress.block,
             rate=f"{rate:,.0f} steps/s" if rate else "",
-            description=curves(self._config, progress, "\n"),
         )
+        self._bar.below = curves(self._config, progress, "\n")
 
 
 @contextmanager

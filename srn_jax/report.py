@@ -169,6 +169,8 @@ def run_report(
         notes.append(FIXED_DATA_NOTE)
     blocks = ["# How long a simple recurrent network remembers"]
     blocks += [f"{counts}, {results.diverged.sum()} diverged. {span[0].upper()}{span[1:]}."]
+    if not run_info.get("finished", True):
+        blocks += ["**This run has not finished**: all below is as of its newest checkpoint."]
     blocks += ["## Accuracy by length", markdown_table(accuracy_cells(results)), "\n".join(notes)]
     blocks += ["## Single seeds", markdown_table(seed_cells(results))]
     for length in np.unique(results.length[results.diverged]):

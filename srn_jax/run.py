@@ -25,12 +25,13 @@ from srn_jax import checkpoint, run_folder
 from srn_jax.config import SweepConfig
 from srn_jax.data_files import Splits
 from srn_jax.results import Histories, Results, write_histories, write_results
-from srn_jax.sweep import Sweep, evaluate_experiments
+from srn_jax.sweep import Sweep, as_fraction, evaluate_experiments
 from srn_jax.training import TrainState, evaluation_steps
 
 INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
 CHECKPOINT_SHARE = 0.02  # of the time may go to them
+SHOW_CURSOR = b"\x1b[?25h"  # the progress bar hides it
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
 
 
@@ -98,7 +99,7 @@ def run_sweep(
 
     Raises:
         UserError: if the folder holds another run or is in use.
-        CheckpointError: if the disk is full or the folder went away.
+        OSError: if the disk is full or the folder went away.
         Interrupted: if a signal stopped it; its state is saved.
     """
     reporter.say(
@@ -112,7 +113,7 @@ def run_sweep(
         settings = run_folder.settings_of(config)
         run_folder.check_folder(folder, settings, options.overwrite)
         folder.mkdir(parents=True, exist_ok=True)
-        with run_folder.locked(folder):
+        with run_folder.locked(folder) as check_lock:
             if options.overwrite:
                 run_folder.clear(folder)
             if not run_folder.check_folder(folder, settings):
@@ -120,8 +121,9 @@ def run_sweep(
             info = run_folder.read_run(folder)
             newest = checkpoint.restore(folder, warn=reporter.warn)
             if newest is not None:
-                checkpoint.remove_newer(folder, newest.block)
-            writer = checkpoint.Writer(folder, settings)
+                run_folder.check_settings(folder, newest.settings, settings)
+            checkpoint.tidy(folder, newest)
+            writer = checkpoint.Writer(folder, settings, check_lock)
             began = time.monotonic()
             try:
                 results, histories, trained = train(
@@ -129,6 +131,7 @@ def run_sweep(
                 )
             finally:
                 writer.close()
+                check_lock()
                 info["seconds"] = info.get("seconds", 0) + time.monotonic() - began
                 run_folder.write_run(folder, info)
             write_results(results, folder)
@@ -209,11 +212,16 @@ def agree(first: int, *others: int) -> tuple[int, ...]:
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once."""
+    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once.
+
+    Raises `Interrupted` at the end if one came and did not stop the training any more.
+    """
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:
         if received and number == signal.SIGINT:
+            if sys.stdout.isatty():
+                os.write(sys.stdout.fileno(), SHOW_CURSOR)
             os._exit(128 + number)
         received.append(number)
 
@@ -224,6 +232,8 @@ def stop_requests() -> Iterator[list[int]]:
     before = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield received
+        if received:
+            raise Interrupted(max(received))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -247,6 +257,7 @@ def collect(sweep: Sweep) -> tuple[Results, Histories]:
     test_loss, test_accuracy = evaluate_experiments(
         sweep.config.experiment, state.best_parameters, test
     )
+    dev_examples = sweep.data.dev.labels.shape[-1]
     never = state.diverged & (state.best_step < 0)
     best = np.searchsorted(histories.eval_steps, np.maximum(state.best_step, 0))
 
@@ -256,7 +267,7 @@ def collect(sweep: Sweep) -> tuple[Results, Histories]:
     results = Results(
         length=lengths,
         seed=seeds,
-        best_dev_accuracy=unless_never(state.best_accuracy),
+        best_dev_accuracy=unless_never(as_fraction(state.best_accuracy, dev_examples)),
         best_step=state.best_step,
         dev_loss=unless_never(state.dev_loss[np.arange(len(lengths)), best]),
         test_accuracy=unless_never(test_accuracy),

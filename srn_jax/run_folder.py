@@ -3,8 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from srn_jax.results import write_atomically
 RUN_FILE = "run.json"
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
+PARTIAL = ".partial"  # ends the name of a file that was being written when a run was killed
+KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
+    "settings": dict,
+    "command": str,
+    "device": str,
+    "versions": dict,
+    "seconds": (int, float),
+    "finished": bool,
+}
 OURS = (
     "checkpoints",
     "figures",
@@ -38,6 +48,8 @@ def settings_of(config: SweepConfig) -> dict[str, Any]:
 def config_of(settings: dict[str, Any]) -> SweepConfig:
     """The inverse of `settings_of`; raises `UserError` for settings that are not a sweep's."""
     try:
+        if not isinstance(settings["data"], str | None):
+            raise TypeError(f"data is {settings['data']!r}")
         return SweepConfig(
             lengths=tuple(settings["lengths"]),
             seeds=tuple(settings["seeds"]),
@@ -49,11 +61,15 @@ def config_of(settings: dict[str, Any]) -> SweepConfig:
 
 
 def data_digest(folder: Path, lengths: tuple[int, ...]) -> str:
-    """SHA-256 over the data files that a sweep reads."""
+    """SHA-256 over the data files that a sweep reads; raises `UserError` if one can't be read."""
     digest = hashlib.sha256()
     for length in lengths:
         for name in SPLITS:
-            digest.update((folder / str(length) / f"{name}.txt").read_bytes())
+            path = folder / str(length) / f"{name}.txt"
+            try:
+                digest.update(path.read_bytes())
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return digest.hexdigest()
 
 
@@ -99,12 +115,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         config_of(info["settings"])
+        for name, kind in KINDS.items():
+            if not isinstance(info[name], kind):
+                raise TypeError(f"{name} is {info[name]!r}")
     except OSError as error:
         reason = error.strerror
         raise UserError(
             f"{path}: cannot be read ({reason}), expected the folder of a run"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
     return info
 
@@ -120,19 +139,12 @@ def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False
     Raises:
         UserError: if it holds something else that must not be overwritten.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, expected a folder for the run (--out)")
-    content = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    content -= {LOCK_FILE}
+    check_place(folder)
+    content = content_of(folder)
     if overwrite and content <= set(OURS):
         return False
     if RUN_FILE in content:
-        different = differences(read_run(folder)["settings"], settings)
-        if different:
-            raise UserError(
-                f"{folder} holds a run with other settings ({'; '.join(different)}): "
-                "choose another --out, or --overwrite to lose that run"
-            )
+        check_settings(folder, read_run(folder)["settings"], settings)
         return True
     if content:
         raise UserError(
@@ -142,18 +154,51 @@ def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False
     return False
 
 
+def check_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise `UserError` if what was found in a run folder has other settings than wanted."""
+    different = differences(found, wanted)
+    if different:
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(different)}): "
+            "choose another --out, or --overwrite to lose that run"
+        )
+
+
+def check_place(folder: Path) -> None:
+    """Raise `UserError` if a folder cannot be there, because a file is in its place."""
+    try:
+        for path in (folder, *folder.parents):
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file, expected a folder (--out)")
+    except OSError as error:
+        raise UserError(f"{folder}: no possible folder ({error.strerror})") from None
+
+
+def content_of(folder: Path) -> set[str]:
+    """The names in a folder that mean something; none if there is no folder."""
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    return names - {LOCK_FILE, *(name + PARTIAL for name in (*OURS, STUDY_FILE))}
+
+
 def check_folders(folder: Path, configs: Sequence[SweepConfig], overwrite: bool) -> None:
     """`check_folder` for one sweep, or for each of several variants below the folder."""
     if len(configs) == 1:
         check_folder(folder, settings_of(configs[0]), overwrite)
         return
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, expected a folder for the runs (--out)")
-    variants = variants_of(configs)
-    if folder.exists() and not (folder / STUDY_FILE).exists() and any(folder.iterdir()):
+    check_place(folder)
+    wanted = {name: settings_of(config) for name, config in variants_of(configs).items()}
+    content = content_of(folder)
+    if content and STUDY_FILE not in content:
         raise UserError(f"{folder} is not empty and holds no variants, choose another --out")
-    for name, config in variants.items():
-        check_folder(folder / name, settings_of(config), overwrite)
+    if content and not overwrite:
+        names = [*variants_of(read_configs(folder))]
+        if set(names) != set(wanted):
+            raise UserError(
+                f"{folder} holds other variants ({', '.join(names)}): "
+                "choose another --out, or --overwrite to lose their comparison"
+            )
+    for name, settings in wanted.items():
+        check_folder(folder / name, settings, overwrite)
 
 
 def write_study(folder: Path, configs: Sequence[SweepConfig]) -> None:
@@ -169,14 +214,17 @@ def read_configs(folder: Path) -> list[SweepConfig]:
         return [config_of(read_run(folder)["settings"])]
     try:
         settings = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
-        return [config_of(own) for own in settings.values()]
-    except (OSError, AttributeError, TypeError, ValueError) as error:
+        configs = [config_of(own) for own in settings.values()]
+        if len(configs) < 2 or [*variants_of(configs)] != [*settings]:
+            raise ValueError("its variants are not what their names say")
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / STUDY_FILE}: damaged ({error})") from None
+    return configs
 
 
 def clear(folder: Path) -> None:
     """Remove a run from its folder; touches nothing that is not a run's."""
-    for name in OURS:
+    for name in (*OURS, *(name + PARTIAL for name in OURS)):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -185,8 +233,10 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Callable[[], None]]:
     """Hold the folder for this process; the lock dies with its owner.
+
+    Yields a function that raises `OSError` if the folder is no longer the one that was locked.
 
     Raises:
         UserError: if another process holds it.
@@ -194,7 +244,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:  # Windows has no such lock
-        yield
+        yield lambda: None
         return
     with open(folder / LOCK_FILE, "w") as file:
         try:
@@ -203,4 +253,13 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{folder} is in use by another process, wait for it or stop it"
             ) from None
-        yield
+
+        def check() -> None:
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK_FILE))
+            except OSError:
+                same = False
+            if not same:
+                raise OSError(f"{folder} was removed or replaced while its run was going on")
+
+        yield check

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,23 +99,31 @@ def publish(
     return [folder / name for name in (["figures"] if pictures else []) + ["report.md", "log.txt"]]
 
 
+def complain(message: str) -> None:
+    """Print a warning on standard error."""
+    print("warning:", message, file=sys.stderr, flush=True)
+
+
 def attempt(complaint: str, action: Callable[[], None]) -> None:
     """Do what must not cost more than itself when it fails; say so if it does."""
     try:
         action()
     except Exception as error:  # Matplotlib and file systems fail in many ways
-        say(f"warning: {complaint} ({type(error).__name__}: {error}); the results are safe")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        say(f"warning: {complaint} ({reason}); the results are safe")
 
 
 def publish_comparison(folder: Path, named: Mapping[str, Results]) -> None:
     """Print, draw and write the comparison of several runs."""
+    run_folder.check_place(folder)
     table = report.comparison_table(named)
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / COMPARISON_FILE]
 
     def draw() -> None:
         from srn_jax.figures import comparison_figure, save_figure
 
+        (folder / "figures").mkdir(exist_ok=True)
         paths.extend(save_figure(comparison_figure(named), folder / "figures" / "comparison"))
 
     attempt("the comparison could not be drawn", draw)
@@ -150,9 +159,10 @@ def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
     info = run_folder.read_run(folder)
     if info.get("finished"):
         return read_results(folder), read_histories(folder), info
-    newest = restore(folder)
+    newest = restore(folder, warn=complain)
     if newest is None:
         raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
+    run_folder.check_settings(folder, newest.settings, info["settings"])
     from srn_jax.run import collect
     from srn_jax.sweep import Sweep
 

@@ -137,7 +137,6 @@ def test_a_classifier_is_the_same_after_its_parameters_were_taken_out_and_put_ba
 
 def test_flax_own_rnn_agrees_in_values_and_gradients():
     srn = SRN(4, 6, rngs=nnx.Rngs(0))
-    cell = nnx.SimpleCell(4, 6, activation_fn=jnp.tanh, rngs=nnx.Rngs(1))
     inputs = jax.random.normal(jax.random.key(0), (3, 9, 4))
 
     def ours(parameters, inputs):
@@ -146,6 +145,7 @@ def test_flax_own_rnn_agrees_in_values_and_gradients():
 
     def flax(parameters, inputs):
         W, U, b = parameters
+        cell = nnx.SimpleCell(4, 6, activation_fn=jnp.tanh, rngs=nnx.Rngs(1))
         definition, state = nnx.split(cell)
         pure = nnx.to_pure_dict(state)
         dense = (
