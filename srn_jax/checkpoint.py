@@ -77,7 +77,7 @@ class Writer:
         self.cost = 0.0  # seconds from the start of the last save to its end
         self._started: float | None = None
         self._folder = run / CHECKPOINTS_FOLDER
-        with _write_errors(self._folder):
+        with _write_errors(self._folder, self.check):
             self._manager = _manager(run, max_to_keep=KEEP, enable_async_checkpointing=True)
 
     def save(self, block: int, state: TrainState) -> None:
@@ -87,7 +87,7 @@ class Writer:
         manifest: dict[str, Any] = {"arrays": describe(items), "settings": self.settings}
         manifest["sha256"] = _digest(manifest)
         self._started = time.monotonic()
-        with _write_errors(self._folder):
+        with _write_errors(self._folder, self.check):
             if block in self._manager.all_steps():  # Orbax would silently keep the old one
                 self._manager.delete(block)
             self._manager.save(
@@ -104,13 +104,13 @@ class Writer:
         if self._started is not None and not self._manager.is_saving_in_progress():
             self.cost = time.monotonic() - self._started
             self._started = None
-            with _write_errors(self._folder):
+            with _write_errors(self._folder, self.check):
                 self._manager.check_for_errors()
         return self._started is not None
 
     def close(self) -> None:
         """Wait for the last save."""
-        with _write_errors(self._folder):
+        with _write_errors(self._folder, self.check):
             self._manager.wait_until_finished()
             self._manager.close()
 
@@ -283,16 +283,18 @@ def _manager(run: Path, **options: Any) -> ocp.CheckpointManager:
 class _write_errors:
     """Turn whatever Orbax and TensorStore raise into one line."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, check: Callable[[], None]):
         self.folder = folder
+        self.check = check
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+            self.check()  # a folder that is gone is the clearest reason
             code = re.search(r"os_error_code='([0-9]+)'|OS error ([0-9]+)", str(error))
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             if code:  # deep in a long message of TensorStore's
                 reason = os.strerror(int(code[1] or code[2]))
             raise CheckpointError(

@@ -159,8 +159,6 @@ def train(
     if block:
         reporter.say(f"resumed after {sweep.eval_steps[block - 1] + 1:,} of {sweep.steps:,} steps")
     trained = block < blocks
-    if trained:
-        sweep.advance(block, block)  # compiles, takes no step
     interval, saved_at = 1, time.monotonic()  # interval in blocks
     while block < blocks:
         began = time.monotonic()

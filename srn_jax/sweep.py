@@ -8,6 +8,7 @@ first one out of the cache, a slot is a single experiment that pays for no paddi
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -122,10 +123,12 @@ class Sweep:
             by_length = jax.tree.map(lambda *sets: np.stack(sets), *padded)
             which = np.array([config.lengths.index(n) for n in lengths])[packed]
             files = self.shard(jax.tree.map(lambda sets: sets[which], by_length))
+        inputs = (self.shard(seeds[packed].astype(np.uint32)), self.shard(lengths[packed]), files)
         prepare = prepare_packed(self.mesh, config.experiment, max_length)
-        self.state, self.data = prepare(
-            self.shard(seeds[packed].astype(np.uint32)), self.shard(lengths[packed]), files
-        )
+        with ThreadPoolExecutor(max_workers=1) as background:  # the two compile side by side
+            compiling = background.submit(self._compile, *jax.eval_shape(prepare, *inputs))
+            self.state, self.data = prepare(*inputs)
+            self._advance = compiling.result()
         self.steps = self.state.train_loss.shape[-1]
         self.eval_steps = training.evaluation_steps(config.experiment, self.steps)
 
@@ -142,10 +145,20 @@ class Sweep:
 
         return jax.tree.map(put, arrays)
 
+    def _compile(self, state, data) -> jax.stages.Compiled:
+        """The program of `advance`, for arrays of these shapes."""
+
+        def on_mesh(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.sharding)
+
+        state, data = jax.tree.map(on_mesh, (state, data))
+        program = advance_packed(self.mesh, self.config.experiment, self.packing.widths)
+        return program.lower(state, data, self.program, np.int32(0), np.int32(0)).compile()
+
     def advance(self, first_block: int, last_block: int) -> None:
         """Train every experiment through the blocks first_block <= block < last_block."""
-        program = advance_packed(self.mesh, self.config.experiment, self.packing.widths)
-        self.state = program(self.state, self.data, self.program, first_block, last_block)
+        blocks = np.int32(first_block), np.int32(last_block)
+        self.state = self._advance(self.state, self.data, self.program, *blocks)
 
     def gather(self, packed):
         """Bring a pytree `[slot, chunk, ...]` to every host as NumPy arrays `[experiment, ...]`."""

@@ -25,7 +25,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def run_script():
     """Run a script as a user does; returns the completed process with its output as text."""
 
-    def run(name: str, *arguments: object, cwd: Path = ROOT, **environment: str):
+    def run(name: str, *arguments: object, cwd: Path = ROOT, timeout=300, **environment):
         command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
         return subprocess.run(
             command,
@@ -33,7 +33,7 @@ def run_script():
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout,
         )
 
     return run

@@ -1,0 +1,39 @@
+"""Time this project beside PyTorch, Flax and a plain scan, on the same experiment.
+
+python scripts/benchmark.py --platform cpu --whole-process
+"""
+
+import json
+from pathlib import Path
+
+from srn_jax import cli
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu", help="where to run")
+    parser.add_argument("--quick", action="store_true", help="fewer steps and seeds, a rough look")
+    parser.add_argument(
+        "--whole-process", action="store_true", help="time scripts/sweep.py --seeds 1 as well"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", default="runs/benchmark", help="for the JSON file and the figure"
+    )
+    parser.add_argument("--contender", metavar="NAME", help="measure this one alone, here")
+    parser.add_argument("--task", metavar="JSON", default="{}", help="what, for --contender")
+    options = parser.parse_args(arguments)
+    from srn_jax import benchmark_report as report
+    from srn_jax.benchmark import Task
+
+    if options.contender is not None:
+        task = json.loads(options.task)
+        if "lengths" in task:
+            task["lengths"] = tuple(task["lengths"])
+        report.answer(options.contender, Task(**task))
+        return
+    measured = report.run_all(options.platform, options.quick, options.whole_process)
+    print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")
+
+
+if __name__ == "__main__":
+    cli.run_script(main)
