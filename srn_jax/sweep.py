@@ -22,9 +22,9 @@ from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.data import Batches, Dataset, Examples, draw_dataset, overlap, pad_splits, to_batches
 from srn_jax.data_files import Splits
 from srn_jax.model import Parameters, new_classifier, parameters_of
+from srn_jax.packing import pack_for
 from srn_jax.training import TrainState
 
-MAX_PROGRAMS = 8  # programs of one compilation, each for its padded length
 AXIS = PartitionSpec("experiment")
 
 
@@ -35,54 +35,6 @@ class ExperimentData(NamedTuple):
     dev: Examples
     test: Examples
     overlap: jax.Array  # scalar: test sequences that also occur in the training set
-
-
-class Packing(NamedTuple):
-    """Where each experiment runs; NumPy arrays, the same on every process."""
-
-    experiment: np.ndarray  # [slot, chunk]: index into the sweep's experiments (fillers repeat one)
-    program: np.ndarray  # [slot]: index into widths; len(widths) for a slot with nothing to do
-    widths: tuple[int, ...]  # padded lengths, ascending
-    place: np.ndarray  # [experiment]: its index into experiment.ravel()
-
-
-def pack(lengths: np.ndarray, devices: int, chunk: int, programs: int = MAX_PROGRAMS) -> Packing:
-    """Pack experiments, given the length of each, into slots of `chunk` for each device.
-
-    Slots are dealt out longest first, each to the device with the least to do. With more than
-    `programs` different lengths, neighbouring ones share a program.
-    """
-    groups = np.array_split(np.unique(lengths), min(programs, len(np.unique(lengths))))
-    widths = tuple(int(group[-1]) for group in groups)
-    program_of = np.searchsorted(widths, lengths)
-
-    slots = [
-        (program, members[start : start + chunk])
-        for program in reversed(range(len(widths)))
-        for members in [np.flatnonzero(program_of == program)]
-        for start in range(0, len(members), chunk)
-    ]
-    dealt: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(devices)]
-    work = np.zeros(devices)
-    for program, members in slots:
-        device = int(np.argmin(work))
-        work[device] += widths[program]
-        dealt[device].append((program, np.resize(members, chunk)))
-    most = max(map(len, dealt))
-    idle = (len(widths), np.zeros(chunk, int))
-    flat = [slot for own in dealt for slot in own + [idle] * (most - len(own))]
-
-    experiment = np.stack([members for _, members in flat])
-    programs_of_slots = np.array([program for program, _ in flat], np.int32)
-    busy = np.flatnonzero(np.repeat(programs_of_slots < len(widths), chunk))
-    place = np.empty(len(lengths), int)
-    place[experiment.ravel()[busy]] = busy
-    return Packing(experiment, programs_of_slots, widths, place)
-
-
-def default_chunk(platform: str, experiments: int, devices: int) -> int:
-    """Experiments that run side by side: one on a CPU, all of a device's share elsewhere."""
-    return 1 if platform == "cpu" else -(-experiments // devices)
 
 
 class Sweep:
@@ -108,11 +60,7 @@ class Sweep:
         self.config = config
         self.mesh = Mesh(devices, ("experiment",))
         lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-        count = len(lengths)
-        chunk = chunk or default_chunk(devices[0].platform, count, len(devices))
-        # Side by side on an accelerator, padding costs less than a program for each length.
-        programs = MAX_PROGRAMS if chunk < count else 1
-        self.packing = pack(lengths, len(devices), chunk, programs)
+        self.packing = pack_for(devices[0].platform, lengths, len(devices), chunk)
         self.program = self.shard(self.packing.program)
 
         packed = self.packing.experiment

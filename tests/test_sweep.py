@@ -7,7 +7,8 @@ import pytest
 from srn_jax import training
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.data_files import textbook_splits
-from srn_jax.sweep import Sweep, evaluate_experiments, pack, prepare_experiment
+from srn_jax.packing import pack, pack_for
+from srn_jax.sweep import Sweep, evaluate_experiments, prepare_experiment
 
 SHORT = ExperimentConfig(epochs=4, eval_interval=50)  # 152 steps, 4 evaluations
 
@@ -118,6 +119,12 @@ def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, chu
     widths = np.array([*packing.widths, 0])[packing.program]
     assert (widths[packing.place // chunk] >= lengths).all()
     assert len(packing.widths) == min(programs, 5) and max(packing.widths) == 35
+
+
+def test_an_accelerator_runs_its_whole_share_side_by_side():
+    packing = pack_for("tpu", np.repeat([5, 35], 8), devices=4)
+    assert packing.experiment.shape == (4, 4)
+    assert packing.widths == (35,) and packing.program.tolist() == [0] * 4
 
 
 def test_the_textbooks_seven_lengths_keep_two_devices_equally_busy():

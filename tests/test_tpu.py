@@ -9,7 +9,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from srn_jax.config import ExperimentConfig
-from srn_jax.sweep import AXIS, advance_packed, default_chunk, pack, prepare_packed
+from srn_jax.packing import pack_for
+from srn_jax.sweep import AXIS, advance_packed, prepare_packed
 
 pytestmark = pytest.mark.needs_libtpu
 
@@ -19,7 +20,7 @@ def lowered_for(topology: str, lengths=(5, 35), seeds=4):
     pytest.importorskip("libtpu")
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = Mesh(np.array(devices), ("experiment",))
-    packing = pack(np.repeat(lengths, seeds), len(devices), default_chunk("tpu", 8, len(devices)))
+    packing = pack_for("tpu", np.repeat(lengths, seeds), len(devices))
     config = ExperimentConfig()
 
     def on_mesh(shape, dtype):
