@@ -16,6 +16,8 @@ from srn_jax.config import SweepConfig, UserError
 from srn_jax.data_files import read_folder
 from srn_jax.progress import reporter_for
 from srn_jax.results import (
+    HISTORIES_FILE,
+    RESULTS_FILE,
     Histories,
     Results,
     read_histories,
@@ -157,8 +159,12 @@ def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
         UserError: if there is nothing to read yet.
     """
     info = run_folder.read_run(folder)
-    if info.get("finished"):
-        return read_results(folder), read_histories(folder), info
+    config = run_folder.config_of(info["settings"])
+    if info["finished"]:
+        results, histories = read_results(folder), read_histories(folder)
+        check_experiments(folder / RESULTS_FILE, results, config)
+        check_experiments(folder / HISTORIES_FILE, histories, config)
+        return results, histories, info
     newest = restore(folder, warn=complain)
     if newest is None:
         raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
@@ -166,12 +172,18 @@ def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
     from srn_jax.run import collect
     from srn_jax.sweep import Sweep
 
-    config = run_folder.config_of(info["settings"])
     splits = None if config.data is None else read_folder(Path(config.data), config.lengths)
     sweep = Sweep(config, splits)
     like = sweep.gather(sweep.state)
     sweep.state = sweep.scatter(join_state(newest.items, like))
     return *collect(sweep), info
+
+
+def check_experiments(path: Path, table: Results | Histories, config: SweepConfig) -> None:
+    """Raise `UserError` if a file's experiments are not exactly those of its sweep."""
+    lengths, seeds = zip(*config.experiments, strict=True)
+    if (table.length.tolist(), table.seed.tolist()) != ([*lengths], [*seeds]):
+        raise UserError(f"{path}: its experiments are not those of the run")
 
 
 def short_names(runs: Sequence[Path]) -> list[str]:

@@ -1,0 +1,72 @@
+"""Exchange weights with the textbook's PyTorch program, and test those that come from it.
+
+python scripts/convert.py RUN --length 10 --seed 0 --to srn.pth     # or .npz, without PyTorch
+python scripts/convert.py --from srn.pth --evaluate data            # data/<length>/test.txt
+"""
+
+from pathlib import Path
+
+from srn_jax import cli
+from srn_jax.config import SweepConfig, UserError
+from srn_jax.data_files import lengths_in
+
+
+def main(arguments: list[str]) -> None:
+    parser = cli.Parser(__doc__)
+    number = cli.number_of(int)
+    parser.add_argument("run", nargs="?", metavar="RUN", help="take a network of this run folder")
+    parser.add_argument("--length", type=number, metavar="L", help="length it was trained on")
+    parser.add_argument("--seed", type=number, metavar="S", help="its seed")
+    parser.add_argument("--which", choices=("best", "last"), help="its parameters [best]")
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", help="take weights: .pth, .pt, .pdparams or .npz"
+    )
+    parser.add_argument("--to", metavar="FILE", help="write the weights to a file of such a kind")
+    parser.add_argument("--overwrite", action="store_true", help="lose a file that is there")
+    parser.add_argument("--evaluate", metavar="DIR", help="test them on DIR/<length>/test.txt")
+    cli.add_platform_options(parser)
+    options = parser.parse_args(arguments)
+    from_run = (options.length, options.seed, options.which)
+    if (options.run is None) == (options.source is None):
+        raise UserError("weights come from a RUN or --from a FILE, give one of them")
+    if options.run is not None and None in from_run[:2]:
+        raise UserError("RUN has many networks, say which: --length and --seed")
+    if options.source is not None and from_run != (None, None, None):
+        raise UserError("--length, --seed and --which are for a RUN, leave them out with --from")
+    if options.to is None and options.evaluate is None:
+        raise UserError("nothing to do, give --to FILE or --evaluate DIR")
+    if options.to is not None and Path(options.to).exists() and not options.overwrite:
+        raise UserError(f"{options.to} is there already, choose another name or --overwrite it")
+    which = options.which or "best"
+    lengths = () if options.evaluate is None else lengths_in(Path(options.evaluate))
+    cli.start_platform(options)
+    from srn_jax import pytorch_weights
+    from srn_jax.checkpoint import restore_classifier
+    from srn_jax.model import parameters_of
+
+    if options.run is None:
+        parameters = pytorch_weights.load(options.source)
+    else:
+        parameters = parameters_of(restore_classifier(options.run, *from_run[:2], which))
+    if lengths:
+        print_accuracies(parameters, Path(options.evaluate), lengths)
+    if options.to is not None:
+        print("written:", pytorch_weights.save(parameters, options.to))
+
+
+def print_accuracies(parameters: dict, folder: Path, lengths: tuple[int, ...]) -> None:
+    import jax
+
+    from srn_jax import evaluation, report
+
+    rows = [["length", "test accuracy", "test loss"]]
+    for length in lengths:
+        config, one = SweepConfig((length,), (0,)), jax.tree.map(lambda a: a[None], parameters)
+        models = evaluation.Models(config, [(length, 0)], one)
+        loss, accuracy = evaluation.accuracies(models, folder)
+        rows.append([str(length), f"{accuracy[0]:.2f}", f"{loss[0]:.4f}"])
+    print(report.plain_table(rows))
+
+
+if __name__ == "__main__":
+    cli.run_script(main)
