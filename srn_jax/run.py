@@ -169,7 +169,8 @@ def train(
         now = time.monotonic()
         due = writer is not None and not writer.saving() and now - saved_at > rest(options, writer)
         wanted = int(np.clip(interval * INTERVAL_SECONDS / (now - began), 1, 2 * interval))
-        stopped_by, save, interval = agree(max(stop, default=0), due, wanted)
+        stopped_by = max(*stop, signal.SIGTERM * preemption_announced(block), 0)
+        stopped_by, save, interval = agree(stopped_by, due, wanted)
         if save or stopped_by or block == blocks:
             state = sweep.gather(sweep.state)
             if writer is not None:
@@ -191,6 +192,14 @@ def resume(sweep: Sweep, newest: checkpoint.Checkpoint | None) -> int:
             state = multihost_utils.broadcast_one_to_all(state)
         sweep.state = sweep.scatter(jax.tree.map(np.asarray, state))
     return block
+
+
+def preemption_announced(block: int) -> bool:
+    """Whether the machine will be taken away, as Cloud TPU announces it for Spot machines.
+
+    Needs JAX's distributed runtime (`--distributed`); every process asks after the same blocks.
+    """
+    return bool(multihost_utils.reached_preemption_sync_point(block))
 
 
 def rest(options: RunOptions, writer: checkpoint.Writer) -> float:
