@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     lengths = () if options.evaluate is None else lengths_in(Path(options.evaluate))
     cli.start_platform(options)
     from srn_jax import pytorch_weights
-    from srn_jax.checkpoint import restore_classifier
+    from srn_jax.evaluation import restore_classifier
     from srn_jax.model import parameters_of
 
     if options.run is None:

@@ -32,7 +32,7 @@ _PUBLIC = {
     "read_histories": "results",
     "read_results": "results",
     "recurrence": "recurrence",
-    "restore_classifier": "checkpoint",
+    "restore_classifier": "evaluation",
     "run_sweep": "run",
     "summarise": "statistics",
 }

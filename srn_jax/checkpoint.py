@@ -27,7 +27,6 @@ import jax
 import orbax.checkpoint as ocp
 
 from srn_jax.config import UserError
-from srn_jax.model import DigitSumClassifier, classifier_with
 from srn_jax.training import TrainState
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -146,7 +145,7 @@ def restore(
     if blocks:
         raise UserError(
             f"{run / CHECKPOINTS_FOLDER}: every checkpoint is damaged; "
-            "--overwrite starts the run afresh"
+            "scripts/sweep.py --overwrite starts the run afresh"
         )
     return None
 
@@ -159,46 +158,6 @@ def tidy(run: Path, newest: Checkpoint | None) -> None:
         damaged = newest is not None and number is not None and number > newest.block
         if path.is_dir() and (UNFINISHED in path.name or damaged):
             shutil.rmtree(path)
-
-
-def restore_classifier(
-    run: Path | str, length: int, seed: int, which: str = "best"
-) -> DigitSumClassifier:
-    """The trained network of one experiment, on whatever platform JAX runs on.
-
-    Args:
-        run: a run folder, finished or not.
-        length: sequence length it was trained on.
-        seed: its seed.
-        which: `best` (on the development set) or `last` parameters.
-
-    Raises:
-        UserError: if the run has no such experiment or no readable checkpoint.
-    """
-    if which not in ("best", "last"):
-        raise UserError(f"which must be 'best' or 'last', got {which!r}")
-    checkpoint = restore_models(Path(run))
-    experiment = find_experiment(checkpoint.settings, length, seed)
-    parameters = checkpoint.items["models"][which]
-    return classifier_with(jax.tree.map(lambda array: array[experiment], parameters))
-
-
-def restore_models(run: Path, warn: Callable[[str], None] = lambda message: None) -> Checkpoint:
-    """The parameters of all experiments of a run; raises `UserError` if there are none."""
-    checkpoint = restore(run, ("models",), warn)
-    if checkpoint is None:
-        raise UserError(f"{run}: no checkpoint in it, expected the folder of a run (see --out)")
-    return checkpoint
-
-
-def find_experiment(settings: dict[str, Any], length: int, seed: int) -> int:
-    """The index of an experiment in its sweep; raises `UserError` if it has no such one."""
-    lengths, seeds = settings["lengths"], settings["seeds"]
-    if length not in lengths:
-        raise UserError(f"the run has no length {length}, it has {', '.join(map(str, lengths))}")
-    if seed not in seeds:
-        raise UserError(f"the run has no seed {seed}, it has {', '.join(map(str, seeds[:20]))}")
-    return lengths.index(length) * len(seeds) + seeds.index(seed)
 
 
 def split_state(state: TrainState) -> dict[str, Any]:

@@ -246,7 +246,8 @@ def run_sweeps(options: argparse.Namespace, command: str) -> None:
         folder = Path(options.out) if options.out else run_folder.default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
     start_platform(options)
-    from srn_jax.run import Interrupted, RunOptions
+    from srn_jax.run import RunOptions
+    from srn_jax.signals import Interrupted
     from srn_jax.study import run_study
 
     how = RunOptions(options.overwrite, options.checkpoint_every, options.chunk, command)

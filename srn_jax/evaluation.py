@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax import report
-from srn_jax.checkpoint import find_experiment, restore_models
+from srn_jax import checkpoint, report
 from srn_jax.config import NUM_DIGITS, SweepConfig, UserError
 from srn_jax.data import pad_examples
 from srn_jax.data_files import read_sequences
-from srn_jax.model import Parameters, classifier_with
+from srn_jax.model import DigitSumClassifier, Parameters, classifier_with
 from srn_jax.run_folder import config_of
 from srn_jax.sweep import draw_test_sets, evaluate_experiments
 
@@ -38,12 +37,47 @@ def restore(
     Raises:
         UserError: if there is no readable checkpoint, or no such length or seed in the run.
     """
-    checkpoint = restore_models(run, warn=lambda text: print("warning:", text, file=sys.stderr))
-    config = config_of(checkpoint.settings)
+    if which not in ("best", "last"):
+        raise UserError(f"which must be 'best' or 'last', got {which!r}")
+    newest = checkpoint.restore(
+        run, ("models",), warn=lambda text: print("warning:", text, file=sys.stderr)
+    )
+    if newest is None:
+        raise UserError(f"{run}: no checkpoint in it, expected the folder of a run (see --out)")
+    config = config_of(newest.settings)
     experiments = [(n, s) for n in lengths or config.lengths for s in seeds or config.seeds]
-    rows = np.array([find_experiment(checkpoint.settings, *one) for one in experiments])
-    chosen = jax.tree.map(lambda array: array[rows], checkpoint.items["models"][which])
+    rows = np.array([find_experiment(config, *one) for one in experiments])
+    chosen = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
     return Models(config, experiments, chosen)
+
+
+def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
+    """The index of an experiment in its sweep; raises `UserError` if it has no such one."""
+    if length not in config.lengths:
+        has = ", ".join(map(str, config.lengths))
+        raise UserError(f"the run has no length {length}, it has {has}")
+    if seed not in config.seeds:
+        has = ", ".join(map(str, config.seeds[:20]))
+        raise UserError(f"the run has no seed {seed}, it has {has}")
+    return config.experiments.index((length, seed))
+
+
+def restore_classifier(
+    run: Path | str, length: int, seed: int, which: str = "best"
+) -> DigitSumClassifier:
+    """The trained network of one experiment, on whatever platform JAX runs on.
+
+    Args:
+        run: a run folder, finished or not.
+        length: sequence length it was trained on.
+        seed: its seed.
+        which: `best` (on the development set) or `last` parameters.
+
+    Raises:
+        UserError: if the run has no such experiment or no readable checkpoint.
+    """
+    parameters = restore(Path(run), [length], [seed], which).parameters
+    return classifier_with(jax.tree.map(lambda array: array[0], parameters))
 
 
 def accuracies(models: Models, data: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -5,13 +5,9 @@ progress, checkpoints, signals - touches no number, so a run that was interrupte
 with the same bytes as one that was not.
 """
 
-import os
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,23 +20,15 @@ from jax.experimental import multihost_utils
 from srn_jax import checkpoint, run_folder
 from srn_jax.config import SweepConfig
 from srn_jax.data_files import Splits
+from srn_jax.outcome import collect
 from srn_jax.results import Histories, Results, write_histories, write_results
-from srn_jax.sweep import Sweep, as_fraction, evaluate_experiments
-from srn_jax.training import TrainState, evaluation_steps
+from srn_jax.signals import Interrupted, stop_requests
+from srn_jax.sweep import Sweep
 
 INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
 CHECKPOINT_SHARE = 0.02  # of the time may go to them
-SHOW_CURSOR = b"\x1b[?25h"  # the progress bar hides it
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state; `signal` is what asked."""
-
-    def __init__(self, signal_number: int):
-        super().__init__(signal_number)
-        self.signal = signal_number
 
 
 @dataclass(frozen=True)
@@ -217,35 +205,6 @@ def agree(first: int, *others: int) -> tuple[int, ...]:
     return int(everyones[:, 0].max()), *(int(value) for value in everyones[0, 1:])
 
 
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once.
-
-    Raises `Interrupted` at the end if one came and did not stop the training any more.
-    """
-    received: list[int] = []
-
-    def receive(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), SHOW_CURSOR)
-            os._exit(128 + number)
-        received.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, receive) for number in numbers}
-    try:
-        yield received
-        if received:
-            raise Interrupted(max(received))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def look(sweep: Sweep, block: int) -> Progress:
     """How the sweep stands after `block` blocks."""
     step = int(sweep.eval_steps[block - 1])
@@ -254,53 +213,6 @@ def look(sweep: Sweep, block: int) -> Progress:
         (state.train_loss[..., step], state.dev_accuracy[..., block - 1], state.diverged)
     )
     return Progress(block, len(sweep.eval_steps), step, loss, accuracy, diverged)
-
-
-def collect(sweep: Sweep) -> tuple[Results, Histories]:
-    """Results and histories of a sweep, finished or not."""
-    state, test, overlap = sweep.gather((sweep.state, sweep.data.test, sweep.data.overlap))
-    lengths, seeds = (np.array(column) for column in zip(*sweep.config.experiments, strict=True))
-    histories = histories_of(sweep.config, state)
-    test_loss, test_accuracy = evaluate_experiments(
-        sweep.config.experiment, state.best_parameters, test
-    )
-    dev_examples = sweep.data.dev.labels.shape[-1]
-    never = state.diverged & (state.best_step < 0)
-    best = np.searchsorted(histories.eval_steps, np.maximum(state.best_step, 0))
-
-    def unless_never(values: np.ndarray) -> np.ndarray:
-        return np.where(never, np.nan, np.asarray(values, float))
-
-    results = Results(
-        length=lengths,
-        seed=seeds,
-        best_dev_accuracy=unless_never(as_fraction(state.best_accuracy, dev_examples)),
-        best_step=state.best_step,
-        dev_loss=unless_never(state.dev_loss[np.arange(len(lengths)), best]),
-        test_accuracy=unless_never(test_accuracy),
-        test_loss=unless_never(test_loss),
-        final_train_loss=histories.epoch_loss[:, -1].astype(float),
-        overlap=overlap,
-        diverged=state.diverged,
-    )
-    return results, histories
-
-
-def histories_of(config: SweepConfig, state: TrainState) -> Histories:
-    """The histories in a state `[experiment, ...]`, finished or not."""
-    lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-    train_loss = np.asarray(state.train_loss)
-    experiments, steps = train_loss.shape
-    by_epoch = train_loss.reshape(experiments, config.experiment.epochs, -1)
-    return Histories(
-        length=lengths,
-        seed=seeds,
-        train_loss=train_loss,
-        epoch_loss=by_epoch.mean(axis=-1),
-        eval_steps=evaluation_steps(config.experiment, steps),
-        dev_loss=np.asarray(state.dev_loss),
-        dev_accuracy=np.asarray(state.dev_accuracy),
-    )
 
 
 def describe_run(settings: dict[str, Any], command: str) -> dict[str, Any]:

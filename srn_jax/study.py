@@ -169,7 +169,7 @@ def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
     if newest is None:
         raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
     run_folder.check_settings(folder, newest.settings, info["settings"])
-    from srn_jax.run import collect
+    from srn_jax.outcome import collect
     from srn_jax.sweep import Sweep
 
     splits = None if config.data is None else read_folder(Path(config.data), config.lengths)

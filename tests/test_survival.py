@@ -22,7 +22,8 @@ import pytest
 from srn_jax import checkpoint, run, run_folder, study
 from srn_jax.config import ExperimentConfig, SweepConfig, UserError
 from srn_jax.results import read_results
-from srn_jax.run import Interrupted, RunOptions, run_sweep
+from srn_jax.run import RunOptions, run_sweep
+from srn_jax.signals import Interrupted
 from srn_jax.sweep import Sweep
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -405,7 +406,7 @@ def test_if_every_checkpoint_is_damaged_nothing_is_guessed(stopped):
     for block in (5, 9):
         (stopped / "checkpoints" / str(block) / "manifest" / "metadata").write_bytes(b"{}")
     before = files_of(stopped)
-    with pytest.raises(UserError, match="every checkpoint is damaged; --overwrite"):
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
         run_sweep(SWEEP, stopped, Recorder())
     assert files_of(stopped) == before
     run_sweep(SWEEP, stopped, Recorder(), RunOptions(overwrite=True))
