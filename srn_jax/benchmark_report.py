@@ -64,7 +64,7 @@ def growth_plan(platform: str, quick: bool) -> dict[str, list[tuple[float, Task]
     task = Task(platform, lengths=(20,), steps=100 if quick else 400, repeats=2)
     sizes, lengths, seeds = [16, 32, 64, 128], [5, 10, 20, 40, 80], [1, 4, 16, 64]
     if quick:
-        sizes, lengths, seeds = [16, 32], [5, 20], [1, 4]
+        return {"seeds": [(n, dataclasses.replace(task, seeds=n)) for n in (1, 4)]}
     return {
         "sequence length": [(n, dataclasses.replace(task, lengths=(n,))) for n in lengths],
         "hidden size": [(n, dataclasses.replace(task, hidden_size=n)) for n in sizes],
@@ -195,7 +195,9 @@ def draw(report: dict[str, Any]) -> Any:
     axes.set_xlim(right=2.5 * max(seconds))
     axes.invert_yaxis()
     for one, (what, points) in zip(
-        bottom.subplots(1, 3, sharey=True), report["growth"].items(), strict=True
+        np.ravel(bottom.subplots(1, len(report["growth"]), sharey=True)),
+        report["growth"].items(),
+        strict=True,
     ):
         x, y = np.array(points).T
         one.loglog(x, y * 1e6, "o-", color=TRAIN_COLOR)
