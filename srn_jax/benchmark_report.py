@@ -181,6 +181,8 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
 
 def draw(report: dict[str, Any]) -> Any:
     """Bars of the time a whole experiment takes, and curves of how ours grows."""
+    from matplotlib.ticker import LogLocator
+
     from srn_jax.figures import TRAIN_COLOR, new_figure
 
     figure = new_figure(9.6, 6.0)
@@ -192,7 +194,7 @@ def draw(report: dict[str, Any]) -> Any:
     bars = axes.barh(names, seconds, color=TRAIN_COLOR)
     axes.bar_label(bars, [f"{value:,.1f} s" for value in seconds], padding=3)
     axes.set(xscale="log", xlabel="seconds for the whole experiment, per seed")
-    axes.set_xlim(right=2.5 * max(seconds))
+    axes.set_xlim(min(1.0, *seconds), 2.5 * max(seconds))
     axes.invert_yaxis()
     for one, (what, points) in zip(
         np.ravel(bottom.subplots(1, len(report["growth"]), sharey=True)),
@@ -202,6 +204,8 @@ def draw(report: dict[str, Any]) -> Any:
         x, y = np.array(points).T
         one.loglog(x, y * 1e6, "o-", color=TRAIN_COLOR)
         one.set_xticks(x, [f"{value:g}" for value in x])
+        one.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.yaxis.set_major_formatter("{x:g}")
         one.minorticks_off()
         one.set_xlabel(what)
         one.set_ylabel("us a step, one experiment" if one.get_subplotspec().is_first_col() else "")
