@@ -89,6 +89,7 @@ def measure_srn_jax(task: Task) -> Measurement:
     platform.configure(task.platform)
     import jax
 
+    jax.config.update("jax_enable_compilation_cache", False)  # to time the compilation itself
     from srn_jax.sweep import Sweep
 
     began = time.perf_counter()
@@ -115,6 +116,7 @@ def measure_jax(task: Task, contender: str) -> Measurement:
 
     if task.platform != "auto":
         jax.config.update("jax_platforms", task.platform)
+    jax.config.update("jax_default_matmul_precision", "highest")  # no TF32, as everywhere here
     from srn_jax.benchmark_baselines import jax_experiment
 
     train, state, data = jax_experiment(task.sweep, contender, task.steps)

@@ -33,6 +33,7 @@ def pytorch_step(
 
     program = pytorch_program()
     device = "cuda" if platform == "gpu" else "cpu"
+    torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     rnn = {"pytorch-loop": program.SRN, "pytorch-rnn": program.BuiltInRNN}[contender]
     model = program.Model_RNN4SeqClass(config.hidden_size, rnn).to(device)
