@@ -171,11 +171,11 @@ def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> di
 def write(report: dict[str, Any], folder: Path) -> list[Path]:
     """Write `benchmark.json`, and the figure as PDF and PNG."""
     from srn_jax.figures import save_figure
-    from srn_jax.results import write_atomically
+    from srn_jax.results import write_json
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "benchmark.json"
-    write_atomically(path, (json.dumps(report, indent=2) + "\n").encode())
+    write_json(path, report)
     return [path, *save_figure(draw(report), folder / "benchmark")]
 
 

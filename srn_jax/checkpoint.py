@@ -164,8 +164,8 @@ def split_state(state: TrainState) -> dict[str, Any]:
     """A `TrainState` as the items of a checkpoint."""
     fields = state._asdict()
     models = {"best": fields.pop("best_parameters"), "last": fields.pop("parameters")}
-    fields["optimizer"] = dict(enumerate(jax.tree.leaves(state.optimizer)))
-    fields["optimizer"] = {f"leaf_{n}": leaf for n, leaf in fields["optimizer"].items()}
+    leaves = jax.tree.leaves(state.optimizer)
+    fields["optimizer"] = {f"leaf_{n}": leaf for n, leaf in enumerate(leaves)}
     return {"models": models, "training": fields}
 
 

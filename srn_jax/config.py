@@ -6,6 +6,7 @@ wrong value before anything expensive starts.
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,11 @@ RECURRENT_INITS = ("xavier", "orthogonal", "identity", "pytorch")
 
 class UserError(ValueError):
     """A mistake of the user's: one line that says what was wrong, what was expected, what to do."""
+
+
+def warn(message: str) -> None:
+    """Print one line about something that went wrong and stops nothing, on standard error."""
+    print("warning:", message, file=sys.stderr, flush=True)
 
 
 Check = Callable[[str, Any], None]

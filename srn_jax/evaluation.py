@@ -1,6 +1,5 @@
 """Testing restored networks: of which experiments, on which data, and what they answer."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srn_jax import checkpoint, report
-from srn_jax.config import NUM_DIGITS, SweepConfig, UserError
+from srn_jax.config import NUM_DIGITS, SweepConfig, UserError, warn
 from srn_jax.data import pad_examples
 from srn_jax.data_files import read_sequences
 from srn_jax.model import DigitSumClassifier, Parameters, classifier_with
@@ -39,9 +38,7 @@ def restore(
     """
     if which not in ("best", "last"):
         raise UserError(f"which must be 'best' or 'last', got {which!r}")
-    newest = checkpoint.restore(
-        run, ("models",), warn=lambda text: print("warning:", text, file=sys.stderr)
-    )
+    newest = checkpoint.restore(run, ("models",), warn=warn)
     if newest is None:
         raise UserError(f"{run}: no checkpoint in it, expected the folder of a run (see --out)")
     config = config_of(newest.settings)

@@ -11,7 +11,6 @@ from srn_jax.training import TrainState, evaluation_steps
 def collect(sweep: Sweep) -> tuple[Results, Histories]:
     """Results and histories of a sweep, finished or not."""
     state, test, overlap = sweep.gather((sweep.state, sweep.data.test, sweep.data.overlap))
-    lengths, seeds = (np.array(column) for column in zip(*sweep.config.experiments, strict=True))
     histories = histories_of(sweep.config, state)
     test_loss, test_accuracy = evaluate_experiments(
         sweep.config.experiment, state.best_parameters, test
@@ -24,11 +23,11 @@ def collect(sweep: Sweep) -> tuple[Results, Histories]:
         return np.where(never, np.nan, np.asarray(values, float))
 
     results = Results(
-        length=lengths,
-        seed=seeds,
+        length=histories.length,
+        seed=histories.seed,
         best_dev_accuracy=unless_never(as_fraction(state.best_accuracy, dev_examples)),
         best_step=state.best_step,
-        dev_loss=unless_never(state.dev_loss[np.arange(len(lengths)), best]),
+        dev_loss=unless_never(state.dev_loss[np.arange(len(best)), best]),
         test_accuracy=unless_never(test_accuracy),
         test_loss=unless_never(test_loss),
         final_train_loss=histories.epoch_loss[:, -1].astype(float),

@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from srn_jax.config import SweepConfig
+from srn_jax.config import SweepConfig, warn
 from srn_jax.run import Progress, Reporter
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -31,7 +31,7 @@ class PlainReporter:
 
     def warn(self, message: str) -> None:
         """Print a line on standard error."""
-        print("warning:", message, file=sys.stderr, flush=True)
+        warn(message)
 
     def progress(self, progress: Progress) -> None:
         """Print how far it is, unless it did so a moment ago."""

@@ -7,9 +7,11 @@ A run folder holds the rows as `results.csv` (tidy: a row a length and seed) and
 import csv
 import dataclasses
 import io
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,7 @@ from srn_jax.config import UserError
 RESULTS_FILE = "results.csv"
 HISTORIES_FILE = "histories.npz"
 LOG_FILE = "log.txt"
+PARTIAL = ".partial"  # ends the name of a file that was being written when a run was killed
 LOG_INTERVAL = 100  # steps between the textbook's lines of training losses
 
 
@@ -64,12 +67,17 @@ class Histories:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     with open(partial, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain values as a JSON file that a person can read."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_results(results: Results, folder: Path) -> Path:

@@ -12,12 +12,12 @@ from typing import Any
 
 from srn_jax.config import ExperimentConfig, SweepConfig, UserError
 from srn_jax.data_files import SPLITS
-from srn_jax.results import write_atomically
+from srn_jax.results import HISTORIES_FILE, LOG_FILE, PARTIAL, RESULTS_FILE, write_json
 
 RUN_FILE = "run.json"
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
-PARTIAL = ".partial"  # ends the name of a file that was being written when a run was killed
+REPORT_FILE = "report.md"
 KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "settings": dict,
     "command": str,
@@ -29,10 +29,10 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
 OURS = (
     "checkpoints",
     "figures",
-    "histories.npz",
-    "log.txt",
-    "report.md",
-    "results.csv",
+    HISTORIES_FILE,
+    LOG_FILE,
+    REPORT_FILE,
+    RESULTS_FILE,
     RUN_FILE,
 )
 
@@ -130,7 +130,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def write_run(folder: Path, info: dict[str, Any]) -> None:
     """Write the run file."""
-    write_atomically(folder / RUN_FILE, (json.dumps(info, indent=2) + "\n").encode())
+    write_json(folder / RUN_FILE, info)
 
 
 def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> bool:
@@ -205,7 +205,7 @@ def write_study(folder: Path, configs: Sequence[SweepConfig]) -> None:
     """Create the folder of several variants, with their settings."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: settings_of(config) for name, config in variants_of(configs).items()}
-    write_atomically(folder / STUDY_FILE, (json.dumps(settings, indent=2) + "\n").encode())
+    write_json(folder / STUDY_FILE, settings)
 
 
 def read_configs(folder: Path) -> list[SweepConfig]:

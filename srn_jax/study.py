@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import jax
 
 from srn_jax import report, run_folder
-from srn_jax.checkpoint import join_state, restore
-from srn_jax.config import SweepConfig, UserError
+from srn_jax.checkpoint import CHECKPOINTS_FOLDER, join_state, restore
+from srn_jax.config import SweepConfig, UserError, warn
 from srn_jax.data_files import read_folder
 from srn_jax.progress import reporter_for
 from srn_jax.results import (
@@ -69,13 +68,13 @@ def run_and_publish(config: SweepConfig, folder: Path, options: RunOptions) -> R
     with reporter_for(config) as reporter:
         results, histories, info = run_sweep(config, folder, reporter, options, splits)
     if jax.process_index() == 0:
-        paths = [folder / name for name in ("results.csv", "histories.npz", "checkpoints")]
+        paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
         paths += publish(folder, results, histories, info)
         say(f"\n{report.results_table(results)}\n")
         say(f"in {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")
         diverged = int(results.diverged.sum())
         if diverged:
-            say(f"{diverged} of {len(results)} experiments diverged, see {folder / 'results.csv'}")
+            say(f"{diverged} of {len(results)} experiments diverged, see {folder / RESULTS_FILE}")
     return results
 
 
@@ -94,16 +93,11 @@ def publish(
         pictures.extend(save_figures(folder, results, histories))
 
     attempt("the figures could not be drawn", draw)
-    write_log(histories, folder)
+    log = write_log(histories, folder)
     shown = [path.relative_to(folder) for path in pictures if path.suffix == ".png"]
     text = report.run_report({**info, "config": info.get("settings", {})}, results, shown)
-    write_atomically(folder / "report.md", text.encode())
-    return [folder / name for name in (["figures"] if pictures else []) + ["report.md", "log.txt"]]
-
-
-def complain(message: str) -> None:
-    """Print a warning on standard error."""
-    print("warning:", message, file=sys.stderr, flush=True)
+    write_atomically(folder / run_folder.REPORT_FILE, text.encode())
+    return [*([folder / "figures"] if pictures else []), folder / run_folder.REPORT_FILE, log]
 
 
 def attempt(complaint: str, action: Callable[[], None]) -> None:
@@ -165,7 +159,7 @@ def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
         check_experiments(folder / RESULTS_FILE, results, config)
         check_experiments(folder / HISTORIES_FILE, histories, config)
         return results, histories, info
-    newest = restore(folder, warn=complain)
+    newest = restore(folder, warn=warn)
     if newest is None:
         raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
     run_folder.check_settings(folder, newest.settings, info["settings"])

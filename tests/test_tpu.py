@@ -18,7 +18,11 @@ pytestmark = pytest.mark.needs_libtpu
 def lowered_for(topology: str, lengths=(5, 35), seeds=4):
     """The two programs of a small sweep, lowered for the devices of a TPU topology."""
     pytest.importorskip("libtpu")
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    # All chips on one host: older libtpu takes 2x2 a host for granted, even of a single chip.
+    host = [int(side) for side in topology.split(":")[1].split("x")] + [1]
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name=topology, chips_per_host_bounds=host
+    ).devices
     mesh = Mesh(np.array(devices), ("experiment",))
     packing = pack_for("tpu", np.repeat(lengths, seeds), len(devices))
     config = ExperimentConfig()
