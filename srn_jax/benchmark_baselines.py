@@ -15,7 +15,6 @@ from srn_jax.benchmark_pytorch import pytorch_program
 from srn_jax.config import SweepConfig
 from srn_jax.data import PADDING, draw_dataset, to_batches
 from srn_jax.model import DigitSumClassifier, new_classifier, parameters_of
-from srn_jax.recurrence import reference_recurrence
 from srn_jax.sweep import experiment_key
 
 FORWARD_LENGTH = 20
@@ -50,6 +49,8 @@ def jax_experiment(config: SweepConfig, contender: str, steps: int) -> tuple[Any
         dataset = draw_dataset(data_key, length, config.experiment.multiplicity, width)
         parameters = parameters_of(new_classifier(config.experiment, parameter_key))
         batches = to_batches(dataset.train, config.experiment.batch_size)
+        if contender == "flax-rnn":
+            batches = batches._replace(digits=padded_on_the_right(batches.digits))
         return (parameters, optimizer.init(parameters)), batches
 
     lengths, seeds = np.array(config.experiments, np.uint32).T
@@ -61,13 +62,18 @@ def plain_logits(parameters: Any, digits: jax.Array) -> jax.Array:
     """Logits by a scan over positions; padded positions keep the state."""
     srn, mask = parameters["srn"], (digits != PADDING).T
     inputs = parameters["embedding"]["table"][digits.T] @ srn["W"] + srn["b"]
+
+    def cell(state, step):
+        x, keep = step
+        return jnp.where(keep[:, None], jnp.tanh(x + state @ srn["U"]), state), None
+
     start = jnp.zeros((digits.shape[0], srn["U"].shape[0]))
-    states = reference_recurrence(inputs, srn["U"], start, mask)
-    return states[-1] @ parameters["output"]["kernel"] + parameters["output"]["bias"]
+    last, _ = jax.lax.scan(cell, start, (inputs, mask))
+    return last @ parameters["output"]["kernel"] + parameters["output"]["bias"]
 
 
 def flax_logits(parameters: Any, digits: jax.Array) -> jax.Array:
-    """Logits by Flax's own RNN, which pads on the right and is told where sequences end."""
+    """Logits by Flax's own RNN of digits that are padded on the right."""
     srn = parameters["srn"]
     size_in, size = srn["W"].shape
     cell = nnx.SimpleCell(size_in, size, activation_fn=jnp.tanh, rngs=nnx.Rngs(0))
@@ -81,9 +87,14 @@ def flax_logits(parameters: Any, digits: jax.Array) -> jax.Array:
     rnn = nnx.RNN(nnx.merge(definition, state), return_carry=True)
 
     lengths = jnp.sum(digits != PADDING, axis=1)
-    at_left = jax.vmap(lambda row, length: jnp.roll(row, length))(digits, lengths)
-    last, _ = rnn(parameters["embedding"]["table"][at_left], seq_lengths=lengths)
+    last, _ = rnn(parameters["embedding"]["table"][digits], seq_lengths=lengths)
     return last @ parameters["output"]["kernel"] + parameters["output"]["bias"]
+
+
+def padded_on_the_right(digits: jax.Array) -> jax.Array:
+    """Digits `[..., time]` that were padded on the left."""
+    order = jnp.argsort(digits == PADDING, axis=-1, stable=True)
+    return jnp.take_along_axis(digits, order, axis=-1)
 
 
 def compiled(module: Any) -> Callable[[jax.Array], jax.Array]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srn_jax.config import NUM_CLASSES, NUM_DIGITS, ExperimentConfig
-from srn_jax.recurrence import HIGHEST, recurrence
+from srn_jax.recurrence import HIGHEST, product, recurrence
 
 Parameters = dict[str, dict[str, jax.Array]]
 xavier = nnx.initializers.xavier_uniform()
@@ -59,7 +59,8 @@ class Embedding(nnx.Module):
 
     def by_one_hot(self, digits: jax.Array) -> jax.Array:
         """The same as a product, one-hot(digits) @ table, whose gradient is a product too."""
-        return look_up(self.table[...], digits)
+        table = self.table[...]
+        return product(jax.nn.one_hot(digits, len(table), dtype=table.dtype), table)
 
 
 class SRN(nnx.Module):
@@ -104,25 +105,34 @@ class SRN(nnx.Module):
             initial_state: `[batch, D]`, zero unless given.
             mask: `[batch, time]`; where it is False the state stays as it was.
         """
-        time_major = jnp.swapaxes(self.project(inputs), 0, 1)
+        ones = jnp.ones((*inputs.shape[:-1], 1), inputs.dtype)
+        features = jnp.swapaxes(jnp.concatenate([inputs, ones], axis=-1), 0, 1)
+        weight = jnp.concatenate([self.W[...], self.b[...]])
         mask = None if mask is None else mask.T
-        return jnp.swapaxes(self.scan(time_major, initial_state, mask), 0, 1)
+        return jnp.swapaxes(self.scan(features, weight, initial_state, mask), 0, 1)
 
     def project(self, inputs: jax.Array) -> jax.Array:
-        """The input side of the recurrence, inputs @ W + b: `[..., M]` -> `[..., D]`."""
-        product = jnp.matmul(inputs, self.W[...], precision=HIGHEST)
-        return product + self.b[...].reshape((1,) * (inputs.ndim - 1) + (-1,))
+        """The input side of the recurrence, inputs @ W + b: `[rows, M]` -> `[rows, D]`."""
+        return product(inputs, self.W[...]) + self.b[...]
 
     def scan(
         self,
-        projected: jax.Array,
+        features: jax.Array,
+        input_weight: jax.Array,
         initial_state: jax.Array | None = None,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """Time-major: states `[time, batch, D]` of inputs `[time, batch, D]` out of `project`."""
+        """Time-major states `[time, batch, D]`, where features @ input_weight is the input side.
+
+        Args:
+            features: `[time, batch, features]`.
+            input_weight: `[features, D]`.
+            initial_state: `[batch, D]`, zero unless given.
+            mask: `[time, batch]`; where it is False the state stays as it was.
+        """
         if initial_state is None:
-            initial_state = jnp.zeros_like(projected[0])
-        return recurrence(projected, self.U[...], initial_state, mask)
+            initial_state = jnp.zeros((features.shape[1], input_weight.shape[1]), features.dtype)
+        return recurrence(features, input_weight, self.U[...], initial_state, mask)
 
 
 class DigitSumClassifier(nnx.Module):
@@ -152,12 +162,12 @@ class DigitSumClassifier(nnx.Module):
         """Logits `[batch, 19]` of digits `[batch, time]`; `data.PADDING` on the left is ignored.
 
         There are only ten digits, so the input side is folded: embedding @ W + b is computed once
-        for each digit, and every position takes a row of that. A padded position takes a row of
-        zeros, under which a state of zero stays zero.
+        for each digit, and every position takes a row of that. A padded position takes none, and
+        without input a state of zero stays zero.
         """
         rows = self.srn.project(self.embedding.table[...])  # [digits, D]
-        states = self.srn.scan(look_up(rows, digits.T))
-        return self.output(states[-1])
+        one_hot = jax.nn.one_hot(digits.T, NUM_DIGITS, dtype=rows.dtype)  # zeros where padded
+        return self.output(self.srn.scan(one_hot, rows)[-1])
 
 
 def new_classifier(config: ExperimentConfig, key: jax.Array) -> DigitSumClassifier:
@@ -183,13 +193,6 @@ def classifier_with(parameters: Parameters) -> DigitSumClassifier:
     definition, state = nnx.split(model)
     nnx.replace_by_pure_dict(state, parameters)
     return nnx.merge(definition, state)
-
-
-def look_up(rows: jax.Array, digits: jax.Array) -> jax.Array:
-    """Rows `[digits, size]` at digits `[...]` -> `[..., size]`; a padded position gets zeros."""
-    return jnp.matmul(
-        jax.nn.one_hot(digits, rows.shape[0], dtype=rows.dtype), rows, precision=HIGHEST
-    )
 
 
 def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:

@@ -15,10 +15,10 @@ from srn_jax.config import UserError
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
 
-# XLA turns a loop whose buffers are under this many bytes into a single kernel. The two loops of
-# the recurrence fit (about 110 kB at length 35); the loop over training steps must not, because
-# the large products outside the recurrence are faster as calls of a library.
-SMALL_LOOP_BYTES = 130_000
+# XLA turns a loop into a single kernel if one pass touches fewer bytes than this. Those of the
+# recurrence do (under 20 kB with 32 units, at any length); the loops around them, whose large
+# products are faster as calls of a library, must not.
+SMALL_LOOP_BYTES = 100_000
 
 
 @dataclass(frozen=True)
