@@ -76,13 +76,7 @@ def run_all(platform: str, quick: bool, whole_process: bool) -> dict[str, Any]:
     """Measure everything; the content of the JSON file."""
     report: dict[str, Any] = {"machine": describe_machine(), "floor": floor(platform)}
     print_facts(report)
-    report["contenders"] = []
-    for contender, task in plan(platform, quick):
-        if contender.startswith("pytorch") and importlib.util.find_spec("torch") is None:
-            print(f"left out: {contender}, PyTorch is not installed", flush=True)
-            continue
-        report["contenders"].append(child(contender, task))
-        print(f"measured {contender} with {task.seeds} seeds", flush=True)
+    report["contenders"] = measure_in_turns(plan(platform, quick), rounds=1 if quick else 3)
     print("\n" + contenders_table(report["contenders"]) + "\n", flush=True)
     report["forward"] = child("forward", Task(platform, steps=100 if quick else 1000))
     rows = [[name, f"{seconds * 1e6:.0f} us"] for name, seconds in report["forward"].items()]
@@ -99,6 +93,27 @@ def run_all(platform: str, quick: bool, whole_process: bool) -> dict[str, Any]:
         for name, value in report["whole_process"].items():
             print(f"{name}: {value:.1f}", flush=True)
     return report
+
+
+def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[str, Any]]:
+    """Measure the contenders one after another, over and over; of each the median round.
+
+    In turns, so that a machine that gets slower or faster meanwhile does so for all of them.
+    """
+    for contender in [name for name, _ in tasks if not installed(name)]:
+        print(f"left out: {contender}, PyTorch is not installed", flush=True)
+    tasks = [(contender, task) for contender, task in tasks if installed(contender)]
+    measured: list[list[dict[str, Any]]] = [[] for _ in tasks]
+    for number in range(rounds):
+        for (contender, task), own in zip(tasks, measured, strict=True):
+            own.append(child(contender, task))
+            print(f"round {number + 1}: {contender}, {task.seeds} seeds", flush=True)
+    return [sorted(own, key=lambda one: one["step_seconds"])[len(own) // 2] for own in measured]
+
+
+def installed(contender: str) -> bool:
+    """Whether what a contender needs is there."""
+    return not contender.startswith("pytorch") or importlib.util.find_spec("torch") is not None
 
 
 def describe_machine() -> dict[str, Any]:
