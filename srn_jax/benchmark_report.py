@@ -96,9 +96,10 @@ def run_all(platform: str, quick: bool, whole_process: bool) -> dict[str, Any]:
 
 
 def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[str, Any]]:
-    """Measure the contenders one after another, over and over; of each the median round.
+    """Measure the contenders one after another, over and over; of each the best round.
 
-    In turns, so that a machine that gets slower or faster meanwhile does so for all of them.
+    What else a machine does only makes it slower, so the best is the least disturbed; in turns, so
+    that a spell of it meets all of them.
     """
     for contender in [name for name, _ in tasks if not installed(name)]:
         print(f"left out: {contender}, PyTorch is not installed", flush=True)
@@ -108,7 +109,7 @@ def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[st
         for (contender, task), own in zip(tasks, measured, strict=True):
             own.append(child(contender, task))
             print(f"round {number + 1}: {contender}, {task.seeds} seeds", flush=True)
-    return [sorted(own, key=lambda one: one["step_seconds"])[len(own) // 2] for own in measured]
+    return [min(own, key=lambda one: one["step_seconds"]) for own in measured]
 
 
 def installed(contender: str) -> bool:
