@@ -31,7 +31,6 @@ _PUBLIC = {
     "draw_dataset": "data",
     "read_histories": "results",
     "read_results": "results",
-    "recurrence": "recurrence",
     "restore_classifier": "evaluation",
     "run_sweep": "run",
     "summarise": "statistics",
