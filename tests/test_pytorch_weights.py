@@ -361,6 +361,7 @@ def accuracies(text):
     return {row[0]: row[-2] for row in cells if len(row) in (3, 4) and row[0].isdigit()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npz", *TORCHS[:1]])
 def test_the_script_takes_weights_out_of_a_run_and_tests_them(suffix, work, run_script):
     if suffix != ".npz":

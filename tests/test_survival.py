@@ -33,7 +33,6 @@ LONG_SWEEP = shlex.split(  # as a script; it saves whenever it can
     "--platform cpu --cpu-devices 2 --lengths 3 5 --seeds 2 "
     "--epochs 3000 --eval-interval 20 --checkpoint-every 1e-6"
 )
-LONG_BLOCKS = 5700
 SAVE_ALWAYS = RunOptions(checkpoint_every=1e-9)
 
 
@@ -165,6 +164,7 @@ def save_all_the_time():
 @pytest.mark.slow
 def test_a_run_killed_over_twenty_times_ends_as_one_never_interrupted(tmp_path):
     moments, folder = random.Random(0), tmp_path / "run"
+    command, blocks = [*LONG_SWEEP, "--epochs", 1500], 2850
     kills = while_saving = while_deleting = 0
 
     def names():
@@ -187,10 +187,8 @@ def test_a_run_killed_over_twenty_times_ends_as_one_never_interrupted(tmp_path):
 
     while kills < 20 or not while_saving or not while_deleting:
         assert kills < 60, (while_saving, while_deleting)
-        script = Script(
-            tmp_path, "sweep.py", *LONG_SWEEP, "--out", folder, prepare=save_all_the_time
-        )
-        aim = min(newest() + LONG_BLOCKS // 30, LONG_BLOCKS - 200)
+        script = Script(tmp_path, "sweep.py", *command, "--out", folder, prepare=save_all_the_time)
+        aim = min(newest() + blocks // 40, blocks - 200)
         if kills % 4 == 3:  # at any moment of starting
             end = time.monotonic() + moments.uniform(0, 3)
             wait_until(lambda aim=aim, end=end: time.monotonic() > end or newest() > aim, script)
@@ -211,7 +209,7 @@ def test_a_run_killed_over_twenty_times_ends_as_one_never_interrupted(tmp_path):
     assert "resumed after" in output
     assert not saving() and len(finished()) <= checkpoint.KEEP
     reference = tmp_path / "reference"
-    assert Script(tmp_path, "sweep.py", *LONG_SWEEP, "--out", reference).wait()[0] == 0
+    assert Script(tmp_path, "sweep.py", *command, "--out", reference).wait()[0] == 0
     assert_same_run(folder, reference)
 
 
@@ -568,6 +566,7 @@ def test_a_failing_experiment_is_reported_and_leaves_the_others_alone(
     assert_same_bytes(*others)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_diverges_altogether_still_ends_well(tmp_path):
     command = [
         "--platform",

@@ -46,6 +46,7 @@ def test_a_seeds_results_do_not_depend_on_the_sweep_to_the_bit(nine):
             assert np.array_equal(one[row], other[in_nine], equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [2, 9])
 def test_packing_side_by_side_changes_nothing_beyond_rounding(nine, chunk):
     _, state = nine
