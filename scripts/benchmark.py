@@ -4,9 +4,11 @@ python scripts/benchmark.py --platform cpu --whole-process
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from srn_jax import cli
+from srn_jax.config import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -17,7 +19,11 @@ def main(arguments: list[str]) -> None:
         "--whole-process", action="store_true", help="time scripts/sweep.py --seeds 1 as well"
     )
     parser.add_argument(
-        "--out", metavar="DIR", default="runs/benchmark", help="for the JSON file and the figure"
+        "--out",
+        type=cli.path,
+        metavar="DIR",
+        default="runs/benchmark",
+        help="for the JSON file and the figure",
     )
     parser.add_argument("--contender", metavar="NAME", help="measure this one alone, here")
     parser.add_argument("--task", metavar="JSON", default="{}", help="what, for --contender")
@@ -26,10 +32,12 @@ def main(arguments: list[str]) -> None:
     from srn_jax.benchmark import Task
 
     if options.contender is not None:
-        task = json.loads(options.task)
-        if "lengths" in task:
-            task["lengths"] = tuple(task["lengths"])
-        report.answer(options.contender, Task(**task))
+        try:
+            task = Task(**json.loads(options.task))
+            task = replace(task, lengths=tuple(task.lengths))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--task: not a task ({error})") from None
+        report.answer(options.contender, task)
         return
     measured = report.run_all(options.platform, options.quick, options.whole_process)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")

@@ -14,16 +14,26 @@ from srn_jax.data_files import lengths_in
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
     number = cli.number_of(int)
-    parser.add_argument("run", nargs="?", metavar="RUN", help="take a network of this run folder")
+    parser.add_argument(
+        "run", nargs="?", type=cli.path, metavar="RUN", help="take a network of this run folder"
+    )
     parser.add_argument("--length", type=number, metavar="L", help="length it was trained on")
     parser.add_argument("--seed", type=number, metavar="S", help="its seed")
     parser.add_argument("--which", choices=("best", "last"), help="its parameters [best]")
     parser.add_argument(
-        "--from", dest="source", metavar="FILE", help="take weights: .pth, .pt, .pdparams or .npz"
+        "--from",
+        dest="source",
+        type=cli.path,
+        metavar="FILE",
+        help="take weights: .pth, .pt, .pdparams or .npz",
     )
-    parser.add_argument("--to", metavar="FILE", help="write the weights to a file of such a kind")
+    parser.add_argument(
+        "--to", type=cli.path, metavar="FILE", help="write the weights to a file of such a kind"
+    )
     parser.add_argument("--overwrite", action="store_true", help="lose a file that is there")
-    parser.add_argument("--evaluate", metavar="DIR", help="test them on DIR/<length>/test.txt")
+    parser.add_argument(
+        "--evaluate", type=cli.path, metavar="DIR", help="test them on DIR/<length>/test.txt"
+    )
     cli.add_platform_options(parser)
     options = parser.parse_args(arguments)
     from_run = (options.length, options.seed, options.which)

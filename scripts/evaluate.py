@@ -12,14 +12,17 @@ from srn_jax import cli
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
     number = cli.number_of(int)
-    parser.add_argument("run", metavar="RUN", help="run folder, finished or not")
+    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, finished or not")
     parser.add_argument("--lengths", nargs="+", type=number, metavar="L", help="only these [all]")
     parser.add_argument("--seeds", nargs="+", type=number, metavar="S", help="only these [all]")
     parser.add_argument(
         "--which", choices=("best", "last"), default="best", help="parameters to restore [best]"
     )
     parser.add_argument(
-        "--data", metavar="DIR", help="test on DIR/<length>/test.txt [the run's own data]"
+        "--data",
+        type=cli.path,
+        metavar="DIR",
+        help="test on DIR/<length>/test.txt [the run's own data]",
     )
     parser.add_argument(
         "--predict", metavar="DIGITS", help='the sum that the networks see in digits like "3 4 0"'

@@ -10,7 +10,9 @@ from srn_jax.data_files import SPLITS, TEXTBOOK_MULTIPLICITIES, textbook_splits,
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
     number = cli.number_of(int)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--out", required=True, type=cli.path, metavar="DIR", help="folder to write to"
+    )
     parser.add_argument(
         "--lengths",
         nargs="+",

@@ -13,8 +13,10 @@ from srn_jax.config import UserError
 
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--out", metavar="DIR", help="where a comparison goes [comparison/]")
+    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--out", type=cli.path, metavar="DIR", help="where a comparison goes [comparison/]"
+    )
     cli.add_platform_options(parser)
     options = parser.parse_args(arguments)
     runs = [Path(run) for run in options.runs]

@@ -27,7 +27,8 @@ def child(contender: str, task: Task) -> dict[str, Any]:
     """Measure in a process of its own; raises `UserError` if it fails."""
     command = [sys.executable, str(SCRIPT), "--contender", contender]
     command += ["--task", json.dumps(dataclasses.asdict(task))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"JAX_TRACEBACK_FILTERING": "off"}  # an error's last line is itself
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not answers:
         reason = (done.stderr.strip() or "it said nothing").splitlines()[-1]
@@ -101,9 +102,10 @@ def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[st
     What else a machine does only makes it slower, so the best is the least disturbed; in turns, so
     that a spell of it meets all of them.
     """
-    for contender in [name for name, _ in tasks if not installed(name)]:
-        print(f"left out: {contender}, PyTorch is not installed", flush=True)
-    tasks = [(contender, task) for contender, task in tasks if installed(contender)]
+    missing = missing_for_pytorch(tasks[0][1].platform)
+    if missing:
+        print(f"left out: pytorch-loop and pytorch-rnn, {missing}", flush=True)
+        tasks = [(name, task) for name, task in tasks if not name.startswith("pytorch")]
     measured: list[list[dict[str, Any]]] = [[] for _ in tasks]
     for number in range(rounds):
         for (contender, task), own in zip(tasks, measured, strict=True):
@@ -112,9 +114,16 @@ def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[st
     return [min(own, key=lambda one: one["step_seconds"]) for own in measured]
 
 
-def installed(contender: str) -> bool:
-    """Whether what a contender needs is there."""
-    return not contender.startswith("pytorch") or importlib.util.find_spec("torch") is not None
+def missing_for_pytorch(platform: str) -> str | None:
+    """Why PyTorch's contenders must be left out; None if they need not."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    if platform == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "this PyTorch finds no GPU"
+    return None
 
 
 def describe_machine() -> dict[str, Any]:

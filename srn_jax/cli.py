@@ -75,6 +75,13 @@ def number_of(kind: type) -> Callable[[str], Any]:
     return convert
 
 
+def path(text: str) -> str:
+    """A converter for argparse: an empty path, as of an unset variable, is not this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one")
+    return text
+
+
 def add_platform_options(parser: argparse.ArgumentParser) -> None:
     """Options that say where to run; `start_platform` obeys them."""
     group = parser.add_argument_group("platform")
@@ -154,7 +161,10 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
             help=f"{field.metadata['help']} [{field.default}]",
         )
     group.add_argument(
-        "--data", metavar="DIR", help="train on the files DIR/<length>/{train,dev,test}.txt"
+        "--data",
+        type=path,
+        metavar="DIR",
+        help="train on the files DIR/<length>/{train,dev,test}.txt",
     )
     group.add_argument(
         "--quick", action="store_true", help="2 lengths, 4 seeds, 40 epochs: a look in seconds"
@@ -199,9 +209,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Where the run goes and how it goes on."""
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--out", metavar="DIR", help="run folder [one of its own for each settings, under runs/]"
+        "--out",
+        type=path,
+        metavar="DIR",
+        help="run folder [one of its own for each settings, under runs/]",
     )
-    group.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    group.add_argument(
+        "--resume", type=path, metavar="RUN", help="go on with the run in this folder"
+    )
     group.add_argument(
         "--overwrite", action="store_true", help="lose a run that the folder already holds"
     )

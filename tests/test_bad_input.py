@@ -213,7 +213,9 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--out study --epochs 2 3", "study holds other variants (hidden_size=2, hidden_size=3)"),
     ("--resume nowhere", "nowhere/run.json: cannot be read (No such file"),
     ("--resume file", "file/run.json: cannot be read (Not a directory"),
-    ("--resume ''", "run.json: cannot be read"),
+    ("--out ''", "--out: expected a path, got an empty one"),
+    ("--data ''", "--data: expected a path, got an empty one"),
+    ("--resume ''", "--resume: expected a path, got an empty one"),
     ("--resume thesis", "thesis/run.json: cannot be read"),
     ("--resume run --epochs 8", "--resume takes its settings from the run, leave out --epochs"),
     ("--resume run --seeds 3", "leave out --seeds"),
@@ -244,6 +246,7 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
 EVALUATE = [
     ("", "the following arguments are required: RUN"),
     ("nowhere", "nowhere: no checkpoint in it"),
+    ("''", "RUN: expected a path, got an empty one"),
     ("file", "file: no checkpoint in it"),
     ("empty", "empty: no checkpoint in it"),
     ("no-checkpoint", "no-checkpoint: no checkpoint in it"),
@@ -272,6 +275,7 @@ PLOT = [
     ("thesis", "thesis/run.json: cannot be read"),
     ("no-checkpoint", "no-checkpoint: this run has no checkpoint yet"),
     ("run --out figures", "--out is for a comparison"),
+    ("run run --out ''", "--out: expected a path, got an empty one"),
     ("run run --out file", "file is a file, expected a folder"),
     ("run run --out file/below", "file is a file, expected a folder"),
     ("runs-of/not-json", "not-json/run.json: damaged"),
@@ -288,6 +292,7 @@ PLOT = [
 GENERATE_DATA = [
     ("", "the following arguments are required: --out"),
     ("--out", "--out: expected one argument"),
+    ("--out ''", "--out: expected a path, got an empty one"),
     ("--out file", "file/5 can't be a folder, a file is in its place"),
     ("--out file/below", "file/below/5 can't be a folder"),
     ("--out new --lengths 2", "--lengths must be a whole number from 3 to 100000, got 2"),
@@ -304,6 +309,16 @@ GENERATE_DATA = [
     ("--out new --platform cpu", "unrecognized arguments: --platform cpu"),
 ]
 
+BENCHMARK = [
+    ("--platform tpu", "invalid choice: 'tpu'"),
+    ("--out ''", "--out: expected a path, got an empty one"),
+    ("--contender abacus", "no contender 'abacus', expected one of pytorch-loop"),
+    ("--contender srn_jax --task {", "--task: not a task"),
+    ("--contender srn_jax --task []", "--task: not a task"),
+    ("""--contender srn_jax --task '{"lengths": 5}'""", "--task: not a task"),
+    ("""--contender srn_jax --task '{"colour": 1}'""", "--task: not a task"),
+]
+
 MISTAKES = [
     pytest.param(script, arguments, says, id=f"{script} {arguments[:60]}")
     for script, table in (
@@ -311,6 +326,7 @@ MISTAKES = [
         ("evaluate", EVALUATE),
         ("plot", PLOT),
         ("generate_data", GENERATE_DATA),
+        ("benchmark", BENCHMARK),
     )
     for arguments, says in table
 ]

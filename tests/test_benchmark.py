@@ -81,9 +81,3 @@ def test_the_benchmark_runs_from_end_to_end(run_script, tmp_path):
     assert [n for n, _ in report["growth"]["seeds"]] == [1, 4]
     assert {"srn_jax SRN", "flax.nnx.RNN"} <= set(report["forward"])
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_unknown_contender_is_refused(run_script):
-    done = run_script("benchmark.py", "--contender", "abacus")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: no contender 'abacus', expected one of")
