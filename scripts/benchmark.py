@@ -9,6 +9,7 @@ from pathlib import Path
 
 from srn_jax import cli
 from srn_jax.config import UserError
+from srn_jax.run_folder import check_place
 
 
 def main(arguments: list[str]) -> None:
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"--task: not a task ({error})") from None
         report.answer(options.contender, task)
         return
+    check_place(Path(options.out))
     measured = report.run_all(options.platform, options.quick, options.whole_process)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")
 

@@ -66,13 +66,14 @@ def main(arguments: list[str]) -> None:
 
 def print_accuracies(parameters: dict, folder: Path, lengths: tuple[int, ...]) -> None:
     import jax
+    import numpy as np
 
     from srn_jax import evaluation, report
 
     rows = [["length", "test accuracy", "test loss"]]
     for length in lengths:
         config, one = SweepConfig((length,), (0,)), jax.tree.map(lambda a: a[None], parameters)
-        models = evaluation.Models(config, [(length, 0)], one)
+        models = evaluation.Models(config, [(length, 0)], one, np.array([False]))
         loss, accuracy = evaluation.accuracies(models, folder)
         rows.append([str(length), f"{accuracy[0]:.2f}", f"{loss[0]:.4f}"])
     print(report.plain_table(rows))

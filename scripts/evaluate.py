@@ -7,6 +7,7 @@ python scripts/evaluate.py RUN --lengths 5 --predict "3 4 0 0 0"
 from pathlib import Path
 
 from srn_jax import cli
+from srn_jax.config import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> None:
     )
     cli.add_platform_options(parser)
     options = parser.parse_args(arguments)
+    if options.predict is not None and options.data is not None:
+        raise UserError("--predict needs no --data, give one of them")
     cli.start_platform(options)
     from srn_jax import evaluation
 

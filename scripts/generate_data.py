@@ -4,7 +4,13 @@ from pathlib import Path
 
 from srn_jax import cli
 from srn_jax.config import TEXTBOOK_LENGTHS, check_list, whole
-from srn_jax.data_files import SPLITS, TEXTBOOK_MULTIPLICITIES, textbook_splits, write_splits
+from srn_jax.data_files import (
+    SPLITS,
+    TEXTBOOK_MULTIPLICITIES,
+    check_same,
+    textbook_splits,
+    write_splits,
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -30,13 +36,18 @@ def main(arguments: list[str]) -> None:
         help="examples for each pair of digits in train, dev and test [3 1 1]",
     )
     parser.add_argument("--seed", type=number, metavar="S", default=0, help="of the stream [0]")
+    parser.add_argument("--overwrite", action="store_true", help="lose other data in these files")
     options = parser.parse_args(arguments)
     check_list("--lengths", tuple(options.lengths), whole(3, 100_000))
     for multiplicity in options.multiplicities:
         whole(1, 10_000)("--multiplicities", multiplicity)
     whole(0, 2**32 - 1)("--seed", options.seed)
 
-    sets = textbook_splits(tuple(options.lengths), tuple(options.multiplicities), options.seed)
+    drawn = textbook_splits(tuple(options.lengths), tuple(options.multiplicities), options.seed)
+    sets = list(drawn)
+    if not options.overwrite:
+        for length, splits in sets:
+            check_same(Path(options.out), length, splits)
     for length, splits in sets:
         write_splits(Path(options.out), length, splits)
         sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)

@@ -2,12 +2,13 @@
 
     python scripts/plot.py RUN [RUN ...]
 
-A run that is still going on is drawn as it stood at its newest checkpoint.
+A folder of variants stands for all of its runs. A run that is still going on is drawn as it stood
+at its newest checkpoint.
 """
 
 from pathlib import Path
 
-from srn_jax import cli
+from srn_jax import cli, run_folder
 from srn_jax.config import UserError
 
 
@@ -18,8 +19,10 @@ def main(arguments: list[str]) -> None:
         "--out", type=cli.path, metavar="DIR", help="where a comparison goes [comparison/]"
     )
     cli.add_platform_options(parser)
+    parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
-    runs = [Path(run) for run in options.runs]
+    given = [Path(folder) for folder in options.runs]
+    runs = [run for folder in given for run in run_folder.runs_in(folder)]
     if len(runs) == 1 and options.out is not None:
         raise UserError("--out is for a comparison; the figures of one run go into its folder")
     cli.start_platform(options)
@@ -33,7 +36,8 @@ def main(arguments: list[str]) -> None:
             paths = study.publish(run, results, histories, info)
             print("written:", *paths, sep="\n  ")
     if len(runs) > 1:
-        study.publish_comparison(Path(options.out or "comparison"), named)
+        default = given[0] if len(given) == 1 else Path("comparison")
+        study.publish_comparison(Path(options.out or default), named)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import io
 import itertools
+import re
 import shlex
 import signal
 import sys
@@ -18,6 +19,7 @@ from srn_jax.data_files import lengths_in, read_folder
 from srn_jax.platform import PLATFORMS, Distributed
 
 QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
+OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SETTINGS = ("lengths", "seeds", "first_seed", "data", *(f.name for f in EXPERIMENT_FIELDS))
 
@@ -53,6 +55,12 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         sys.exit(complain(error, 1))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = (str(error) or "MemoryError").splitlines()[0][:200]
+        advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
+        sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
     sys.exit(0)
 
 
@@ -67,7 +75,7 @@ def number_of(kind: type) -> Callable[[str], Any]:
 
     def convert(text: str) -> Any:
         try:
-            return kind(text)
+            return kind(text if text.isascii() else "")
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
@@ -125,7 +133,7 @@ def distributed_of(options: argparse.Namespace) -> Distributed | None:
     if coordinator is None or processes is None or process is None:
         raise UserError("--coordinator, --processes and --process belong together, give all three")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not re.fullmatch("[0-9]+", port) or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
     whole(1, 100_000)("--processes", processes)
     whole(0, processes - 1)("--process", process)
@@ -179,7 +187,8 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
     """
     chosen = {name: getattr(options, name) for name in SETTINGS}
     for name, value in QUICK.items() if options.quick else ():
-        chosen[name] = value if chosen[name] is None else chosen[name]
+        if chosen[name] is None and (name != "lengths" or chosen["data"] is None):
+            chosen[name] = value
     seeds, first = (chosen[name] for name in ("seeds", "first_seed"))
     whole(1, 1_000_000)("--seeds", seeds := len(SweepConfig().seeds) if seeds is None else seeds)
     whole(0, 2**32 - seeds)("--first-seed", first := first or 0)

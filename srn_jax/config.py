@@ -7,6 +7,7 @@ wrong value before anything expensive starts.
 import dataclasses
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,13 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_list("--lengths", self.lengths, whole(3, 100_000))
         check_list("--seeds", self.seeds, whole(0, 2**32 - 1))
+        own, e = self.data is not None, self.experiment
+        steps = e.epochs * (1 if own else -(-NUM_PAIRS * e.multiplicity // e.batch_size))
+        if steps >= 2**31:
+            raise UserError(
+                f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
+                "fewer --epochs, or a larger --batch-size"
+            )
 
     @property
     def experiments(self) -> tuple[tuple[int, int], ...]:
@@ -127,6 +135,6 @@ def check_list(name: str, values: tuple[Any, ...], check: Check) -> None:
         raise UserError(f"{name} is empty, expected at least one value")
     for value in values:
         check(name, value)
-    repeated = sorted({value for value in values if values.count(value) > 1})
+    repeated = sorted(value for value, times in Counter(values).items() if times > 1)
     if repeated:
         raise UserError(f"{name} names {repeated[0]} more than once, expected different values")

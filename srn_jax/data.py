@@ -12,8 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.config import DEV_MULTIPLICITY, NUM_DIGITS, NUM_PAIRS, TEST_MULTIPLICITY
-from srn_jax.data_files import Sequences, Splits
+from srn_jax.config import (
+    DEV_MULTIPLICITY,
+    NUM_DIGITS,
+    NUM_PAIRS,
+    TEST_MULTIPLICITY,
+    UserError,
+)
+from srn_jax.data_files import Sequences, Splits, check_digit_sum
 
 PADDING = -1
 Array = jax.Array | np.ndarray
@@ -47,7 +53,7 @@ class Batches(NamedTuple):
 
 
 def draw_examples(
-    key: jax.Array, length: jax.Array, multiplicity: int, max_length: int
+    key: jax.Array, length: jax.Array | int, multiplicity: int, max_length: int
 ) -> Examples:
     """Draw DigitSum: `multiplicity` examples for each pair of digits, in order.
 
@@ -59,13 +65,20 @@ def draw_examples(
 
     Args:
         key: a typed PRNG key.
-        length: scalar, may be traced; 3 <= length <= max_length is the caller's to check.
+        length: scalar from 3 to max_length; one that is traced is the caller's to check.
         multiplicity: examples for each of the 100 pairs.
         max_length: the width to pad to; it does not influence the draws.
 
     Returns:
         Examples with `digits [100 * multiplicity, max_length]`.
+
+    Raises:
+        UserError: a `ValueError`, where DigitSum is not defined or does not fit.
     """
+    known = max_length if isinstance(length, jax.core.Tracer) else int(length)
+    check_digit_sum(known, multiplicity)
+    if known > max_length:
+        raise UserError(f"length {known} does not fit into max_length {max_length}")
     number = NUM_PAIRS * multiplicity
     position_key, digit_key = jax.random.split(key)
     position = jax.random.randint(position_key, (number,), 2, length)
@@ -81,7 +94,9 @@ def draw_examples(
     return Examples(digits.astype(jnp.int8), first + second)
 
 
-def draw_dataset(key: jax.Array, length: jax.Array, multiplicity: int, max_length: int) -> Dataset:
+def draw_dataset(
+    key: jax.Array, length: jax.Array | int, multiplicity: int, max_length: int
+) -> Dataset:
     """Draw the training, development and test set of one experiment; see `draw_examples`."""
     train_key, dev_key, test_key = jax.random.split(key, 3)
     return Dataset(

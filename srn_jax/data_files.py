@@ -94,21 +94,32 @@ def format_sequences(sequences: Sequences) -> str:
     )
 
 
-def write_splits(folder: Path, length: int, splits: Splits) -> list[Path]:
-    """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders; returns their paths.
+def contents(folder: Path, length: int, splits: Splits) -> dict[Path, bytes]:
+    """What belongs into `<folder>/<length>/{train,dev,test}.txt`."""
+    return {
+        folder / str(length) / f"{name}.txt": format_sequences(getattr(splits, name)).encode()
+        for name in SPLITS
+    }
+
+
+def check_same(folder: Path, length: int, splits: Splits) -> None:
+    """Raise `UserError` if `write_splits` would overwrite a file with something else."""
+    for path, content in contents(folder, length, splits).items():
+        if path.is_file() and path.read_bytes() != content:
+            raise UserError(f"{path} has other data in it, choose another --out or --overwrite it")
+
+
+def write_splits(folder: Path, length: int, splits: Splits) -> None:
+    """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders.
 
     Raises `UserError` where a file stands in the place of a folder.
     """
-    paths = []
-    for name in SPLITS:
-        path = folder / str(length) / f"{name}.txt"
+    for path, content in contents(folder, length, splits).items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{path.parent} can't be a folder, a file is in its place") from None
-        path.write_bytes(format_sequences(getattr(splits, name)).encode())
-        paths.append(path)
-    return paths
+        path.write_bytes(content)
 
 
 def read_sequences(path: Path, length: int) -> Sequences:

@@ -13,7 +13,7 @@ from srn_jax.config import NUM_DIGITS, SweepConfig, UserError, warn
 from srn_jax.data import pad_examples
 from srn_jax.data_files import read_sequences
 from srn_jax.model import DigitSumClassifier, Parameters, classifier_with
-from srn_jax.run_folder import config_of
+from srn_jax.run_folder import check_data, config_of
 from srn_jax.sweep import draw_test_sets, evaluate_experiments
 
 
@@ -23,6 +23,8 @@ class Models(NamedTuple):
     config: SweepConfig  # of the whole run
     experiments: list[tuple[int, int]]  # (length, seed) of each
     parameters: Parameters
+    untrained: np.ndarray  # [experiment]: diverged before any evaluation, so nothing to test
+    data_sha256: str | None = None  # of the files that the run was trained on
 
 
 def restore(
@@ -38,14 +40,17 @@ def restore(
     """
     if which not in ("best", "last"):
         raise UserError(f"which must be 'best' or 'last', got {which!r}")
-    newest = checkpoint.restore(run, ("models",), warn=warn)
+    newest = checkpoint.restore(run, warn=warn)
     if newest is None:
         raise UserError(f"{run}: no checkpoint in it, expected the folder of a run (see --out)")
     config = config_of(newest.settings)
     experiments = [(n, s) for n in lengths or config.lengths for s in seeds or config.seeds]
     rows = np.array([find_experiment(config, *one) for one in experiments])
     chosen = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
-    return Models(config, experiments, chosen)
+    training = newest.items["training"]
+    untrained = training["diverged"] & (training["best_step"] < 0)
+    digest = newest.settings.get("data_sha256")
+    return Models(config, experiments, chosen, untrained[rows], digest)
 
 
 def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
@@ -56,7 +61,7 @@ def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
     if seed not in config.seeds:
         has = ", ".join(map(str, config.seeds[:20]))
         raise UserError(f"the run has no seed {seed}, it has {has}")
-    return config.experiments.index((length, seed))
+    return config.lengths.index(length) * len(config.seeds) + config.seeds.index(seed)
 
 
 def restore_classifier(
@@ -78,16 +83,18 @@ def restore_classifier(
 
 
 def accuracies(models: Models, data: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Test loss and accuracy of each model, `[experiment]`.
+    """Test loss and accuracy of each model, `[experiment]`; NaN for one that is untrained.
 
     Args:
         models: restored models.
         data: a folder with `<length>/test.txt`; None takes the data that the run was tested on.
 
     Raises:
-        UserError: for data that cannot be read.
+        UserError: for data that cannot be read, or the run's own that has changed since.
     """
     config = models.config
+    if data is None:
+        check_data(config, models.data_sha256)
     folder = data if data is not None else config.data
     width = max(config.lengths)  # as the run did, so that its results come out to the bit
     if folder is None:
@@ -99,19 +106,25 @@ def accuracies(models: Models, data: str | Path | None = None) -> tuple[np.ndarr
             raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
         padded = [pad_examples(sets[length], width) for length, _ in models.experiments]
         examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
-    return evaluate_experiments(config.experiment, models.parameters, examples)
+    scores = evaluate_experiments(config.experiment, models.parameters, examples)
+    loss, accuracy = (np.where(models.untrained, np.nan, values) for values in scores)
+    return loss, accuracy
 
 
 def print_accuracies(models: Models, data: str | None) -> None:
     """A line for each experiment, and the means."""
     loss, accuracy = accuracies(models, data)
     rows = [
-        [str(length), str(seed), f"{a:.2f}", f"{b:.4f}"]
+        [str(length), str(seed), "-" if np.isnan(a) else str(a), "-" if np.isnan(b) else f"{b:.4f}"]
         for (length, seed), a, b in zip(models.experiments, accuracy, loss, strict=True)
     ]
     print(report.plain_table([["length", "seed", "test accuracy", "test loss"], *rows]))
     lengths = np.array([length for length, _ in models.experiments])
-    means = [f"{n}: {accuracy[lengths == n].mean():.3f}" for n in dict.fromkeys(lengths.tolist())]
+    scored = ~models.untrained
+    means = [
+        f"{n}: {accuracy[scored & (lengths == n)].mean():.3f}"
+        for n in dict.fromkeys(lengths[scored].tolist())
+    ]
     print(f"mean test accuracy by length  {'  '.join(means)}")
 
 

@@ -19,6 +19,7 @@ EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
 # recurrence do (under 20 kB with 32 units, at any length); the loops around them, whose large
 # products are faster as calls of a library, must not.
 SMALL_LOOP_BYTES = 100_000
+NEWEST_TRIED = (0, 12)  # the newest jaxlib that was seen to know the flags
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
     XLA aborts the process over a flag it does not know, so a flag goes in only for the versions of
     jaxlib that were tried with it.
     """
-    flags = [
-        "--xla_cpu_multi_thread_eigen=false",
-        f"--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}",
-    ]
-    if (0, 9) <= jaxlib <= (0, 12):  # YNNPACK's small products can't be part of a loop's kernel
+    loops = f"xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
+    flags = []
+    if (0, 7) <= jaxlib <= NEWEST_TRIED:
+        flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={loops}"]
+    if (0, 9) <= jaxlib <= NEWEST_TRIED:  # YNNPACK's products can't be part of a loop's kernel
         flags.append("--xla_cpu_experimental_ynn_fusion_type=")
     ours = [flag for flag in flags if flag.split("=")[0] not in users]
     return " ".join([*ours, users]).strip()
@@ -95,7 +96,10 @@ def use_compilation_cache() -> None:
     import jax
 
     if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        try:
+            cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError:  # a user without a home, as in some containers
+            return
         jax.config.update("jax_compilation_cache_dir", str(Path(cache_home) / "srn_jax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 

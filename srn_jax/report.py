@@ -31,10 +31,13 @@ EMBEDDABLE = {".png", ".svg", ".jpg"}
 MOST_LISTED = 20
 TEST_SIZE = NUM_PAIRS * TEST_MULTIPLICITY
 INTERVAL_NOTE = "Intervals are 95 % bootstrap intervals of the mean over seeds."
-DEV_NOTE = f"Best dev is a maximum over evaluations, so it flatters. Chance is {CHANCE:.2f}."
+DEV_NOTE = "Best dev is a maximum over evaluations, so it flatters."
+CHANCE_NOTE = f"Chance is {CHANCE:.2f}."
 ONE_SEED_NOTE = (
-    "A single seed says nothing about the variation between seeds, so there is no interval; "
-    f"{TEST_SIZE} test sequences alone leave a standard error of 4 to 5 points."
+    "A single seed says nothing about the variation between seeds, so there is no interval."
+)
+TEST_SIZE_NOTE = (
+    f"{TEST_SIZE} test sequences alone leave a standard error of 4 to 5 points in one accuracy."
 )
 FIXED_DATA_NOTE = "Every seed saw the same data: intervals cover the initial weights alone."
 
@@ -165,14 +168,18 @@ def run_report(
     counts = f"{len(results)} experiments (lengths: {lengths.size}, seeds: {seeds.size})"
     span = span_text(memory_span(results))
     notes = [ONE_SEED_NOTE if seeds.size == 1 else INTERVAL_NOTE, DEV_NOTE]
-    if settings.get("data", "None") != "None":
+    own_data = settings.get("data", "None") != "None"
+    if own_data:  # of which neither the sizes nor the labels are the textbook's
         notes.append(FIXED_DATA_NOTE)
+        settings.pop("multiplicity", None)
+    else:
+        notes += [CHANCE_NOTE, *([TEST_SIZE_NOTE] if seeds.size == 1 else [])]
     blocks = ["# How long a simple recurrent network remembers"]
     blocks += [f"{counts}, {results.diverged.sum()} diverged. {span[0].upper()}{span[1:]}."]
     if not run_info.get("finished", True):
         blocks += ["**This run has not finished**: all below is as of its newest checkpoint."]
     blocks += ["## Accuracy by length", markdown_table(accuracy_cells(results)), "\n".join(notes)]
-    blocks += ["## Single seeds", markdown_table(seed_cells(results))]
+    blocks += ["## Single seeds", markdown_table(seed_cells(results, own_data))]
     for length in np.unique(results.length[results.diverged]):
         gone = results.seed[results.diverged & (results.length == length)]
         blocks += [f"Diverged at length {length}: seeds {listed(gone)}."]
@@ -193,7 +200,7 @@ def run_report(
     return "\n\n".join(blocks) + "\n"
 
 
-def seed_cells(results: Results) -> list[list[str]]:
+def seed_cells(results: Results, own_data: bool = False) -> list[list[str]]:
     """How single seeds scatter at each length, and how far their train and test sets overlap."""
     cells = [["length", "median", "interquartile mean", "5 % to 95 % of seeds"]]
     cells[0] += [f"share above {DEFAULT_THRESHOLD:g}", "95 % interval", "test sequences in train"]
@@ -203,7 +210,7 @@ def seed_cells(results: Results) -> list[list[str]]:
         row += [interval_text(summary.spread), number(summary.share_above)]
         row += [interval_text(summary.share_above_interval)]
         ends = map(str, np.unique([overlap.min(), overlap.max()]))
-        cells.append([*row, f"{'..'.join(ends)} of {TEST_SIZE}"])
+        cells.append([*row, "..".join(ends) + ("" if own_data else f" of {TEST_SIZE}")])
     return cells
 
 

@@ -107,7 +107,7 @@ def read_results(folder: Path) -> Results:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}), expected a run folder"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a table of results ({error!r})") from None
     return Results(**columns)
 
@@ -125,7 +125,15 @@ def read_histories(folder: Path) -> Histories:
     path = folder / HISTORIES_FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Histories(**{f.name: arrays[f.name] for f in dataclasses.fields(Histories)})
+            found = Histories(**{f.name: arrays[f.name] for f in dataclasses.fields(Histories)})
+        experiments, evaluations = found.length.shape[0], found.eval_steps.shape[0]
+        for array in (found.dev_loss, found.dev_accuracy):
+            if array.shape != (experiments, evaluations):
+                raise ValueError(f"an array of shape {array.shape}")
+        for array in (found.train_loss, found.epoch_loss):
+            if array.ndim != 2 or len(array) != experiments or not array.shape[1]:
+                raise ValueError(f"an array of shape {array.shape}")
+        return found
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}), expected a run folder"

@@ -19,7 +19,6 @@ from jax.experimental import multihost_utils
 
 from srn_jax import checkpoint, run_folder
 from srn_jax.config import SweepConfig
-from srn_jax.data_files import Splits
 from srn_jax.outcome import collect
 from srn_jax.results import Histories, Results, write_histories, write_results
 from srn_jax.signals import Interrupted, stop_requests
@@ -71,7 +70,6 @@ def run_sweep(
     folder: Path,
     reporter: Reporter,
     options: RunOptions = RunOptions(),
-    splits: dict[int, Splits] | None = None,
 ) -> tuple[Results, Histories, dict[str, Any]]:
     """Train a sweep in a run folder, from its newest checkpoint if it has one.
 
@@ -80,7 +78,6 @@ def run_sweep(
         folder: the run folder, created if need be.
         reporter: told about progress.
         options: how to carry it out.
-        splits: the data of each length, where `config.data` names a folder.
 
     Returns:
         Results, histories, and the content of the run file.
@@ -96,7 +93,7 @@ def run_sweep(
     )
     with stop_requests() as stop:
         if jax.process_index() != 0:  # process 0 alone touches the folder
-            results, histories, _ = train(config, reporter, options, splits, None, None, stop)
+            results, histories, _ = train(config, reporter, options, None, None, stop)
             return results, histories, {}
         settings = run_folder.settings_of(config)
         run_folder.check_folder(folder, settings, options.overwrite)
@@ -114,9 +111,7 @@ def run_sweep(
             writer = checkpoint.Writer(folder, settings, check_lock)
             began = time.monotonic()
             try:
-                results, histories, trained = train(
-                    config, reporter, options, splits, writer, newest, stop
-                )
+                results, histories, trained = train(config, reporter, options, writer, newest, stop)
             finally:
                 writer.close()
                 check_lock()
@@ -135,13 +130,12 @@ def train(
     config: SweepConfig,
     reporter: Reporter,
     options: RunOptions,
-    splits: dict[int, Splits] | None,
     writer: checkpoint.Writer | None,
     newest: checkpoint.Checkpoint | None,
     stop: list[int],
 ) -> tuple[Results, Histories, bool]:
     """Train from a checkpoint, or the start, to the end; the last value is whether it trained."""
-    sweep = Sweep(config, splits, options.chunk)
+    sweep = Sweep(config, options.chunk)
     blocks = len(sweep.eval_steps)
     block = resume(sweep, newest)
     if block:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,7 @@ def settings_of(config: SweepConfig) -> dict[str, Any]:
 def config_of(settings: dict[str, Any]) -> SweepConfig:
     """The inverse of `settings_of`; raises `UserError` for settings that are not a sweep's."""
     try:
-        if not isinstance(settings["data"], str | None):
+        if not isinstance(settings["data"], str | None) or "\0" in (settings["data"] or ""):
             raise TypeError(f"data is {settings['data']!r}")
         return SweepConfig(
             lengths=tuple(settings["lengths"]),
@@ -71,6 +72,12 @@ def data_digest(folder: Path, lengths: tuple[int, ...]) -> str:
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return digest.hexdigest()
+
+
+def check_data(config: SweepConfig, sha256: str | None) -> None:
+    """Raise `UserError` if the files in a run's data folder are not those that it began with."""
+    if config.data is not None and data_digest(Path(config.data), config.lengths) != sha256:
+        raise UserError(f"{config.data} has changed since the run, which had other data")
 
 
 def default_folder(configs: Sequence[SweepConfig]) -> Path:
@@ -118,6 +125,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         for name, kind in KINDS.items():
             if not isinstance(info[name], kind):
                 raise TypeError(f"{name} is {info[name]!r}")
+        if not math.isfinite(info["seconds"]):
+            raise ValueError(f"seconds is {info['seconds']!r}")
     except OSError as error:
         reason = error.strerror
         raise UserError(
@@ -141,8 +150,14 @@ def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False
     """
     check_place(folder)
     content = content_of(folder)
-    if overwrite and content <= set(OURS):
+    others = sorted(content - set(OURS))
+    if overwrite and not others:
         return False
+    if overwrite and RUN_FILE in content:
+        raise UserError(
+            f"{folder} holds more than a run (it has {others[0]}): move that away before "
+            "--overwrite, or choose another --out"
+        )
     if RUN_FILE in content:
         check_settings(folder, read_run(folder)["settings"], settings)
         return True
@@ -220,6 +235,13 @@ def read_configs(folder: Path) -> list[SweepConfig]:
     except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / STUDY_FILE}: damaged ({error})") from None
     return configs
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The run folders that a folder of variants holds; of anything else, the folder itself."""
+    if not (folder / STUDY_FILE).exists():
+        return [folder]
+    return [folder / name for name in variants_of(read_configs(folder))]
 
 
 def clear(folder: Path) -> None:

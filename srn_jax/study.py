@@ -12,7 +12,6 @@ import jax
 from srn_jax import report, run_folder
 from srn_jax.checkpoint import CHECKPOINTS_FOLDER, join_state, restore
 from srn_jax.config import SweepConfig, UserError, warn
-from srn_jax.data_files import read_folder
 from srn_jax.progress import reporter_for
 from srn_jax.results import (
     HISTORIES_FILE,
@@ -64,9 +63,8 @@ def say(message: str) -> None:
 
 def run_and_publish(config: SweepConfig, folder: Path, options: RunOptions) -> Results:
     """One run, and after it its table, figures and report."""
-    splits = None if config.data is None else read_folder(Path(config.data), config.lengths)
     with reporter_for(config) as reporter:
-        results, histories, info = run_sweep(config, folder, reporter, options, splits)
+        results, histories, info = run_sweep(config, folder, reporter, options)
     if jax.process_index() == 0:
         paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
         paths += publish(folder, results, histories, info)
@@ -166,8 +164,8 @@ def load_run(folder: Path) -> tuple[Results, Histories, dict[str, Any]]:
     from srn_jax.outcome import collect
     from srn_jax.sweep import Sweep
 
-    splits = None if config.data is None else read_folder(Path(config.data), config.lengths)
-    sweep = Sweep(config, splits)
+    run_folder.check_data(config, info["settings"].get("data_sha256"))
+    sweep = Sweep(config)
     like = sweep.gather(sweep.state)
     sweep.state = sweep.scatter(join_state(newest.items, like))
     return *collect(sweep), info

@@ -10,6 +10,7 @@ first one out of the cache, a slot is a single experiment that pays for no paddi
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srn_jax import training
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.data import Batches, Dataset, Examples, draw_dataset, overlap, pad_splits, to_batches
-from srn_jax.data_files import Splits
+from srn_jax.data_files import read_folder
 from srn_jax.model import Parameters, new_classifier, parameters_of
 from srn_jax.packing import pack_for
 from srn_jax.training import TrainState
@@ -43,17 +44,11 @@ class Sweep:
     `state` and `data` are pytrees of arrays `[slot, chunk, ...]`, sharded over the slots.
     """
 
-    def __init__(
-        self,
-        config: SweepConfig,
-        splits: dict[int, Splits] | None = None,
-        chunk: int | None = None,
-    ):
-        """Draw, or take from `splits`, the data of each experiment and draw its parameters.
+    def __init__(self, config: SweepConfig, chunk: int | None = None):
+        """Draw the parameters and the data of each experiment, or read the data.
 
         Args:
-            config: the sweep.
-            splits: data read from files for each length, used for every seed.
+            config: the sweep; data that it names are read, the same for every seed.
             chunk: experiments that run side by side on a device; None chooses by the platform.
         """
         devices = np.array(jax.devices())
@@ -66,7 +61,8 @@ class Sweep:
         packed = self.packing.experiment
         max_length = max(config.lengths)
         files = None
-        if splits is not None:
+        if config.data is not None:
+            splits = read_folder(Path(config.data), config.lengths)
             padded = [pad_splits(splits[length], max_length) for length in config.lengths]
             by_length = jax.tree.map(lambda *sets: np.stack(sets), *padded)
             which = np.array([config.lengths.index(n) for n in lengths])[packed]

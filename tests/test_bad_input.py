@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from srn_jax import cli, platform, run_folder
@@ -74,6 +75,8 @@ def world(tmp_path_factory):
     (world / "empty").mkdir()
     (world / "thesis").mkdir()
     (world / "thesis" / "thesis.tex").write_text("years of work")
+    (world / "own" / "3").mkdir(parents=True)
+    (world / "own" / "3" / "train.txt").write_text("1 2 0\t3\n")
 
     for _, splits in textbook_splits((3,), (1, 1, 1)):
         write_splits(world / "data", 3, splits)
@@ -92,7 +95,9 @@ def world(tmp_path_factory):
 
     good = json.loads((OLD_RUN / "run.json").read_text())
     shutil.copytree(OLD_RUN, world / "run")
-    texts = dict(BAD_RUN_FILES)
+    shutil.copytree(OLD_RUN, world / "mixed")
+    (world / "mixed" / "notes.txt").write_text("what I saw")
+    texts = dict(BAD_RUN_FILES) | {"endless": json.dumps(good | {"seconds": float("nan")})}
     for name, change in BAD_SETTINGS.items():
         texts[name] = json.dumps(good | {"settings": good["settings"] | change})
     for name, change in BAD_INFO.items():
@@ -116,7 +121,19 @@ def world(tmp_path_factory):
                 (folder / name).unlink()
             else:
                 (folder / name).write_bytes(content)
+    header, row, *_ = (OLD_RUN / "results.csv").read_text().splitlines()
+    huge = ",".join("9" * 20 if name == "seed" else cell for name, cell in cells_of(header, row))
+    shutil.copytree(OLD_RUN, world / "runs-of" / "huge-results.csv")
+    (world / "runs-of" / "huge-results.csv" / "results.csv").write_text(f"{header}\n{huge}\n")
+    with np.load(OLD_RUN / "histories.npz") as arrays:
+        short = dict(arrays) | {"train_loss": arrays["train_loss"][:1]}
+    shutil.copytree(OLD_RUN, world / "runs-of" / "short-histories.npz")
+    np.savez(world / "runs-of" / "short-histories.npz" / "histories.npz", **short)
     return world
+
+
+def cells_of(header, row):
+    return zip(header.split(","), row.split(","), strict=True)
 
 
 SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
@@ -153,6 +170,8 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--learning-rate 1e999", "got inf"),
     # not numbers
     ("--lengths five", "'five' is not a whole number"),
+    ("--lengths ٥", "'٥' is not a whole number"),
+    ("--epochs 1000000 --multiplicity 10000 --batch-size 1", "training steps are too many"),
     ("--lengths 5.5", "'5.5' is not a whole number"),
     ("--lengths ''", "'' is not a whole number"),
     ("--lengths 5,10", "'5,10' is not a whole number"),
@@ -207,6 +226,7 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     (f"--out {'x' * 300}", "File name too long"),
     ("--out thesis", "thesis is not empty and not the folder of a run (it has thesis.tex)"),
     ("--out thesis --overwrite", "thesis is not empty and not the folder of a run"),
+    ("--out mixed --overwrite", "mixed holds more than a run (it has notes.txt)"),
     ("--out run", "run holds a run with other settings (batch_size: 50, now 8;"),
     ("--out study", "study is not empty and not the folder of a run"),
     ("--out run --epochs 2 3", "run is not empty and holds no variants"),
@@ -237,6 +257,7 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--coordinator localhost --processes 2 --process 0", "must be HOST:PORT, got 'localhost'"),
     ("--coordinator :9999 --processes 2 --process 0", "must be HOST:PORT"),
     ("--coordinator a:b --processes 2 --process 0", "must be HOST:PORT"),
+    ("--coordinator a:² --processes 2 --process 0", "must be HOST:PORT"),
     ("--coordinator a:70000 --processes 2 --process 0", "must be HOST:PORT"),
     ("--coordinator a:9999 --processes 0 --process 0", "--processes must be"),
     ("--coordinator a:9999 --processes 2 --process 2", "--process must be a whole number from 0"),
@@ -259,6 +280,7 @@ EVALUATE = [
     ("run --which worst", "invalid choice: 'worst'"),
     ("run --data nowhere", "nowhere/3/test.txt: cannot be read"),
     ("run --data data-of/nothing --lengths 3", "3/test.txt, line 1: empty line"),
+    ("run --predict '1 2 0' --data data", "--predict needs no --data"),
     ("run --predict ''", "--predict wants digits 0 to 9"),
     ("run --predict '1 2 x'", "got '1 2 x'"),
     ("run --predict '1 12 0'", "got '1 12 0'"),
@@ -280,6 +302,9 @@ PLOT = [
     ("run run --out file/below", "file is a file, expected a folder"),
     ("runs-of/not-json", "not-json/run.json: damaged"),
     ("runs-of/versions", "versions/run.json: damaged"),
+    ("runs-of/endless", "endless/run.json: damaged (seconds is nan)"),
+    ("runs-of/huge-results.csv", "results.csv: not a table of results"),
+    ("runs-of/short-histories.npz", "histories.npz: not a file of histories"),
     ("runs-of/no-results.csv", "results.csv: cannot be read (No such file"),
     ("runs-of/bad-results.csv", "results.csv: its experiments are not those of the run"),
     ("runs-of/empty-results.csv", "results.csv: its experiments are not those of the run"),
@@ -295,6 +320,7 @@ GENERATE_DATA = [
     ("--out ''", "--out: expected a path, got an empty one"),
     ("--out file", "file/5 can't be a folder, a file is in its place"),
     ("--out file/below", "file/below/5 can't be a folder"),
+    ("--out own --lengths 3 5", "own/3/train.txt has other data in it"),
     ("--out new --lengths 2", "--lengths must be a whole number from 3 to 100000, got 2"),
     ("--out new --lengths 5 5", "--lengths names 5 more than once"),
     ("--out new --lengths", "--lengths: expected at least one argument"),
@@ -310,6 +336,7 @@ GENERATE_DATA = [
 ]
 
 BENCHMARK = [
+    ("--out file", "file is a file, expected a folder"),
     ("--platform tpu", "invalid choice: 'tpu'"),
     ("--out ''", "--out: expected a path, got an empty one"),
     ("--contender abacus", "no contender 'abacus', expected one of pytorch-loop"),
@@ -398,3 +425,37 @@ def test_a_platform_that_is_not_there_costs_one_line_with_the_command_to_install
     assert done.returncode == 2
     assert_one_line_about("pip install -e '.[cuda13]'", done.stdout, done.stderr)
     assert not (world / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3.64 TiB"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes.\nmore"),
+    ],
+)
+def test_too_little_memory_costs_one_line(error, capsys):
+    def main(_):
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run_script(main)
+    assert end.value.code == 1
+    assert_one_line_about("not enough memory", *capsys.readouterr())
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    def main(_):
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli.run_script(main)
+
+
+def test_flags_for_xla_go_in_for_versions_that_know_them_and_never_over_the_users():
+    assert platform.with_our_flags("--xla_abc=1", (0, 13)) == "--xla_abc=1"
+    assert "ynn" not in platform.with_our_flags("", (0, 7))
+    ours = platform.with_our_flags("", (0, 10)).split()
+    assert len(ours) == 3
+    users = "--xla_cpu_multi_thread_eigen=true"
+    assert platform.with_our_flags(users, (0, 10)).split() == [*ours[1:], users]

@@ -106,3 +106,16 @@ def test_files_are_padded_as_drawn_examples_are():
     sequences = Sequences(np.array([[1, 2, 3]], np.int8), np.array([3], np.int32))
     padded = pad_splits(Splits(sequences, sequences, sequences), 5).dev
     assert padded.digits.tolist() == [[PADDING, PADDING, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("length", "multiplicity", "says"),
+    [
+        (2, 3, "at least 3 positions, got length 2"),
+        (3, 0, "multiplicity must be at least 1, got 0"),
+        (7, 1, "length 7 does not fit into max_length 5"),
+    ],
+)
+def test_impossible_sizes_are_refused(length, multiplicity, says):
+    with pytest.raises(ValueError, match=says):
+        draw_dataset(jax.random.key(0), length, multiplicity, 5)

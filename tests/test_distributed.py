@@ -84,11 +84,17 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, one_device, befo
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_results_of_one(tmp_path, one_device):
+def test_two_processes_go_on_with_the_run_of_one(tmp_path, one_device):
     folder = tmp_path / "run"
-    both = two_processes(*SWEEP, "--cpu-devices", 1, "--out", folder)
-    for status, output in [script.wait() for script in both]:
+    command = [*SWEEP, "--cpu-devices", 1, "--checkpoint-every", 1e-6, "--out", folder]
+    first = Script(*command)
+    first.stop_after_its_first_checkpoint(folder)
+    status, output = first.wait()
+    assert status == 143, output
+    ends = [script.wait() for script in two_processes(*command)]
+    for status, output in ends:
         assert status == 0 and "2 x cpu" in output, output
+    assert any("resumed after" in output for _, output in ends)
     assert_same_results(folder, one_device)
 
 

@@ -88,8 +88,7 @@ def test_evaluate_restores_the_networks_and_gives_the_accuracies_of_the_csv_agai
     assert done.returncode == 0, done.stderr
     with open(folder / "results.csv") as file:
         expected = [
-            [row["length"], row["seed"], f"{float(row['test_accuracy']):.2f}"]
-            for row in csv.DictReader(file)
+            [row["length"], row["seed"], row["test_accuracy"]] for row in csv.DictReader(file)
         ]
     assert [row[:3] for row in rows_of(done.stdout)] == expected
 
@@ -150,7 +149,11 @@ def test_several_values_of_an_option_are_trained_and_compared(run_script, tmp_pa
     assert {row["variant"] for row in rows} >= {name}
     assert read_results(tmp_path / "study" / name).seed.tolist() == [0, 1]
     assert (tmp_path / "study" / "figures" / "comparison.png").exists()
-    assert name in (tmp_path / "study" / "comparison.md").read_text()
+    comparison = (tmp_path / "study" / "comparison.md").read_bytes()
+    assert name in comparison.decode()
+    (tmp_path / "study" / "comparison.md").unlink()
+    assert run_script("plot.py", tmp_path / "study").returncode == 0
+    assert (tmp_path / "study" / "comparison.md").read_bytes() == comparison
 
 
 @pytest.mark.slow
@@ -163,6 +166,9 @@ def test_a_sweep_trains_on_files(run_script, tmp_path):
     results = read_results(tmp_path / "run")
     assert results.length.tolist() == [3, 3, 4, 4]  # the lengths that the folder has
     assert len(set(results.overlap[:2])) == 1
+    (data / "4" / "test.txt").write_bytes((data / "4" / "dev.txt").read_bytes())
+    other = run_script("evaluate.py", tmp_path / "run", "--platform", "cpu")
+    assert other.returncode == 2 and "has changed since the run" in other.stderr
     (data / "3" / "test.txt").write_text("1 2 3\t3\n")
     changed = run_script("sweep.py", *small, "--out", tmp_path / "run")
     assert changed.returncode == 2 and "examples" in changed.stderr

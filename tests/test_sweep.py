@@ -6,7 +6,7 @@ import pytest
 
 from srn_jax import training
 from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.data_files import textbook_splits
+from srn_jax.data_files import textbook_splits, write_splits
 from srn_jax.packing import pack, pack_for
 from srn_jax.sweep import Sweep, evaluate_experiments, prepare_experiment
 
@@ -64,9 +64,11 @@ def test_seeds_and_lengths_have_data_and_weights_of_their_own(nine):
     assert len(weights) == len(sets) == 9
 
 
-def test_data_from_files_is_the_same_for_every_seed():
+def test_data_from_files_is_the_same_for_every_seed(tmp_path):
     splits = dict(textbook_splits((3, 5), (1, 1, 1)))
-    sweep = Sweep(SweepConfig((5, 3), (0, 1), SHORT), splits)
+    for length, own in splits.items():
+        write_splits(tmp_path, length, own)
+    sweep = Sweep(SweepConfig((5, 3), (0, 1), SHORT, data=str(tmp_path)))
     data = sweep.gather(sweep.data)
     assert data.train.digits.shape == (4, 13, 8, 5)
     flat = data.train.digits.reshape(4, -1, 5)
