@@ -114,16 +114,11 @@ class Writer:
             self._manager.close()
 
 
-def restore(
-    run: Path,
-    items: tuple[str, ...] = ITEMS,
-    warn: Callable[[str], None] = lambda message: None,
-) -> Checkpoint | None:
+def restore(run: Path, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
     """Restore the newest checkpoint that is whole, or None if the run has none yet.
 
     Args:
         run: the run folder.
-        items: which of `ITEMS` to read.
         warn: told about each damaged checkpoint, newer ones first.
 
     Raises:
@@ -136,7 +131,7 @@ def restore(
         blocks = sorted(manager.all_steps(), reverse=True)
         for block in blocks:
             try:
-                return _restore_block(manager, block, items)
+                return _restore_block(manager, block)
             except Exception as error:  # damage surfaces as any of a dozen types
                 reason = (str(error) or type(error).__name__).splitlines()[0][:200]
                 warn(f"checkpoint {run / CHECKPOINTS_FOLDER / str(block)} is damaged ({reason})")
@@ -201,19 +196,16 @@ def describe(items: Any, digests: bool = True) -> dict[str, list[Any]]:
     return description
 
 
-def _restore_block(
-    manager: ocp.CheckpointManager, block: int, items: tuple[str, ...]
-) -> Checkpoint:
-    arguments = {name: ocp.args.StandardRestore() for name in items}
+def _restore_block(manager: ocp.CheckpointManager, block: int) -> Checkpoint:
+    arguments = {name: ocp.args.StandardRestore() for name in ITEMS}
     restored = manager.restore(
         block, args=ocp.args.Composite(manifest=ocp.args.JsonRestore(), **arguments)
     )
     manifest = dict(restored["manifest"])
     if manifest.pop("sha256", None) != _digest(manifest):
         raise ValueError("its manifest is not what was saved")
-    trees = {name: restored[name] for name in items}
-    found = describe(trees)
-    wanted = {k: v for k, v in manifest["arrays"].items() if k.split("/")[0] in items}
+    trees = {name: restored[name] for name in ITEMS}
+    found, wanted = describe(trees), manifest["arrays"]
     for name in sorted(wanted.keys() | found.keys()):
         if found.get(name) != wanted.get(name):
             raise ValueError(f"{name} is not what was saved")

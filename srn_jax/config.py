@@ -115,9 +115,9 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_list("--lengths", self.lengths, whole(3, 100_000))
         check_list("--seeds", self.seeds, whole(0, 2**32 - 1))
-        own, e = self.data is not None, self.experiment
-        steps = e.epochs * (1 if own else -(-NUM_PAIRS * e.multiplicity // e.batch_size))
-        if steps >= 2**31:
+        examples = NUM_PAIRS * self.experiment.multiplicity
+        steps = self.experiment.epochs * -(-examples // self.experiment.batch_size)
+        if self.data is None and steps >= 2**31:  # as they are counted on the devices
             raise UserError(
                 f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
                 "fewer --epochs, or a larger --batch-size"
