@@ -75,7 +75,7 @@ def print_accuracies(parameters: dict, folder: Path, lengths: tuple[int, ...]) -
         config, one = SweepConfig((length,), (0,)), jax.tree.map(lambda a: a[None], parameters)
         models = evaluation.Models(config, [(length, 0)], one, np.array([False]))
         loss, accuracy = evaluation.accuracies(models, folder)
-        rows.append([str(length), f"{accuracy[0]:.2f}", f"{loss[0]:.4f}"])
+        rows.append([str(length), str(accuracy[0]), f"{loss[0]:.4f}"])
     print(report.plain_table(rows))
 
 

@@ -100,6 +100,11 @@ class ExperimentConfig:
             )
 
 
+def number_of_steps(config: ExperimentConfig, train_examples: int) -> int:
+    """Training steps of the whole experiment: 19,000 with the textbook's settings."""
+    return config.epochs * -(-train_examples // config.batch_size)
+
+
 @dataclass(frozen=True)
 class SweepConfig:
     """A sweep: one experiment for each sequence length and seed, all with the same settings.
@@ -115,8 +120,7 @@ class SweepConfig:
     def __post_init__(self) -> None:
         check_list("--lengths", self.lengths, whole(3, 100_000))
         check_list("--seeds", self.seeds, whole(0, 2**32 - 1))
-        examples = NUM_PAIRS * self.experiment.multiplicity
-        steps = self.experiment.epochs * -(-examples // self.experiment.batch_size)
+        steps = number_of_steps(self.experiment, NUM_PAIRS * self.experiment.multiplicity)
         if self.data is None and steps >= 2**31:  # as they are counted on the devices
             raise UserError(
                 f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "

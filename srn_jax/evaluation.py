@@ -13,6 +13,7 @@ from srn_jax.config import NUM_DIGITS, SweepConfig, UserError, warn
 from srn_jax.data import pad_examples
 from srn_jax.data_files import read_sequences
 from srn_jax.model import DigitSumClassifier, Parameters, classifier_with
+from srn_jax.outcome import untrained
 from srn_jax.run_folder import check_data, config_of
 from srn_jax.sweep import draw_test_sets, evaluate_experiments
 
@@ -23,7 +24,7 @@ class Models(NamedTuple):
     config: SweepConfig  # of the whole run
     experiments: list[tuple[int, int]]  # (length, seed) of each
     parameters: Parameters
-    untrained: np.ndarray  # [experiment]: diverged before any evaluation, so nothing to test
+    untrained: np.ndarray  # [experiment]: see `outcome.untrained`
     data_sha256: str | None = None  # of the files that the run was trained on
 
 
@@ -48,9 +49,9 @@ def restore(
     rows = np.array([find_experiment(config, *one) for one in experiments])
     chosen = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
     training = newest.items["training"]
-    untrained = training["diverged"] & (training["best_step"] < 0)
+    nothing = untrained(training["diverged"], training["best_step"])
     digest = newest.settings.get("data_sha256")
-    return Models(config, experiments, chosen, untrained[rows], digest)
+    return Models(config, experiments, chosen, nothing[rows], digest)
 
 
 def find_experiment(config: SweepConfig, length: int, seed: int) -> int:

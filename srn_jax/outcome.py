@@ -16,7 +16,7 @@ def collect(sweep: Sweep) -> tuple[Results, Histories]:
         sweep.config.experiment, state.best_parameters, test
     )
     dev_examples = sweep.data.dev.labels.shape[-1]
-    never = state.diverged & (state.best_step < 0)
+    never = untrained(state.diverged, state.best_step)
     best = np.searchsorted(histories.eval_steps, np.maximum(state.best_step, 0))
 
     def unless_never(values: np.ndarray) -> np.ndarray:
@@ -35,6 +35,11 @@ def collect(sweep: Sweep) -> tuple[Results, Histories]:
         diverged=state.diverged,
     )
     return results, histories
+
+
+def untrained(diverged: np.ndarray, best_step: np.ndarray) -> np.ndarray:
+    """Which experiments diverged before any evaluation, so that there is nothing to test."""
+    return diverged & (best_step < 0)
 
 
 def histories_of(config: SweepConfig, state: TrainState) -> Histories:

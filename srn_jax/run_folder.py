@@ -153,12 +153,12 @@ def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False
     others = sorted(content - set(OURS))
     if overwrite and not others:
         return False
-    if overwrite and RUN_FILE in content:
-        raise UserError(
-            f"{folder} holds more than a run (it has {others[0]}): move that away before "
-            "--overwrite, or choose another --out"
-        )
     if RUN_FILE in content:
+        if overwrite:
+            raise UserError(
+                f"{folder} holds more than a run (it has {others[0]}): move that away before "
+                "--overwrite, or choose another --out"
+            )
         check_settings(folder, read_run(folder)["settings"], settings)
         return True
     if content:

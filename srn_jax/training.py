@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from srn_jax.config import ExperimentConfig
+from srn_jax.config import ExperimentConfig, number_of_steps
 from srn_jax.data import Array, Batches, Dataset, Examples, batch_mean_weights, to_batches
 from srn_jax.model import Parameters, classifier_with
 
@@ -30,11 +30,6 @@ class TrainState(NamedTuple):
     train_loss: jax.Array  # [steps]: loss of each batch, before the update that it leads to
     dev_loss: jax.Array  # [evaluations]
     dev_accuracy: jax.Array  # [evaluations]
-
-
-def number_of_steps(config: ExperimentConfig, train_examples: int) -> int:
-    """Training steps of the whole experiment: 19,000 with the textbook's settings."""
-    return config.epochs * -(-train_examples // config.batch_size)
 
 
 def evaluation_steps(config: ExperimentConfig, steps: int) -> np.ndarray:

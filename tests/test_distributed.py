@@ -84,6 +84,15 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, one_device, befo
 
 
 @pytest.mark.slow
+def test_two_processes_give_the_results_of_one(tmp_path, one_device):
+    folder = tmp_path / "run"
+    both = two_processes(*SWEEP, "--cpu-devices", 1, "--out", folder)
+    for status, output in [script.wait() for script in both]:
+        assert status == 0 and "2 x cpu" in output, output
+    assert_same_results(folder, one_device)
+
+
+@pytest.mark.slow
 def test_two_processes_go_on_with_the_run_of_one(tmp_path, one_device):
     folder = tmp_path / "run"
     command = [*SWEEP, "--cpu-devices", 1, "--checkpoint-every", 1e-6, "--out", folder]

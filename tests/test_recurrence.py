@@ -89,8 +89,9 @@ def test_the_gradient_agrees_with_finite_differences():
         tuple(map(jnp.asarray, arrays)),
         order=1,
         modes=["rev"],
-        atol=1e-6,
-        rtol=1e-6,
+        atol=1e-7,
+        rtol=1e-7,
+        eps=1e-5,
     )
 
 
