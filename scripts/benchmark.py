@@ -7,9 +7,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from srn_jax import cli
-from srn_jax.config import UserError
-from srn_jax.run_folder import check_place
+from srn_jax.cli import options as cli
+from srn_jax.errors import UserError
+from srn_jax.runs.folder import check_place
 
 
 def main(arguments: list[str]) -> None:
@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--contender", metavar="NAME", help="measure this one alone, here")
     parser.add_argument("--task", metavar="JSON", default="{}", help="what, for --contender")
     options = parser.parse_args(arguments)
-    from srn_jax import benchmark_report as report
-    from srn_jax.benchmark import Task
+    from benchmark import report
+    from benchmark.measure import Task
 
     if options.contender is not None:
         try:

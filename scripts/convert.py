@@ -6,9 +6,10 @@ python scripts/convert.py --from srn.pth --evaluate data            # data/<leng
 
 from pathlib import Path
 
-from srn_jax import cli
-from srn_jax.config import SweepConfig, UserError
-from srn_jax.data_files import lengths_in
+from srn_jax.cli import options as cli
+from srn_jax.config import SweepConfig
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import lengths_in
 
 
 def main(arguments: list[str]) -> None:
@@ -50,9 +51,9 @@ def main(arguments: list[str]) -> None:
     which = options.which or "best"
     lengths = () if options.evaluate is None else lengths_in(Path(options.evaluate))
     cli.start_platform(options)
-    from srn_jax import pytorch_weights
-    from srn_jax.evaluation import restore_classifier
-    from srn_jax.model import parameters_of
+    from srn_jax.interop import pytorch as pytorch_weights
+    from srn_jax.runs.restore import restore_classifier
+    from srn_jax.training.model import parameters_of
 
     if options.run is None:
         parameters = pytorch_weights.load(options.source)
@@ -68,7 +69,8 @@ def print_accuracies(parameters: dict, folder: Path, lengths: tuple[int, ...]) -
     import jax
     import numpy as np
 
-    from srn_jax import evaluation, report
+    from srn_jax.analysis import report
+    from srn_jax.runs import restore as evaluation
 
     rows = [["length", "test accuracy", "test loss"]]
     for length in lengths:

@@ -6,8 +6,8 @@ python scripts/evaluate.py RUN --lengths 5 --predict "3 4 0 0 0"
 
 from pathlib import Path
 
-from srn_jax import cli
-from srn_jax.config import UserError
+from srn_jax.cli import options as cli
+from srn_jax.errors import UserError
 
 
 def main(arguments: list[str]) -> None:
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     if options.predict is not None and options.data is not None:
         raise UserError("--predict needs no --data, give one of them")
     cli.start_platform(options)
-    from srn_jax import evaluation
+    from srn_jax.runs import restore as evaluation
 
     models = evaluation.restore(Path(options.run), options.lengths, options.seeds, options.which)
     if options.predict is not None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from srn_jax import cli
+from srn_jax.cli import options as cli
 from srn_jax.config import TEXTBOOK_LENGTHS, check_list, whole
-from srn_jax.data_files import (
+from srn_jax.interop.textbook_files import (
     SPLITS,
     TEXTBOOK_MULTIPLICITIES,
     check_same,

@@ -8,8 +8,9 @@ at its newest checkpoint.
 
 from pathlib import Path
 
-from srn_jax import cli, run_folder
-from srn_jax.config import UserError
+from srn_jax.cli import options as cli
+from srn_jax.errors import UserError
+from srn_jax.runs import folder as run_folder
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
     if len(runs) == 1 and options.out is not None:
         raise UserError("--out is for a comparison; the figures of one run go into its folder")
     cli.start_platform(options)
-    from srn_jax import study
+    from srn_jax.cli import study
 
     named = {}
     for run, name in zip(runs, study.short_names(runs), strict=True):

@@ -5,7 +5,7 @@ python scripts/sweep.py --platform gpu --seeds 100
 
 import shlex
 
-from srn_jax import cli
+from srn_jax.cli import options as cli
 
 
 def main(arguments: list[str]) -> None:

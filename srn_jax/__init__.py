@@ -21,19 +21,19 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "DigitSumClassifier": "model",
-    "Embedding": "model",
+    "DigitSumClassifier": "training.model",
+    "Embedding": "training.model",
     "ExperimentConfig": "config",
-    "SRN": "model",
-    "Sweep": "sweep",
+    "SRN": "training.model",
+    "Sweep": "ensemble.sweep",
     "SweepConfig": "config",
-    "UserError": "config",
-    "draw_dataset": "data",
-    "read_histories": "results",
-    "read_results": "results",
-    "restore_classifier": "evaluation",
-    "run_sweep": "run",
-    "summarise": "statistics",
+    "UserError": "errors",
+    "draw_dataset": "tasks.digit_sum",
+    "read_histories": "analysis.results",
+    "read_results": "analysis.results",
+    "restore_classifier": "runs.restore",
+    "run_sweep": "runs.loop",
+    "summarise": "analysis.summary",
 }
 __all__ = sorted(_PUBLIC)
 

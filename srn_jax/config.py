@@ -6,11 +6,12 @@ wrong value before anything expensive starts.
 
 import dataclasses
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from srn_jax.errors import UserError
 
 NUM_DIGITS = 10  # the inputs 0..9
 NUM_CLASSES = 19  # the sums 0..18
@@ -18,15 +19,6 @@ NUM_PAIRS = NUM_DIGITS**2
 DEV_MULTIPLICITY = TEST_MULTIPLICITY = 1
 TEXTBOOK_LENGTHS = (5, 10, 15, 20, 25, 30, 35)
 RECURRENT_INITS = ("xavier", "orthogonal", "identity", "pytorch")
-
-
-class UserError(ValueError):
-    """A mistake of the user's: one line that says what was wrong, what was expected, what to do."""
-
-
-def warn(message: str) -> None:
-    """Print one line about something that went wrong and stops nothing, on standard error."""
-    print("warning:", message, file=sys.stderr, flush=True)
 
 
 Check = Callable[[str, Any], None]

@@ -1,0 +1,238 @@
+"""Running the contenders side by side, and what comes of it: a table, a JSON file, a figure."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark import measure as benchmark
+from benchmark.measure import STEPS, Task
+from srn_jax.analysis.report import plain_table
+from srn_jax.config import TEXTBOOK_LENGTHS
+from srn_jax.errors import UserError
+
+SCRIPT = Path(__file__).parents[1] / "benchmark.py"
+SWEEP = SCRIPT.with_name("sweep.py")
+MARK = "measured: "  # begins the line with which a child process answers
+
+
+def child(contender: str, task: Task) -> dict[str, Any]:
+    """Measure in a process of its own; raises `UserError` if it fails."""
+    command = [sys.executable, str(SCRIPT), "--contender", contender]
+    command += ["--task", json.dumps(dataclasses.asdict(task))]
+    environment = os.environ | {"JAX_TRACEBACK_FILTERING": "off"}  # an error's last line is itself
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not answers:
+        reason = (done.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise UserError(f"{contender} could not be measured: {reason}")
+    return json.loads(answers[-1].removeprefix(MARK))
+
+
+def answer(contender: str, task: Task) -> None:
+    """Be the child: measure and print the answer."""
+    if contender == "forward":
+        found: dict[str, Any] = benchmark.measure_forward(task)
+    else:
+        measurement = benchmark.measure(contender, task)
+        found = dataclasses.asdict(measurement)
+        found["experiment_seconds"] = measurement.experiment_seconds
+    print(MARK + json.dumps(found), flush=True)
+
+
+def plan(platform: str, quick: bool) -> list[tuple[str, Task]]:
+    """The contenders and their tasks, slow ones for fewer steps."""
+    seeds = [4] if quick else [1, 64, 1000] if platform == "gpu" else [1, 16, 64]
+    steps = 100 if quick else 300
+    # PyTorch on a GPU waits for the GPU at every step, so one length tells the others'.
+    lengths = (20,) if platform == "gpu" else TEXTBOOK_LENGTHS
+    slow = Task(platform, lengths, steps=steps // 5, repeats=1 if quick else 3)
+    fast = Task(platform, steps=steps, repeats=2 if quick else 5)
+    contenders = [("pytorch-loop", slow), ("pytorch-rnn", slow)]
+    contenders += [("flax-rnn", fast), ("plain-scan", fast)]
+    return contenders + [("srn_jax", dataclasses.replace(fast, seeds=n)) for n in seeds]
+
+
+def growth_plan(platform: str, quick: bool) -> dict[str, list[tuple[float, Task]]]:
+    """Tasks that show how the cost of this project grows with one thing at a time."""
+    task = Task(platform, lengths=(20,), steps=100 if quick else 400, repeats=2)
+    sizes, lengths, seeds = [16, 32, 64, 128], [5, 10, 20, 40, 80], [1, 4, 16, 64]
+    if quick:
+        return {"seeds": [(n, dataclasses.replace(task, seeds=n)) for n in (1, 4)]}
+    return {
+        "sequence length": [(n, dataclasses.replace(task, lengths=(n,))) for n in lengths],
+        "hidden size": [(n, dataclasses.replace(task, hidden_size=n)) for n in sizes],
+        "seeds": [(n, dataclasses.replace(task, seeds=n)) for n in seeds],
+    }
+
+
+def run_all(platform: str, quick: bool, whole_process: bool) -> dict[str, Any]:
+    """Measure everything; the content of the JSON file."""
+    report: dict[str, Any] = {"machine": describe_machine(), "floor": floor(platform)}
+    print_facts(report)
+    report["contenders"] = measure_in_turns(plan(platform, quick), rounds=1 if quick else 3)
+    print("\n" + contenders_table(report["contenders"]) + "\n", flush=True)
+    report["forward"] = child("forward", Task(platform, steps=100 if quick else 1000))
+    rows = [[name, f"{seconds * 1e6:.0f} us"] for name, seconds in report["forward"].items()]
+    print(plain_table([["forward pass, 8 x 20", "time"], *rows]) + "\n", flush=True)
+    report["growth"] = {
+        what: [[n, child("srn_jax", task)["step_seconds"]] for n, task in points]
+        for what, points in growth_plan(platform, quick).items()
+    }
+    for what, points in report["growth"].items():
+        shown = "  ".join(f"{n:g}: {seconds * 1e6:.1f}" for n, seconds in points)
+        print(f"us a step of one experiment by {what}  {shown}", flush=True)
+    if whole_process:
+        report["whole_process"] = measure_whole_process(platform, report["contenders"])
+        for name, value in report["whole_process"].items():
+            print(f"{name}: {value:.1f}", flush=True)
+    return report
+
+
+def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[str, Any]]:
+    """Measure the contenders one after another, over and over; of each the best round.
+
+    What else a machine does only makes it slower, so the best is the least disturbed; in turns, so
+    that a spell of it meets all of them.
+    """
+    missing = missing_for_pytorch(tasks[0][1].platform)
+    if missing:
+        print(f"left out: pytorch-loop and pytorch-rnn, {missing}", flush=True)
+        tasks = [(name, task) for name, task in tasks if not name.startswith("pytorch")]
+    measured: list[list[dict[str, Any]]] = [[] for _ in tasks]
+    for number in range(rounds):
+        for (contender, task), own in zip(tasks, measured, strict=True):
+            own.append(child(contender, task))
+            print(f"round {number + 1}: {contender}, {task.seeds} seeds", flush=True)
+    return [min(own, key=lambda one: one["step_seconds"]) for own in measured]
+
+
+def missing_for_pytorch(platform: str) -> str | None:
+    """Why PyTorch's contenders must be left out; None if they need not."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    if platform == "gpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "this PyTorch finds no GPU"
+    return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores and versions."""
+    from srn_jax.runs.loop import PACKAGES, version_of
+
+    processor = ""
+    if Path("/proc/cpuinfo").exists():
+        names = [n for n in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in n]
+        processor = names[0].split(":")[1].strip() if names else ""
+    versions = {name: version_of(name) for name in (*PACKAGES, "torch")}
+    return {"processor": processor, "cores": os.cpu_count(), "versions": versions}
+
+
+def floor(platform: str) -> dict[str, float]:
+    """Operations and bytes of one training step of all seven lengths, and the time they need."""
+    flops = sum(benchmark.operations(length) for length in TEXTBOOK_LENGTHS)
+    moved = sum(benchmark.bytes_moved(length) for length in TEXTBOOK_LENGTHS)
+    facts = {"operations_a_step": float(flops), "bytes_a_step": float(moved)}
+    if platform == "gpu":  # by the datasheet of an H200, for 1,000 seeds
+        seconds = max(flops / benchmark.H200_FLOPS, moved / benchmark.H200_BANDWIDTH)
+        facts["h200_floor_seconds_1000_seeds"] = 1000 * STEPS * seconds
+    return facts
+
+
+def print_facts(report: dict[str, Any]) -> None:
+    """The header: machine, versions, and the two numbers that bound everything."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    print(
+        f"{machine['cores']} cores of {machine['processor'] or 'an unknown processor'}; {versions}"
+    )
+    print(f"one training step of all seven lengths, for one seed: {report['floor']}\n", flush=True)
+
+
+def contenders_table(contenders: list[dict[str, Any]]) -> str:
+    """A row a contender: steady state, the whole experiment for each seed, ratios to the others."""
+    baselines = [c for c in contenders if c["contender"] != "srn_jax"]
+    header = ["", "seeds", "us a step", "s an experiment", "experiments/s", "compile s", "peak MB"]
+    cells = [[*header, *(f"x {c['contender']}" for c in baselines)]]
+    for one in contenders:
+        row = [one["contender"], str(one["seeds"]), f"{one['step_seconds'] * 1e6:,.0f}"]
+        row += [f"{one['experiment_seconds']:.2f}", f"{7 / one['experiment_seconds']:.2f}"]
+        row += [f"{one['compile_seconds']:.1f}", f"{one['peak_bytes'] / 1e6:,.0f}"]
+        row += [f"{c['step_seconds'] / one['step_seconds']:.1f}" for c in baselines]
+        cells.append(row)
+    note = "(per seed, all seven lengths, 19,000 steps extrapolated from those measured)"
+    return plain_table(cells) + "\n" + note
+
+
+def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of `scripts/sweep.py --seeds 1` from start to end, without and with a warm cache."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"}
+        for name in ("cold", "warm"):
+            command = [sys.executable, str(SWEEP), "--platform", platform, "--seeds", "1"]
+            began = time.perf_counter()
+            command += ["--out", f"{folder}/{name}"]
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            seconds[f"sweep.py --seeds 1, {name}, seconds"] = time.perf_counter() - began
+    for one in contenders:
+        if one["contender"] == "pytorch-loop":
+            for name, value in list(seconds.items()):
+                ratio = name.replace("seconds", "times faster than the eager PyTorch loop")
+                seconds[ratio] = one["experiment_seconds"] / value
+    return seconds
+
+
+def write(report: dict[str, Any], folder: Path) -> list[Path]:
+    """Write `benchmark.json`, and the figure as PDF and PNG."""
+    from srn_jax.analysis.figures import save_figure
+    from srn_jax.analysis.results import write_json
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "benchmark.json"
+    write_json(path, report)
+    return [path, *save_figure(draw(report), folder / "benchmark")]
+
+
+def draw(report: dict[str, Any]) -> Any:
+    """Bars of the time a whole experiment takes, and curves of how ours grows."""
+    from matplotlib.ticker import LogLocator
+
+    from srn_jax.analysis.figures import TRAIN_COLOR, new_figure
+
+    figure = new_figure(9.6, 6.0)
+    halves: Any = figure.subfigures(2, 1)
+    top, bottom = halves
+    axes = top.subplots()
+    names = [f"{c['contender']} ({c['seeds']} seeds)" for c in report["contenders"]]
+    seconds = [c["experiment_seconds"] for c in report["contenders"]]
+    bars = axes.barh(names, seconds, color=TRAIN_COLOR)
+    axes.bar_label(bars, [f"{value:,.1f} s" for value in seconds], padding=3)
+    axes.set(xscale="log", xlabel="seconds for the whole experiment, per seed")
+    axes.set_xlim(min(1.0, *seconds), 2.5 * max(seconds))
+    axes.invert_yaxis()
+    for one, (what, points) in zip(
+        np.ravel(bottom.subplots(1, len(report["growth"]), sharey=True)),
+        report["growth"].items(),
+        strict=True,
+    ):
+        x, y = np.array(points).T
+        one.loglog(x, y * 1e6, "o-", color=TRAIN_COLOR)
+        one.set_xticks(x, [f"{value:g}" for value in x])
+        one.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.yaxis.set_major_formatter("{x:g}")
+        one.minorticks_off()
+        one.set_xlabel(what)
+        one.set_ylabel("us a step, one experiment" if one.get_subplotspec().is_first_col() else "")
+    return figure

@@ -1,0 +1,1 @@
+"""WHAT remembers: the recurrent cells, and the loop over time that serves them all."""

@@ -1,0 +1,120 @@
+"""Choosing the platform, and what must be said to XLA before JAX wakes up.
+
+`configure` sets environment variables and imports JAX; call it before anything else does. On a
+CPU every core becomes a device, because experiments never talk to each other and XLA's own threads
+only add synchronisation to programs as small as these.
+"""
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from srn_jax.errors import UserError
+
+PLATFORMS = ("auto", "cpu", "gpu", "tpu")
+EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
+
+# XLA turns a loop into a single kernel if one pass touches fewer bytes than this. Those of the
+# recurrence do (under 20 kB with 32 units, at any length); the loops around them, whose large
+# products are faster as calls of a library, must not.
+SMALL_LOOP_BYTES = 100_000
+NEWEST_TRIED = (0, 12)  # the newest jaxlib that was seen to know the flags
+
+
+@dataclass(frozen=True)
+class Distributed:
+    """Where this process stands among several; None is left for JAX to detect.
+
+    JAX finds all three by itself on Slurm, Open MPI, Kubernetes and Cloud TPU.
+    """
+
+    coordinator: str | None = None  # host:port of process 0
+    processes: int | None = None
+    process: int | None = None
+
+
+def configure(
+    platform: str = "auto",
+    cpu_devices: int | None = None,
+    distributed: Distributed | None = None,
+) -> None:
+    """Start JAX on a platform.
+
+    Args:
+        platform: one of `PLATFORMS`; `auto` takes the best one there is.
+        cpu_devices: how many devices the CPU is divided into; None means one for each core.
+        distributed: given when this is one of several processes.
+
+    Raises:
+        UserError: if the platform is not there; nothing falls back silently.
+    """
+    jaxlib = tuple(int(part) for part in version("jaxlib").split(".")[:2])
+    os.environ["XLA_FLAGS"] = with_our_flags(os.environ.get("XLA_FLAGS", ""), jaxlib)
+    import jax
+
+    if platform != "auto":
+        jax.config.update("jax_platforms", platform)
+    if cpu_devices is not None or "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
+    use_compilation_cache()
+    try:
+        if distributed is not None:
+            jax.distributed.initialize(
+                distributed.coordinator, distributed.processes, distributed.process
+            )
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(explain(platform, distributed, error)) from None
+
+
+def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
+    """XLA_FLAGS with ours in front; a flag that the user has set is left alone.
+
+    XLA aborts the process over a flag it does not know, so a flag goes in only for the versions of
+    jaxlib that were tried with it.
+    """
+    loops = f"xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
+    flags = []
+    if (0, 7) <= jaxlib <= NEWEST_TRIED:
+        flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={loops}"]
+    if (0, 9) <= jaxlib <= NEWEST_TRIED:  # YNNPACK's products can't be part of a loop's kernel
+        flags.append("--xla_cpu_experimental_ynn_fusion_type=")
+    ours = [flag for flag in flags if flag.split("=")[0] not in users]
+    return " ".join([*ours, users]).strip()
+
+
+def available_cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache directory, unless the user has set another."""
+    import jax
+
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
+        try:
+            cache_home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        except RuntimeError:  # a user without a home, as in some containers
+            return
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache_home) / "srn_jax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def explain(platform: str, distributed: Distributed | None, error: Exception) -> str:
+    """One line for a platform that is not there, or processes that did not find each other."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if distributed is not None:
+        return (
+            f"the processes did not find each other ({reason}); outside Slurm, Kubernetes and "
+            "Cloud TPU give --coordinator, --processes and --process"
+        )
+    if platform in EXTRAS:
+        return (
+            f"no {platform.upper()} found by JAX ({reason}); on a machine that has one, "
+            f"run pip install -e '.[{EXTRAS[platform]}]', or use --platform auto"
+        )
+    return f"JAX found no device for --platform {platform} ({reason})"

@@ -1,0 +1,283 @@
+"""What the scripts share: options made from the configuration, and errors as one clear line."""
+
+import argparse
+import dataclasses
+import io
+import itertools
+import re
+import shlex
+import signal
+import sys
+import typing
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from srn_jax.cli.devices import PLATFORMS, Distributed
+from srn_jax.config import ExperimentConfig, SweepConfig, option_name, positive, whole
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import lengths_in, read_folder
+
+QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
+OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
+EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
+SETTINGS = ("lengths", "seeds", "first_seed", "data", *(f.name for f in EXPERIMENT_FIELDS))
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def __init__(self, description: str | None):
+        first_line = (description or "").strip().splitlines()[0]
+        super().__init__(description=first_line, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint as the user's mistake that it is."""
+        raise UserError(f"{message} (see --help)")
+
+
+def run_script(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a script's main function with the command line and exit.
+
+    The exit status is 2 for a user's mistake, 1 for a failure of the machine (a full disk), and
+    128 + n where signal n stopped it.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(complain(error, 2))
+    except KeyboardInterrupt:
+        sys.exit(complain("interrupted", 128 + signal.SIGINT))
+    except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        sys.stderr.close()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        sys.exit(complain(error, 1))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+            raise
+        reason = (str(error) or "MemoryError").splitlines()[0][:200]
+        advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
+        sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+    sys.exit(0)
+
+
+def complain(problem: object, status: int) -> int:
+    """Print one line on standard error; returns the exit status."""
+    print("error:", " ".join(str(problem).split()), file=sys.stderr)
+    return status
+
+
+def number_of(kind: type) -> Callable[[str], Any]:
+    """A converter for argparse that says what it expected."""
+
+    def convert(text: str) -> Any:
+        try:
+            return kind(text if text.isascii() else "")
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+
+    return convert
+
+
+def path(text: str) -> str:
+    """A converter for argparse: an empty path, as of an unset variable, is not this folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one")
+    return text
+
+
+def add_platform_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where to run; `start_platform` obeys them."""
+    group = parser.add_argument_group("platform")
+    group.add_argument("--platform", choices=PLATFORMS, default="auto", help="where to run")
+    group.add_argument(
+        "--cpu-devices", type=number_of(int), metavar="N", help="devices on a CPU [one a core]"
+    )
+
+
+def add_distributed_options(parser: argparse.ArgumentParser) -> None:
+    """Options for several processes that train one sweep."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="be one of several processes, found by JAX on Slurm, Kubernetes or Cloud TPU",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    group.add_argument("--processes", type=number_of(int), metavar="N", help="how many there are")
+    group.add_argument("--process", type=number_of(int), metavar="I", help="which this is, from 0")
+
+
+def start_platform(options: argparse.Namespace) -> None:
+    """Start JAX as the platform options say; raises `UserError` if it can't."""
+    from srn_jax.cli import devices as platform
+
+    # A full disk or a read-only home must not be told by JAX as well, in lines of its own.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if options.cpu_devices is not None:
+        whole(1, 1024)("--cpu-devices", options.cpu_devices)
+    platform.configure(options.platform, options.cpu_devices, distributed_of(options))
+
+
+def distributed_of(options: argparse.Namespace) -> Distributed | None:
+    """The place among several processes that the options give, or None for a single process."""
+    coordinator: str | None = getattr(options, "coordinator", None)
+    processes: int | None = getattr(options, "processes", None)
+    process: int | None = getattr(options, "process", None)
+    if coordinator is None and processes is None and process is None:
+        return Distributed() if getattr(options, "distributed", False) else None
+    if coordinator is None or processes is None or process is None:
+        raise UserError("--coordinator, --processes and --process belong together, give all three")
+    host, _, port = coordinator.rpartition(":")
+    if not host or not re.fullmatch("[0-9]+", port) or not 0 < int(port) < 65536:
+        raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+    whole(1, 100_000)("--processes", processes)
+    whole(0, processes - 1)("--process", process)
+    return Distributed(coordinator, processes, process)
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """The settings of a sweep; those of the experiment may take several values, to compare them."""
+    group = parser.add_argument_group("settings (several values of one are compared)")
+    defaults = SweepConfig()
+    group.add_argument(
+        "--lengths",
+        nargs="+",
+        type=number_of(int),
+        metavar="L",
+        help=f"sequence lengths [{' '.join(map(str, defaults.lengths))}]",
+    )
+    group.add_argument(
+        "--seeds",
+        type=number_of(int),
+        metavar="N",
+        help=f"how many seeds for each length [{len(defaults.seeds)}]",
+    )
+    group.add_argument("--first-seed", type=number_of(int), metavar="S", help="the first one [0]")
+    kinds = typing.get_type_hints(ExperimentConfig)
+    for field in EXPERIMENT_FIELDS:
+        kind = kinds[field.name]
+        group.add_argument(
+            option_name(field.name),
+            nargs="+",
+            type=kind if kind is str else number_of(kind),
+            metavar="X" if kind is float else "NAME" if kind is str else "N",
+            help=f"{field.metadata['help']} [{field.default}]",
+        )
+    group.add_argument(
+        "--data",
+        type=path,
+        metavar="DIR",
+        help="train on the files DIR/<length>/{train,dev,test}.txt",
+    )
+    group.add_argument(
+        "--quick", action="store_true", help="2 lengths, 4 seeds, 40 epochs: a look in seconds"
+    )
+
+
+def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
+    """The sweeps that the options describe: one, or one for each combination of several values.
+
+    Raises:
+        UserError: for a value out of its range, or a data folder with nothing in it.
+    """
+    chosen = {name: getattr(options, name) for name in SETTINGS}
+    for name, value in QUICK.items() if options.quick else ():
+        if chosen[name] is None and (name != "lengths" or chosen["data"] is None):
+            chosen[name] = value
+    seeds, first = (chosen[name] for name in ("seeds", "first_seed"))
+    whole(1, 1_000_000)("--seeds", seeds := len(SweepConfig().seeds) if seeds is None else seeds)
+    whole(0, 2**32 - seeds)("--first-seed", first := first or 0)
+
+    lengths, data = chosen["lengths"], chosen["data"]
+    if lengths is None:
+        lengths = SweepConfig().lengths if data is None else lengths_in(Path(data))
+    sweep = SweepConfig(tuple(lengths), tuple(range(first, first + seeds)), data=data)
+    names = [f.name for f in EXPERIMENT_FIELDS if chosen[f.name] is not None]
+    for name in names:
+        if len(set(chosen[name])) < len(chosen[name]):
+            raise UserError(f"{option_name(name)} has a value more than once")
+    sweeps = [
+        dataclasses.replace(
+            sweep, experiment=ExperimentConfig(**dict(zip(names, values, strict=True)))
+        )
+        for values in itertools.product(*(chosen[name] for name in names))
+    ]
+    if data is not None:
+        if chosen["multiplicity"] is not None:
+            raise UserError("--multiplicity is for drawn data, leave it out with --data")
+        read_folder(Path(data), sweep.lengths)  # what is wrong with it should show now
+    return sweeps
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Where the run goes and how it goes on."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--out",
+        type=path,
+        metavar="DIR",
+        help="run folder [one of its own for each settings, under runs/]",
+    )
+    group.add_argument(
+        "--resume", type=path, metavar="RUN", help="go on with the run in this folder"
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="lose a run that the folder already holds"
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=number_of(float),
+        metavar="S",
+        help="seconds between checkpoints [30, or more, to stay under 2 %% of the time]",
+    )
+    group.add_argument(
+        "--chunk",
+        type=number_of(int),
+        metavar="N",
+        help="experiments side by side on a device [1 on a CPU, all elsewhere]",
+    )
+
+
+def check_run_options(options: argparse.Namespace) -> None:
+    """Raise `UserError` for values out of range and options that exclude each other."""
+    if options.checkpoint_every is not None:
+        positive(1e9)("--checkpoint-every", options.checkpoint_every)
+    if options.chunk is not None:
+        whole(1, 1_000_000)("--chunk", options.chunk)
+    if options.resume is not None:
+        given = [n for n in SETTINGS if getattr(options, n) is not None]
+        given += [n for n in ("quick", "overwrite", "out") if getattr(options, n)]
+        if given:
+            raise UserError(
+                f"--resume takes its settings from the run, leave out {option_name(given[0])}"
+            )
+
+
+def run_sweeps(options: argparse.Namespace, command: str) -> None:
+    """Do what the options of `scripts/sweep.py` say; everything is checked before JAX starts."""
+    from srn_jax.runs import folder as run_folder
+
+    if options.resume is not None:
+        folder = Path(options.resume)
+        configs = run_folder.read_configs(folder)
+    else:
+        configs = sweeps_of(options)
+        folder = Path(options.out) if options.out else run_folder.default_folder(configs)
+    run_folder.check_folders(folder, configs, options.overwrite)
+    start_platform(options)
+    from srn_jax.cli.study import run_study
+    from srn_jax.runs.loop import RunOptions
+    from srn_jax.runs.signals import Interrupted
+
+    how = RunOptions(options.overwrite, options.checkpoint_every, options.chunk, command)
+    try:
+        run_study(configs, folder, how)
+    except Interrupted as stop:
+        print(f"stopped; to go on: python scripts/sweep.py --resume {shlex.quote(str(folder))}")
+        sys.exit(128 + stop.signal)

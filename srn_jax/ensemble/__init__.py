@@ -1,0 +1,1 @@
+"""MANY experiments: the only place with `vmap` and sharding."""

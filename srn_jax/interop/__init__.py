@@ -1,0 +1,1 @@
+"""Other people's formats: the textbook's data files, PyTorch's weights."""

@@ -1,0 +1,1 @@
+"""WHAT must be remembered: sequences, their right answers, and what counts as right."""

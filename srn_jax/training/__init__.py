@@ -1,0 +1,1 @@
+"""ONE experiment: a network, an optimizer, what is recorded, and the steps."""

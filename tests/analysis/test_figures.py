@@ -1,0 +1,334 @@
+"""Claims about what the figures show: every check reads the drawn artists or the written bytes."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from srn_jax.analysis.figures import (
+    DEV_COLOR,
+    TEST_COLOR,
+    TRAIN_COLOR,
+    UNTRAINED_LOSS,
+    accuracy_figure,
+    comparison_figure,
+    loss_figure,
+    overview_figure,
+    save_figure,
+    save_figures,
+)
+from srn_jax.analysis.results import Histories, Results
+from srn_jax.analysis.summary import mean_interval
+from srn_jax.errors import UserError
+
+LENGTHS = (5, 10, 15, 20, 25, 30, 35)
+
+
+def a_run(lengths=LENGTHS, seeds=6, steps=1000, progress=1.0):
+    """Synthetic results and histories whose accuracy falls and dev loss rises with the length."""
+    rng = np.random.default_rng(0)
+    length = np.repeat(lengths, seeds)
+    seed = np.tile(np.arange(seeds), len(lengths))
+    test = np.round(np.clip(0.9 - length / 60 + rng.normal(0, 0.08, length.size), 0, 1), 2)
+    eval_steps = np.append(np.arange(100, steps - 1, 100), steps - 1)
+    shape = length.size, steps
+    train_loss = 2.9 * np.exp(-np.arange(steps) / 200) * rng.uniform(0.5, 1.5, shape)
+    dev_loss = 1 + length[:, None] / 20 * rng.uniform(0.8, 1.2, (length.size, eval_steps.size))
+    train_loss[:, int(progress * steps) :] = np.nan
+    dev_loss[:, eval_steps >= progress * steps] = np.nan
+    rest = np.zeros(length.size)
+    results = Results(
+        length=length,
+        seed=seed,
+        best_dev_accuracy=np.minimum(test + 0.05, 1),
+        best_step=np.full(length.size, 100),
+        dev_loss=rest,
+        test_accuracy=test,
+        test_loss=rest,
+        final_train_loss=rest,
+        overlap=np.zeros(length.size, int),
+        diverged=np.zeros(length.size, bool),
+    )
+    histories = Histories(
+        length=length,
+        seed=seed,
+        train_loss=train_loss.astype(np.float32),
+        epoch_loss=np.zeros((length.size, 1), np.float32),
+        eval_steps=eval_steps,
+        dev_loss=dev_loss.astype(np.float32),
+        dev_accuracy=np.zeros(dev_loss.shape, np.float32),
+    )
+    return results, histories
+
+
+def line(axes, label):
+    """The one line of the axes whose label starts so."""
+    (found,) = [item for item in axes.lines if str(item.get_label()).startswith(label)]
+    return found
+
+
+def error_bar(axes, label):
+    """The mean line and the lower and upper ends of the error bars of a series."""
+    (bars,) = [item for item in axes.containers if item.get_label().startswith(label)]
+    mean_line, _, (segments,) = bars.lines
+    vertical = np.array([segment[:, 1] for segment in segments.get_segments()])
+    return mean_line, vertical[:, 0], vertical[:, 1]
+
+
+def legend_texts(figure):
+    """The entries of the figure's legend."""
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def drawn(figure):
+    """The figure after drawing it, so that what only fails then fails here."""
+    figure.canvas.draw()
+    return figure
+
+
+def test_the_loss_figure_has_the_textbooks_colours_lines_and_labels():
+    _, histories = a_run(seeds=1)
+    (axes,) = drawn(loss_figure(histories, 20)).axes
+    train, dev = line(axes, "train"), line(axes, "dev")
+    assert (
+        (to_hex(train.get_color()), train.get_linestyle()) == (TRAIN_COLOR, "-") == ("#e4007f", "-")
+    )
+    assert (to_hex(dev.get_color()), dev.get_linestyle()) == (DEV_COLOR, "--") == ("#f19ec2", "--")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "loss")
+    assert axes.get_title() == "length 20"
+    assert axes.get_yscale() == "linear"
+    assert legend_texts(axes.figure) == ["train", "dev"]
+
+
+def test_one_seed_is_drawn_as_it_is_at_every_100th_step():
+    _, histories = a_run(seeds=1, lengths=(5, 20), steps=19_000)
+    (axes,) = loss_figure(histories, 20).axes
+    train, dev = line(axes, "train"), line(axes, "dev")
+    np.testing.assert_array_equal(train.get_xdata(), np.arange(0, 19_000, 100))
+    np.testing.assert_array_equal(train.get_ydata(), histories.train_loss[1, ::100])
+    np.testing.assert_array_equal(dev.get_xdata(), histories.eval_steps)
+    np.testing.assert_array_equal(dev.get_ydata(), histories.dev_loss[1])
+    assert not axes.collections  # no band: one seed has no spread
+
+
+def test_several_seeds_are_a_median_and_a_band_from_the_5_to_the_95_percent_quantile():
+    _, histories = a_run(seeds=9)
+    (axes,) = loss_figure(histories, 20).axes
+    values = histories.dev_loss[histories.length == 20].astype(float)
+    np.testing.assert_allclose(line(axes, "dev").get_ydata(), np.median(values, axis=0))
+    (band,) = [item for item in axes.collections if item.get_label() == "dev, 5-95 % of seeds"]
+    corners = band.get_paths()[0].vertices
+    for step, column in zip(histories.eval_steps, values.T, strict=True):
+        heights = corners[corners[:, 0] == step, 1]
+        assert heights.min() == pytest.approx(np.quantile(column, 0.05))
+        assert heights.max() == pytest.approx(np.quantile(column, 0.95))
+    assert "dev, median of 9 seeds" in legend_texts(axes.figure)
+
+
+def test_a_thousand_seeds_are_not_a_thousand_lines():
+    results, histories = a_run(lengths=(5, 10), seeds=1000, steps=101)
+    (axes,) = loss_figure(histories, 5).axes
+    assert (len(axes.lines), len(axes.collections)) == (2, 2)
+    (axes,) = drawn(accuracy_figure(results)).axes
+    assert len(axes.lines) < 10
+
+
+def test_a_short_run_is_drawn_at_every_step():
+    _, histories = a_run(seeds=1, steps=38)
+    (axes,) = drawn(loss_figure(histories, 5)).axes
+    assert len(line(axes, "train").get_xdata()) == 38
+    assert line(axes, "dev").get_marker() == "o"  # its only evaluation stays visible
+
+
+def test_a_run_still_going_on_is_drawn_up_to_now_on_an_axis_for_all_of_it():
+    _, histories = a_run(progress=0.4)
+    (axes,) = drawn(loss_figure(histories, 5)).axes
+    assert max(line(axes, "train").get_xdata()) == 390
+    assert max(line(axes, "dev").get_xdata()) == 300
+    assert axes.get_xlim() == (0, 999)
+    assert "diverged" not in axes.get_title()
+
+
+def test_a_diverged_seed_counts_until_it_stops_and_is_mentioned():
+    _, histories = a_run(seeds=3, lengths=(5, 10))
+    histories.train_loss[0, 450:] = np.nan
+    histories.dev_loss[0, 4:] = np.nan
+    (axes,) = drawn(loss_figure(histories, 5)).axes
+    last = np.median(histories.dev_loss[1:3, -1].astype(float))
+    assert line(axes, "dev").get_ydata()[-1] == pytest.approx(last)
+    assert axes.get_title() == "length 5, 1 of 3 seeds diverged"
+    assert loss_figure(histories, 10).axes[0].get_title() == "length 10"
+
+
+@pytest.mark.parametrize("worst", [1e6, 3e38, np.inf])
+def test_an_exploding_loss_does_not_flatten_the_others(worst):
+    _, histories = a_run(seeds=1)
+    histories.train_loss[0, 600:610] = worst
+    (axes,) = drawn(loss_figure(histories, 5)).axes
+    assert axes.get_ylim()[1] < 20
+
+
+def test_a_loss_axis_shows_at_least_the_loss_of_guessing():
+    _, histories = a_run(seeds=1)
+    histories.dev_loss[:] = 0.01
+    (axes,) = loss_figure(histories, 5).axes
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] >= UNTRAINED_LOSS
+
+
+def test_the_loss_axis_can_be_logarithmic():
+    _, histories = a_run()
+    histories.train_loss[:, -200:] = 0.0
+    assert drawn(loss_figure(histories, 5, scale="log")).axes[0].get_yscale() == "log"
+
+
+def test_a_length_that_was_not_run_is_named_with_those_that_were():
+    _, histories = a_run(lengths=(5, 10))
+    with pytest.raises(UserError, match="no history has length 7, expected one of 5, 10"):
+        loss_figure(histories, 7)
+
+
+def test_the_accuracy_figure_shows_means_with_their_bootstrap_intervals():
+    results, _ = a_run(seeds=12)
+    (axes,) = drawn(accuracy_figure(results)).axes
+    mean_line, low, high = error_bar(axes, "test, mean and 95 % bootstrap interval")
+    groups = [results.of_length(length).test_accuracy for length in LENGTHS]
+    np.testing.assert_allclose(mean_line.get_ydata(), [group.mean() for group in groups])
+    np.testing.assert_allclose(low, [mean_interval(group).low for group in groups])
+    np.testing.assert_allclose(high, [mean_interval(group).high for group in groups])
+    assert (to_hex(mean_line.get_color()), mean_line.get_linestyle()) == (TEST_COLOR, "-")
+    dev_line, _, _ = error_bar(axes, "best dev")
+    assert (to_hex(dev_line.get_color()), dev_line.get_linestyle()) == (DEV_COLOR, "--")
+    assert mean_line.get_marker() != dev_line.get_marker()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("sequence length", "accuracy")
+    assert list(axes.get_xticks()) == list(LENGTHS)
+
+
+def test_every_seed_is_a_point_at_its_own_accuracy_near_its_length():
+    results, _ = a_run(seeds=12)
+    (axes,) = accuracy_figure(results).axes
+    dev, test = [item for item in axes.collections if isinstance(item, PathCollection)]
+    np.testing.assert_allclose(test.get_offsets()[:, 1], results.test_accuracy)
+    np.testing.assert_allclose(dev.get_offsets()[:, 1], results.best_dev_accuracy)
+    assert abs(test.get_offsets()[:, 0] - results.length).max() < 1
+    assert test.get_alpha() < 0.5
+
+
+def test_chance_is_a_labelled_line_at_a_tenth():
+    results, _ = a_run()
+    (axes,) = accuracy_figure(results).axes
+    assert set(line(axes, "chance").get_ydata()) == {0.10}
+    assert "chance, 0.10" in legend_texts(axes.figure)
+
+
+def test_one_seed_has_neither_an_interval_nor_a_cloud():
+    results, _ = a_run(seeds=1)
+    (axes,) = drawn(accuracy_figure(results)).axes
+    assert not axes.collections
+    assert sorted(legend_texts(axes.figure)) == ["best dev", "chance, 0.10", "test"]
+    (test,) = [item for item in axes.containers if item.get_label() == "test"]
+    np.testing.assert_array_equal(test.lines[0].get_xdata(), LENGTHS)
+    np.testing.assert_array_equal(test.lines[0].get_ydata(), results.test_accuracy)
+
+
+def test_lengths_in_any_order_are_drawn_from_short_to_long():
+    results, histories = a_run(lengths=(35, 5, 20))
+    mean_line, _, _ = error_bar(accuracy_figure(results).axes[0], "test, mean")
+    assert list(np.round(mean_line.get_xdata())) == [6, 21, 36]  # each a little to the right
+    titles = [axes.get_title() for axes in overview_figure(histories, results).axes]
+    assert titles[:3] == ["length 5", "length 20", "length 35"]
+
+
+def test_the_overview_has_a_panel_for_each_length_on_one_scale_and_the_accuracies():
+    results, histories = a_run()
+    figure = drawn(overview_figure(histories, results))
+    *losses, accuracies = figure.axes
+    assert [axes.get_title() for axes in losses] == [f"length {length}" for length in LENGTHS]
+    assert len({axes.get_ylim() for axes in losses}) == 1
+    assert accuracies.get_ylabel() == "accuracy"
+    assert len(legend_texts(figure)) == len(set(legend_texts(figure))) == 9
+
+
+def test_the_comparison_tells_runs_apart_without_colour():
+    results, _ = a_run()
+    runs = {f"run {place}": results for place in range(7)}
+    figure = drawn(comparison_figure(runs))
+    (axes,) = figure.axes
+    lines = [error_bar(axes, name)[0] for name in runs]
+    assert len({to_hex(item.get_color()) for item in lines}) == 7
+    assert len({(item.get_marker(), item.get_linestyle()) for item in lines}) == 7
+    assert "run 6 (seeds: 6)" in legend_texts(figure)
+
+
+def text_stays_inside(figure: Figure) -> bool:
+    """Whether every title, axis label and legend lies within the figure."""
+    drawn(figure)
+    parts = [*figure.legends]
+    for axes in figure.axes:
+        parts += [axes.title, axes.xaxis.label, axes.yaxis.label]
+    parts = [part for part in parts if not isinstance(part, Text) or part.get_text()]
+    boxes = [part.get_window_extent() for part in parts]
+    width, height = figure.bbox.size
+    return all(
+        box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        for box in boxes
+    )
+
+
+@pytest.mark.parametrize("seeds", [1, 8])
+@pytest.mark.parametrize("lengths", [(20,), (5, 10), LENGTHS])
+def test_nothing_written_in_a_figure_is_cut_off(lengths, seeds):
+    results, histories = a_run(lengths=lengths, seeds=seeds)
+    assert text_stays_inside(loss_figure(histories, lengths[0]))
+    assert text_stays_inside(accuracy_figure(results))
+    assert text_stays_inside(overview_figure(histories, results))
+    names = ["short", "a name of a run that is so long that it has to go on in the next line " * 2]
+    assert text_stays_inside(comparison_figure(dict.fromkeys(names, results)))
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_results_and_histories_without_a_single_value_can_be_drawn(seeds):
+    results, histories = a_run(seeds=seeds, progress=0.0)
+    nothing = np.full(len(results), np.nan)
+    results = dataclasses.replace(results, test_accuracy=nothing, best_dev_accuracy=nothing)
+    drawn(loss_figure(histories, 5))
+    drawn(accuracy_figure(results))
+    drawn(overview_figure(histories, results))
+    drawn(comparison_figure({"none": results, "nothing": results}))
+
+
+def test_saved_figures_have_the_textbooks_names_and_the_same_bytes_every_time(tmp_path):
+    results, histories = a_run(lengths=(5, 10), seeds=3)
+    paths = save_figures(tmp_path / "once", results, histories)
+    names = ["6.6_5", "6.6_10", "6.7", "overview"]
+    expected = [f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
+    assert [path.relative_to(tmp_path / "once/figures").as_posix() for path in paths] == expected
+    assert sorted(path.name for path in (tmp_path / "once/figures").iterdir()) == sorted(expected)
+    again = save_figures(tmp_path / "again", results, histories)
+    for path, twin in zip(paths, again, strict=True):
+        assert path.read_bytes() == twin.read_bytes()
+        assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")
+        assert b"CreationDate" not in path.read_bytes()
+
+
+def test_a_name_with_a_point_keeps_all_of_it(tmp_path):
+    paths = save_figure(comparison_figure({"run": a_run()[0]}), tmp_path / "learning_rate_0.1")
+    assert [path.name for path in paths] == ["learning_rate_0.1.pdf", "learning_rate_0.1.png"]
+    assert all(path.exists() for path in paths)
+
+
+def test_drawing_needs_neither_pyplot_nor_jax():
+    code = (
+        "import io, sys; from srn_jax.analysis.figures import new_figure; "
+        "new_figure(2, 2).savefig(io.BytesIO(), format='pdf'); "
+        "print({'matplotlib.pyplot', 'jax'} & set(sys.modules))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stdout.strip() == "set()", process.stderr

@@ -1,0 +1,93 @@
+"""The textbook's files byte for byte, and the reader of anyone's files."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import (
+    TEXTBOOK_LENGTHS,
+    digit_sum,
+    format_sequences,
+    lengths_in,
+    read_folder,
+    read_sequences,
+    textbook_splits,
+    write_splits,
+)
+
+SHA256 = {  # of the textbook's own files
+    "5/train.txt": "c4296d119b8ed4f5489a12c062846134252f08ffe2c967a10fe467a2f8b2d73a",
+    "5/dev.txt": "e7d6f947533e239d4735e3db383624a12399bf51b5b1901399fb3e47fff64038",
+    "5/test.txt": "c6ea050ca76747b5d7b588bd9acbdfc34ad4228762b4923cc54dd20eed1b17d0",
+    "20/train.txt": "60acd43edbd569d2befba492b9be3c4fc7487b631c1492f8f456dfc162fdde40",
+    "35/test.txt": "7c0aa6fac99fab48a2b8d6ddef98be45f3837082f02669350f7e491f26128f61",
+}
+
+
+def test_the_textbooks_files_are_reproduced_byte_for_byte(tmp_path, run_script):
+    done = run_script("generate_data.py", "--out", tmp_path / "new" / "folder")
+    assert done.returncode == 0, done.stderr
+    root = tmp_path / "new" / "folder"
+    for name, digest in SHA256.items():
+        assert hashlib.sha256((root / name).read_bytes()).hexdigest() == digest, name
+    assert len(list(root.rglob("*.txt"))) == 21
+    assert lengths_in(root) == TEXTBOOK_LENGTHS
+
+
+def test_the_textbooks_overlap_of_test_and_training_set_is_0_to_10():
+    assert {splits.overlap for _, splits in textbook_splits()} <= set(range(11))
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    for length, splits in textbook_splits((3, 6), (2, 1, 1), seed=4):
+        write_splits(tmp_path, length, splits)
+    again = read_folder(tmp_path, (3, 6))
+    for length, splits in textbook_splits((3, 6), (2, 1, 1), seed=4):
+        for name in ("train", "dev", "test"):
+            one, other = getattr(splits, name), getattr(again[length], name)
+            assert (one.digits == other.digits).all() and (one.labels == other.labels).all()
+
+
+def test_a_file_of_windows_or_without_a_last_line_feed_is_read(tmp_path):
+    text = format_sequences(digit_sum(4, 1, np.random.RandomState(0)))
+    for content in (text, text.replace("\n", "\r\n"), text[:-1]):
+        (tmp_path / "train.txt").write_bytes(content.encode())
+        assert len(read_sequences(tmp_path / "train.txt", 4)) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "line 1: empty line"),
+        (b"1 2 3\t3\n\n1 2 3\t3\n", "line 2: empty line"),
+        (b"1 2 3\t3\n1 2\t3\n", "line 2: 2 digits, expected 3"),
+        (b"1 2 3 4\t3\n", "line 1: 4 digits, expected 3"),
+        (b"1 x 3\t3\n", "line 1: 'x' is not a digit"),
+        (b"1 12 3\t3\n", "line 1: '12' is not a digit"),
+        (b"1  2 3\t3\n", "line 1: '' is not a digit"),
+        ("1 ٢ 3\t3\n".encode(), "line 1: '٢' is not a digit"),
+        (b"1 2 3 3\n", "line 1: no tab"),
+        (b"1 2 3\t19\n", "line 1: label 19, expected 0 to 18"),
+        (b"1 2 3\t-1\n", "line 1: label '-1' is not a whole number"),
+        (b"1 2 3\t3.0\n", "line 1: label '3.0' is not a whole number"),
+        (b"1 2 3\t\n", "line 1: label '' is not a whole number"),
+        (b"1 2 3\t3\n1 2 \xff\t3\n", "line 2: not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_line(tmp_path, content, complaint):
+    path = tmp_path / "train.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_sequences(path, 3)
+    assert str(caught.value).startswith(f"{path}, {complaint}")
+    assert "\n" not in str(caught.value)
+
+
+def test_lengths_with_different_numbers_of_examples_are_refused(tmp_path):
+    for length, k in ((3, 1), (4, 2)):
+        for _, splits in textbook_splits((length,), (k, 1, 1)):
+            write_splits(tmp_path, length, splits)
+    with pytest.raises(UserError, match="200 examples but length 3 has 100"):
+        read_folder(tmp_path, (3, 4))

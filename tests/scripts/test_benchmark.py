@@ -1,0 +1,84 @@
+"""The benchmark measures what it says: the same experiment, run in other ways."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from benchmark import measure as benchmark
+from benchmark.baselines import jax_experiment
+from benchmark.report import contenders_table, floor, growth_plan, plan
+
+from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.ensemble.sweep import Sweep
+from srn_jax.training import experiment as training
+
+CONFIG = SweepConfig((3, 7), (0, 1), ExperimentConfig(epochs=1))
+
+
+@pytest.mark.parametrize("contender", ["flax-rnn", "plain-scan"])
+def test_the_baselines_train_the_same_experiments(contender):
+    sweep = Sweep(CONFIG)
+    sweep.advance(0, len(sweep.eval_steps))
+    ours = sweep.gather(sweep.state).train_loss
+    train, state, data = jax_experiment(CONFIG, contender, steps=38)
+    with jax.numpy_rank_promotion("allow"):  # as a user would write it
+        _, theirs = jax.jit(train)(state, data)
+    assert ours.shape == (4, 38)
+    assert np.asarray(theirs) == pytest.approx(ours, abs=1e-4)
+
+
+def test_operations_are_those_counted_by_hand():
+    """Length 1, size 2, batch 1: products [1,2][2,2], [10,2][2,2], [1,2][2,19], three of each."""
+    products = 3 * 8 + 3 * 80 + 3 * 76
+    assert benchmark.parameters(2) == 20 + 4 + 4 + 2 + 38 + 19
+    assert benchmark.operations(1, size=2, batch=1) == products + 12 * 87
+    assert benchmark.parameters() == len(jax.flatten_util.ravel_pytree(first_parameters())[0])
+
+
+def first_parameters():
+    from srn_jax.training.model import new_classifier, parameters_of
+
+    return parameters_of(new_classifier(ExperimentConfig(), jax.random.key(0)))
+
+
+def test_a_gpu_is_measured_with_a_thousand_seeds_and_has_a_floor():
+    seeds = [task.seeds for name, task in plan("gpu", quick=False) if name == "srn_jax"]
+    assert seeds == [1, 64, 1000]
+    facts = floor("gpu")
+    assert facts["operations_a_step"] == sum(map(benchmark.operations, range(5, 40, 5)))
+    assert 1 < facts["h200_floor_seconds_1000_seeds"] < 5
+    assert training.number_of_steps(ExperimentConfig(), 300) == benchmark.STEPS
+
+
+def test_the_table_gives_ratios_to_the_baselines():
+    one = {"seeds": 1, "compile_seconds": 0.0, "peak_bytes": 0, "experiment_seconds": 10.0}
+    table = contenders_table(
+        [
+            one | {"contender": "pytorch-loop", "step_seconds": 0.5},
+            one | {"contender": "srn_jax", "step_seconds": 0.005},
+        ]
+    )
+    assert "x pytorch-loop" in table
+    assert "100.0" in table.splitlines()[3]
+
+
+def test_growth_changes_one_thing_at_a_time():
+    for points in growth_plan("cpu", quick=False).values():
+        tasks = [task for _, task in points]
+        varied = [len({getattr(t, n) for t in tasks}) for n in ("lengths", "hidden_size", "seeds")]
+        assert sorted(varied) == [1, 1, len(points)]
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_from_end_to_end(run_script, tmp_path):
+    done = run_script("benchmark.py", "--quick", "--out", tmp_path, timeout=600)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    names = [(one["contender"], one["seeds"]) for one in report["contenders"]]
+    assert names[-3:] == [("flax-rnn", 1), ("plain-scan", 1), ("srn_jax", 4)]
+    assert ("left out: pytorch-loop" in done.stdout) == (names[0][0] != "pytorch-loop")
+    assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 1e7 for one in report["contenders"])
+    assert [n for n, _ in report["growth"]["seeds"]] == [1, 4]
+    assert {"srn_jax SRN", "flax.nnx.RNN"} <= set(report["forward"])
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")

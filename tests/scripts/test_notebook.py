@@ -1,0 +1,102 @@
+"""The notebook for Colab: clean as stored, and executed from top to bottom."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOK = ROOT / "scripts" / "colab.ipynb"
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+
+
+def source_of(cell):
+    return "".join(cell["source"])
+
+
+def test_it_is_stored_without_outputs_and_with_an_id_for_each_cell(stored):
+    assert (stored["nbformat"], stored["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in stored["cells"]]
+    assert len(set(ids)) == len(ids)
+    code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert len(code) >= 5
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+
+
+def test_all_of_its_code_is_plain_python(stored):
+    for cell in stored["cells"]:
+        if cell["cell_type"] == "code":
+            ast.parse(source_of(cell))  # no magics, so that it can be linted as well
+
+
+def test_its_badge_opens_the_repository_that_it_installs(stored):
+    text = "\n".join(map(source_of, stored["cells"]))
+    (installed,) = re.findall(r'^REPOSITORY = "([^"]+)"', text, re.MULTILINE)
+    linked = re.findall(
+        r"colab\.research\.google\.com/github/([^/]+/[^/]+)/blob/[^/]+/([^)]+)", text
+    )
+    assert linked == [(installed, str(NOTEBOOK.relative_to(ROOT)))]
+
+
+def execute(folder, monkeypatch, last=None):
+    """Execute the notebook, up to the cell `last`, in a folder; its code cells by id."""
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("SRN_JAX_NOTEBOOK_QUICK", "1")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    if last is not None:
+        ids = [cell.id for cell in notebook.cells]
+        notebook.cells = notebook.cells[: ids.index(last) + 1]
+    where = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def printed(cell):
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def shown(cell, kind):
+    return [output.data[kind] for output in cell.outputs if kind in output.get("data", ())]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_notebook
+@pytest.mark.filterwarnings("default")  # Jupyter's own are not ours to mend
+def test_it_runs_from_top_to_bottom_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    cells = execute(tmp_path, monkeypatch)
+    assert printed(cells["install"]).startswith("not in Colab")
+    assert re.match(
+        r"found no TPU or GPU, the CPU will do: \d+ cores, JAX", printed(cells["devices"])
+    )
+    warnings = [o.text for c in cells.values() for o in c.outputs if o.get("name") == "stderr"]
+    assert warnings == []
+
+    rows = [line.split()[:2] for line in printed(cells["train"]).splitlines()]
+    assert ["5", "4"] in rows and ["10", "4"] in rows  # a line a length, of four seeds
+    (bar,) = shown(cells["train"], "text/html")
+    assert '<progress value="16" max="16">' in bar and "L=10: loss" in bar
+    for name in ("memory", "losses", "try"):
+        assert len(shown(cells[name], "image/png")) == 1
+    assert re.search(r"\[3, 4, 0, 0, 0\]: the network says \d+", printed(cells["predict"]))
+    run = tmp_path / "runs" / re.search(r"runs/(\S+), a page", printed(cells["train"]))[1]
+    results = (run / "results.csv").read_text().splitlines()[1:]
+    known = [f"{float(row.split(',')[5]):.2f}" for row in results if row.startswith("10,")]
+    tested = [line.split() for line in printed(cells["test"]).splitlines()[2:-1]]
+    assert [row[2] for row in tested] == known
+    assert "recurrent_init=orthogonal" in printed(cells["try"])
+
+    again = printed(execute(tmp_path, monkeypatch, last="train")["train"])
+    assert "resumed after 1,520 of 1,520 steps" in again
+    assert again.splitlines()[-8:] == printed(cells["train"]).splitlines()[-8:]

@@ -1,0 +1,187 @@
+"""The scripts, run as a user runs them."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from srn_jax.analysis.results import read_histories, read_results
+from srn_jax.runs.folder import RUN_FILE
+
+SMALL = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 3, "--epochs", 12)
+
+
+def rows_of(text):
+    """The rows of a table whose first two cells are a length and a seed."""
+    cells = [line.split() for line in text.splitlines()]
+    return [row for row in cells if len(row) == 4 and row[0].isdigit() and row[1].isdigit()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small run, and what the command printed."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    command = [sys.executable, "scripts/sweep.py", *map(str, SMALL), "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_a_sweep_says_where_it_runs_and_ends_with_its_table_and_paths(run):
+    folder, done = run
+    lines = done.stdout.splitlines()
+    assert done.stderr == ""
+    assert lines[0].endswith("cpu: 6 experiments (2 lengths x 3 seeds)")
+    assert any(line.startswith("step ") and "L=6: loss" in line for line in lines)
+    assert [line.split()[:2] for line in lines[-5:-2]] == [
+        ["------", "-----"],
+        ["3", "3"],
+        ["6", "3"],
+    ]
+    assert lines[-1].startswith(f"in {folder}: results.csv, histories.npz, checkpoints, figures")
+
+
+def test_a_run_folder_holds_what_the_readme_says(run):
+    folder, _ = run
+    results, histories = read_results(folder), read_histories(folder)
+    assert results.length.tolist() == [3] * 3 + [6] * 3
+    assert results.seed.tolist() == [0, 1, 2] * 2
+    assert histories.train_loss.shape == (6, 12 * 38)
+    assert histories.epoch_loss.shape == (6, 12)
+    assert histories.eval_steps.tolist() == [100, 200, 300, 400, 455]
+    by_epoch = histories.train_loss.reshape(6, 12, 38).mean(axis=2)
+    assert histories.epoch_loss == pytest.approx(by_epoch, rel=1e-5)
+    best = histories.dev_accuracy.argmax(axis=1)
+    assert results.best_step.tolist() == histories.eval_steps[best].tolist()
+    assert results.best_dev_accuracy == pytest.approx(histories.dev_accuracy.max(axis=1))
+    assert results.dev_loss == pytest.approx(histories.dev_loss[np.arange(6), best])
+    for name in ("6.6_3", "6.6_6", "6.7", "overview"):
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    info = json.loads((folder / RUN_FILE).read_text())
+    assert info["finished"] and info["settings"]["experiment"]["epochs"] == 12
+    report = (folder / "report.md").read_text()
+    assert "figures/6.7.png" in report and "scripts/sweep.py" in report
+
+
+def test_the_log_has_the_textbooks_lines_of_the_first_seed(run):
+    folder, _ = run
+    histories = read_histories(folder)
+    lines = (folder / "log.txt").read_text().splitlines()
+    start = lines.index("== length 6, seed 0")
+    log = lines[start + 1 :]
+    losses = [line for line in log if line.startswith("[train]")]
+    assert len(losses) == 5  # steps 0, 100, ..., 400
+    assert losses[1] == f"[train] epoch 2, step 100/456: loss {histories.train_loss[3, 100]:.5f}"
+    assert sum("dev score" in line for line in log) == 5
+    scores = histories.dev_accuracy[3]
+    improvements = sum(s > max([0, *scores[:i]]) for i, s in enumerate(scores))
+    assert sum("best accuracy updated" in line for line in log) == improvements
+
+
+def test_evaluate_restores_the_networks_and_gives_the_accuracies_of_the_csv_again(run, run_script):
+    folder, _ = run
+    done = run_script("evaluate.py", folder, "--platform", "cpu")
+    assert done.returncode == 0, done.stderr
+    with open(folder / "results.csv") as file:
+        expected = [
+            [row["length"], row["seed"], row["test_accuracy"]] for row in csv.DictReader(file)
+        ]
+    assert [row[:3] for row in rows_of(done.stdout)] == expected
+
+
+def test_evaluate_picks_lengths_and_seeds_and_other_data(run, run_script, tmp_path):
+    folder, _ = run
+    made = run_script("generate_data.py", "--out", tmp_path, "--lengths", 6)
+    assert made.returncode == 0, made.stderr
+    options = ("--lengths", 6, "--seeds", 2, 0, "--data", tmp_path, "--platform", "cpu")
+    done = run_script("evaluate.py", folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert [row[:2] for row in rows_of(done.stdout)] == [["6", "2"], ["6", "0"]]
+
+
+def test_evaluate_predicts_a_sequence(run, run_script):
+    folder, _ = run
+    options = ("--lengths", 3, "--predict", "4 5 0", "--platform", "cpu")
+    done = run_script("evaluate.py", folder, *options)
+    assert done.returncode == 0, done.stderr
+    assert [row[:2] for row in rows_of(done.stdout)] == [["3", "0"], ["3", "1"], ["3", "2"]]
+    assert all(0 <= int(row[2]) <= 18 and 0 < float(row[3]) <= 1 for row in rows_of(done.stdout))
+    assert "add up to 9" in done.stdout
+
+
+def test_the_same_command_again_shows_the_same_results_and_trains_nothing(run, run_script):
+    folder, first = run
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".csv", ".npz")}
+    done = run_script("sweep.py", *SMALL, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "resumed after 456 of 456 steps" in done.stdout
+    assert done.stdout.splitlines()[-4:] == first.stdout.splitlines()[-4:]
+    assert before == {name: (folder / name).read_bytes() for name in before}
+
+
+def test_plot_draws_one_run_again_and_compares_several(run, run_script, tmp_path):
+    folder, _ = run
+    png = folder / "figures" / "6.7.png"
+    before = png.read_bytes()
+    png.unlink()
+    assert run_script("plot.py", folder, "--platform", "cpu").returncode == 0
+    assert png.read_bytes() == before
+    done = run_script("plot.py", folder, folder, "--out", tmp_path / "both", "--platform", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "both" / "figures" / "comparison.pdf").exists()
+
+
+@pytest.mark.slow
+def test_several_values_of_an_option_are_trained_and_compared(run_script, tmp_path):
+    options = ("--hidden-size", 4, 8, "--recurrent-init", "xavier", "identity")
+    small = ("--platform", "cpu", "--lengths", 3, "--seeds", 2, "--epochs", 4)
+    done = run_script("sweep.py", *small, *options, "--out", tmp_path / "study")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "study" / "variants.csv") as file:
+        rows = list(csv.DictReader(file))
+    variants = {(row["hidden_size"], row["recurrent_init"]) for row in rows}
+    assert len(rows) == 8 and len(variants) == 4
+    name = "hidden_size=8,recurrent_init=identity"
+    assert {row["variant"] for row in rows} >= {name}
+    assert read_results(tmp_path / "study" / name).seed.tolist() == [0, 1]
+    assert (tmp_path / "study" / "figures" / "comparison.png").exists()
+    comparison = (tmp_path / "study" / "comparison.md").read_bytes()
+    assert name in comparison.decode()
+    (tmp_path / "study" / "comparison.md").unlink()
+    assert run_script("plot.py", tmp_path / "study").returncode == 0
+    assert (tmp_path / "study" / "comparison.md").read_bytes() == comparison
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_on_files(run_script, tmp_path):
+    data = tmp_path / "data"
+    assert run_script("generate_data.py", "--out", data, "--lengths", 4, 3).returncode == 0
+    small = ("--platform", "cpu", "--seeds", 2, "--epochs", 4, "--data", data)
+    done = run_script("sweep.py", *small, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "run")
+    assert results.length.tolist() == [3, 3, 4, 4]  # the lengths that the folder has
+    assert len(set(results.overlap[:2])) == 1
+    (data / "4" / "test.txt").write_bytes((data / "4" / "dev.txt").read_bytes())
+    other = run_script("evaluate.py", tmp_path / "run", "--platform", "cpu")
+    assert other.returncode == 2 and "has changed since the run" in other.stderr
+    (data / "3" / "test.txt").write_text("1 2 3\t3\n")
+    changed = run_script("sweep.py", *small, "--out", tmp_path / "run")
+    assert changed.returncode == 2 and "examples" in changed.stderr
+
+
+@pytest.mark.parametrize("script", ["sweep", "evaluate", "plot", "generate_data", "benchmark"])
+def test_help_does_not_start_jax(script):
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('scripts/{script}.py', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'jax', 'jaxlib', 'matplotlib', 'orbax'} & set(sys.modules), 'started too much'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage:")
