@@ -6,6 +6,7 @@ wrong value before anything expensive starts.
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,13 +14,13 @@ from typing import Any
 
 from srn_jax.errors import UserError
 
-NUM_DIGITS = 10  # the inputs 0..9
-NUM_CLASSES = 19  # the sums 0..18
-NUM_PAIRS = NUM_DIGITS**2
-DEV_MULTIPLICITY = TEST_MULTIPLICITY = 1
 TEXTBOOK_LENGTHS = (5, 10, 15, 20, 25, 30, 35)
+CELLS = ("srn", "residual-srn", "lstm", "gru")
+TASKS = ("digit-sum", "adding", "recall")
+PROBES = ("gradient-norm", "update-norm", "parameter-norm")
 RECURRENT_INITS = ("xavier", "orthogonal", "identity", "pytorch")
-
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+OWN = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")  # mine.py:Mine
 
 Check = Callable[[str, Any], None]
 
@@ -38,11 +39,26 @@ def positive(high: float) -> Check:
     """A check that a value is a finite number above 0 and at most `high`."""
 
     def check(name: str, value: Any) -> None:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not 0 < value <= high:
+        if not is_number(value) or not 0 < value <= high:
             raise UserError(f"{name} must be a number above 0 and at most {high:g}, got {value!r}")
 
     return check
+
+
+def between(low: float, high: float) -> Check:
+    """A check that a value is a number in low..high, both included."""
+
+    def check(name: str, value: Any) -> None:
+        if not is_number(value) or not low <= value <= high:
+            raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+
+    return check
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def one_of(*choices: str) -> Check:
@@ -55,9 +71,34 @@ def one_of(*choices: str) -> Check:
     return check
 
 
-def knob(default: Any, help: str, check: Check) -> Any:
-    """A dataclass field with the help line and the check that the command line shows and runs."""
-    return field(default=default, metadata={"help": help, "check": check})
+def one_of_or_own(*choices: str) -> Check:
+    """A check that a value is one of the given words, or a class in a file of the user's."""
+
+    def check(name: str, value: Any) -> None:
+        if value not in choices and not (isinstance(value, str) and OWN.fullmatch(value)):
+            expected = f"one of {', '.join(choices)}, or a class of yours as FILE.py:NAME"
+            raise UserError(f"{name} must be {expected}, got {value!r}")
+
+    return check
+
+
+def switch(name: str, value: Any) -> None:
+    """A check that a value is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name} must be true or false, got {value!r}")
+
+
+def or_none(check: Check) -> Check:
+    """A check that lets None through."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def knob(default: Any, help: str, check: Check, *, is_data: bool = False) -> Any:
+    """A dataclass field with its help line and its check.
+
+    Experiments that differ in a field that `is_data` can share a program: it changes no shape.
+    """
+    return field(default=default, metadata={"help": help, "check": check, "is_data": is_data})
 
 
 def option_name(field_name: str) -> str:
@@ -69,21 +110,55 @@ def option_name(field_name: str) -> str:
 class ExperimentConfig:
     """The settings of one experiment, apart from its sequence length and its seed.
 
-    The defaults are the textbook's. Raises `UserError` for a value out of its range.
+    The defaults are those of the textbook's section 6.1. Raises `UserError` for a value out of its
+    range.
     """
 
+    task: str = knob(
+        "digit-sum",
+        f"what must be remembered: {', '.join(TASKS)}, or FILE.py:NAME",
+        one_of_or_own(*TASKS),
+    )
+    cell: str = knob(
+        "srn", f"what remembers: {', '.join(CELLS)}, or FILE.py:NAME", one_of_or_own(*CELLS)
+    )
     hidden_size: int = knob(32, "hidden units of the recurrent network", whole(1, 4096))
     embedding_size: int = knob(32, "size of a digit's embedding", whole(1, 4096))
-    learning_rate: float = knob(1e-3, "learning rate of Adam", positive(1e30))
-    epochs: int = knob(500, "passes over the training set", whole(1, 1_000_000))
-    batch_size: int = knob(8, "sequences in a batch", whole(1, 1_000_000))
-    multiplicity: int = knob(3, "training examples for each pair of digits", whole(1, 10_000))
-    eval_interval: int = knob(100, "training steps between evaluations", whole(1, 1_000_000_000))
     recurrent_init: str = knob(
         "xavier",
         "initial recurrent weights: " + ", ".join(RECURRENT_INITS),
         one_of(*RECURRENT_INITS),
+        is_data=True,
     )
+    forget_bias: float = knob(
+        0.0,
+        "added to an LSTM's initial forget bias; 1 is common",
+        between(-1e6, 1e6),
+        is_data=True,
+    )
+    optimizer: str = knob("adam", "optimizer: " + ", ".join(OPTIMIZERS), one_of(*OPTIMIZERS))
+    learning_rate: float = knob(1e-3, "its learning rate", positive(1e30), is_data=True)
+    loss_reduction: str = knob(
+        "mean", "of the losses in a batch: mean or sum", one_of("mean", "sum")
+    )
+    clip_norm: float | None = knob(
+        None, "clip gradients to this L2 norm, or none", or_none(positive(1e30)), is_data=True
+    )
+    clip: str = knob(
+        "per-tensor",
+        "what --clip-norm limits: per-tensor or global",
+        one_of("per-tensor", "global"),
+    )
+    epochs: int = knob(500, "passes over the training set", whole(1, 1_000_000))
+    steps: int | None = knob(
+        None, "training steps, in place of --epochs", or_none(whole(1, 2**31 - 1))
+    )
+    batch_size: int = knob(8, "sequences in a batch", whole(1, 1_000_000))
+    multiplicity: int = knob(
+        3, "size of the training set, in units of the development set's", whole(1, 10_000)
+    )
+    fresh_data: bool = knob(False, "draw new training examples at every step", switch)
+    eval_interval: int = knob(100, "training steps between evaluations", whole(1, 1_000_000_000))
 
     def __post_init__(self) -> None:
         for knob_field in dataclasses.fields(self):
@@ -91,10 +166,41 @@ class ExperimentConfig:
                 option_name(knob_field.name), getattr(self, knob_field.name)
             )
 
+    @property
+    def program(self) -> "ExperimentConfig":
+        """These settings with all that changes no shape at its default: what is compiled.
+
+        Experiments with equal programs train side by side. Whether gradients are clipped at all is
+        part of the program.
+        """
+        names = [f.name for f in dataclasses.fields(self) if f.metadata["is_data"]]
+        defaults: dict[str, Any] = {name: getattr(DEFAULTS, name) for name in names}
+        clip_norm = None if self.clip_norm is None else 1.0
+        return dataclasses.replace(self, **{**defaults, "clip_norm": clip_norm})
+
+
+DEFAULTS = ExperimentConfig()
+
+
+def steps_an_epoch(config: ExperimentConfig, train_examples: int) -> int:
+    """Training steps in which every example of a training set is seen once; the last batch kept."""
+    return -(-train_examples // config.batch_size)
+
 
 def number_of_steps(config: ExperimentConfig, train_examples: int) -> int:
     """Training steps of the whole experiment: 19,000 with the textbook's settings."""
-    return config.epochs * -(-train_examples // config.batch_size)
+    return config.steps or config.epochs * steps_an_epoch(config, train_examples)
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder of data files, and what was read from it when the run began."""
+
+    path: str
+    sha256: str
+    vocabulary: int = 10  # tokens are 0..vocabulary - 1
+    classes: int = 19  # labels are 0..classes - 1
+    chance: float = 0.10  # accuracy of always giving the most frequent label of the training set
 
 
 @dataclass(frozen=True)
@@ -107,22 +213,35 @@ class SweepConfig:
     lengths: tuple[int, ...] = TEXTBOOK_LENGTHS
     seeds: tuple[int, ...] = tuple(range(8))
     experiment: ExperimentConfig = ExperimentConfig()
-    data: str | None = None  # a folder of data files; None draws fresh data for every seed
+    data: DataFolder | None = None  # None draws fresh data for every seed
+    probes: tuple[str, ...] = ()  # what is recorded at every step beside the loss
 
     def __post_init__(self) -> None:
-        check_list("--lengths", self.lengths, whole(3, 100_000))
+        check_list("--lengths", self.lengths, whole(1, 100_000))
         check_list("--seeds", self.seeds, whole(0, 2**32 - 1))
-        steps = number_of_steps(self.experiment, NUM_PAIRS * self.experiment.multiplicity)
-        if self.data is None and steps >= 2**31:  # as they are counted on the devices
-            raise UserError(
-                f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
-                "fewer --epochs, or a larger --batch-size"
-            )
+        if self.probes:
+            check_list("--probe", self.probes, one_of_or_own(*PROBES))
+        if self.data is not None and self.experiment.task != DEFAULTS.task:
+            raise UserError("--data holds digits and a label, leave out --task")
+        if self.data is not None and self.experiment.fresh_data:
+            raise UserError("--fresh-data draws its examples, leave out --data")
 
     @property
     def experiments(self) -> tuple[tuple[int, int], ...]:
         """The (length, seed) of each experiment: lengths in the outer loop, seeds in the inner."""
         return tuple((length, seed) for length in self.lengths for seed in self.seeds)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a task tells those who show its results; it is kept with every run."""
+
+    question: str = "the sum of the first two digits"
+    title: str = "How long a recurrent network remembers"
+    chance: float = 0.10  # accuracy of the best constant answer
+    chance_loss: float = math.log(19)  # loss of an answer that knows nothing
+    test_examples: int = 100
+    fixed_data: bool = False  # every seed saw the same files
 
 
 def check_list(name: str, values: tuple[Any, ...], check: Check) -> None:

@@ -17,6 +17,7 @@ class Packing(NamedTuple):
     experiment: np.ndarray  # [slot, chunk]: index into the sweep's experiments (fillers repeat one)
     program: np.ndarray  # [slot]: index into widths; len(widths) for a slot with nothing to do
     widths: tuple[int, ...]  # padded lengths, ascending
+    padded: tuple[bool, ...]  # whether some experiment of a program is shorter than its width
     place: np.ndarray  # [experiment]: its index into experiment.ravel()
 
 
@@ -51,7 +52,8 @@ def pack(lengths: np.ndarray, devices: int, chunk: int, programs: int = MAX_PROG
     busy = np.flatnonzero(np.repeat(programs_of_slots < len(widths), chunk))
     place = np.empty(len(lengths), int)
     place[experiment.ravel()[busy]] = busy
-    return Packing(experiment, programs_of_slots, widths, place)
+    padded = tuple(len(group) > 1 for group in groups)
+    return Packing(experiment, programs_of_slots, widths, padded, place)
 
 
 def pack_for(platform: str, lengths: np.ndarray, devices: int, chunk: int | None = None) -> Packing:

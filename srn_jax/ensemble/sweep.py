@@ -1,119 +1,131 @@
 """Many experiments at once: the only place with `vmap` and sharding over experiments.
 
-Experiments are packed into slots, `[slot, chunk]`, and slots are dealt out to the devices. A device
-takes its slots one after another (`lax.map`); the experiments of a slot run side by side (`vmap`)
-at one padded length, for which `lax.switch` picks the program. So a slot decides how much runs at
-once, which is everything on a GPU, and on a CPU, where a second experiment would only push the
-first one out of the cache, a slot is a single experiment that pays for no padding at all.
+Experiments are packed into shards, `[shard, batch of experiments]`, and shards are dealt out to the
+devices. A device takes its shards one after another (`lax.map`); the experiments of a shard run
+side by side (`vmap`) at one padded length, for which `lax.switch` picks the program. So a shard
+decides how much runs at once, which is everything on a GPU, and on a CPU, where a second experiment
+would only push the first one out of the cache, a shard is a single experiment that pays for no
+padding at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.config import SweepConfig
 from srn_jax.ensemble.packing import pack_for
-from srn_jax.interop.textbook_files import read_folder
-from srn_jax.tasks.digit_sum import (
-    Batches,
+from srn_jax.interop.textbook_files import Splits
+from srn_jax.tasks.task import (
+    PADDING,
     Dataset,
     Examples,
+    check_length,
+    cut_inputs,
     draw_dataset,
-    overlap,
-    pad_splits,
-    to_batches,
+    mask_of,
 )
-from srn_jax.training import experiment as training
-from srn_jax.training.experiment import TrainState
-from srn_jax.training.model import Parameters, new_classifier, parameters_of
+from srn_jax.training import experiment
+from srn_jax.training.experiment import Histories, Program, TrainState, program_of
+from srn_jax.training.model import hyperparameters_of
 
 AXIS = PartitionSpec("experiment")
-
-
-class ExperimentData(NamedTuple):
-    """What one experiment trains on and is measured by."""
-
-    train: Batches
-    dev: Examples
-    test: Examples
-    overlap: jax.Array  # scalar: test sequences that also occur in the training set
+EVERYWHERE = PartitionSpec()
 
 
 class Sweep:
-    """All experiments of a sweep on all devices; the state lives on the devices.
+    """All experiments of one or several sweeps on all devices; the state lives on the devices.
 
-    `state` and `data` are pytrees of arrays `[slot, chunk, ...]`, sharded over the slots.
+    `state`, `histories` and `data` are pytrees of arrays `[shard, batch of experiments, ...]`,
+    sharded over the shards. Several sweeps, which differ in nothing but settings that change no
+    shape, train as one; the experiments of each come after those of the one before.
     """
 
-    def __init__(self, config: SweepConfig, chunk: int | None = None):
-        """Draw the parameters and the data of each experiment, or read the data.
+    def __init__(
+        self,
+        configs: SweepConfig | Sequence[SweepConfig],
+        files: dict[int, Splits] | None = None,
+        side_by_side: int | None = None,
+    ):
+        """Draw the parameters and the data of each experiment.
 
         Args:
-            config: the sweep; data that it names are read, the same for every seed.
-            chunk: experiments that run side by side on a device; None chooses by the platform.
+            configs: the sweeps.
+            files: the data of each length, where they are not drawn; the same for every seed.
+            side_by_side: experiments at once on a device; None chooses by the platform.
         """
+        self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
+        first = self.configs[0]
         devices = np.array(jax.devices())
-        self.config = config
         self.mesh = Mesh(devices, ("experiment",))
-        lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-        self.packing = pack_for(devices[0].platform, lengths, len(devices), chunk)
-        self.program = self.shard(self.packing.program)
+        self.experiments = [one for config in self.configs for one in config.experiments]
+        lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
+        self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
+        number = None if files is None else len(files[first.lengths[0]].train)
+        self.program = program_of(*self.configs, train_examples=number)
+        for length in first.lengths:
+            check_length(self.program.task, length)
+        self.width = max(first.lengths)
+        self.eval_steps = self.program.eval_steps
+        self.steps = self.program.steps
+        self.branch = self.shard(self.packing.program)
 
         packed = self.packing.experiment
-        max_length = max(config.lengths)
-        files = None
-        if config.data is not None:
-            splits = read_folder(Path(config.data), config.lengths)
-            padded = [pad_splits(splits[length], max_length) for length in config.lengths]
-            by_length = jax.tree.map(lambda *sets: np.stack(sets), *padded)
-            which = np.array([config.lengths.index(n) for n in lengths])[packed]
-            files = self.shard(jax.tree.map(lambda sets: sets[which], by_length))
-        inputs = (self.shard(seeds[packed].astype(np.uint32)), self.shard(lengths[packed]), files)
-        prepare = prepare_packed(self.mesh, config.experiment, max_length)
+        hyper = [hyperparameters_of(c.experiment) for c in self.configs for _ in c.experiments]
+        arrays = jax.tree.map(lambda *leaves: np.stack(leaves)[packed], *hyper)
+        padded = None if files is None else files_by_experiment(files, lengths, self.width)
+        inputs = self.shard(
+            (
+                seeds[packed].astype(np.uint32),
+                lengths[packed],
+                arrays,
+                jax.tree.map(lambda array: array[packed], padded),
+            )
+        )
+        prepare = prepare_packed(self.mesh, self.program, self.width)
         with ThreadPoolExecutor(max_workers=1) as background:  # the two compile side by side
             compiling = background.submit(self._compile, *jax.eval_shape(prepare, *inputs))
-            self.state, self.data = prepare(*inputs)
+            self.state, self.histories, self.data = prepare(*inputs)
             self._advance = compiling.result()
-        self.steps = self.state.train_loss.shape[-1]
-        self.eval_steps = training.evaluation_steps(config.experiment, self.steps)
 
     @property
     def sharding(self) -> NamedSharding:
-        """How every array is laid out: slots over the devices."""
+        """How every array is laid out: shards over the devices."""
         return NamedSharding(self.mesh, AXIS)
 
-    def shard(self, arrays):
-        """NumPy arrays `[slot, ...]`, the same on every process, as sharded arrays."""
+    def shard(self, arrays: Any) -> Any:
+        """NumPy arrays `[shard, ...]`, the same on every process, as sharded arrays."""
 
         def put(array):
             return jax.make_array_from_callback(array.shape, self.sharding, lambda i: array[i])
 
         return jax.tree.map(put, arrays)
 
-    def _compile(self, state, data) -> jax.stages.Compiled:
+    def _compile(self, state: TrainState, histories: Histories, data: Any) -> jax.stages.Compiled:
         """The program of `advance`, for arrays of these shapes."""
 
         def on_mesh(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.sharding)
 
-        state, data = jax.tree.map(on_mesh, (state, data))
-        program = advance_packed(self.mesh, self.config.experiment, self.packing.widths)
-        return program.lower(state, data, self.program, np.int32(0), np.int32(0)).compile()
+        arrays = jax.tree.map(on_mesh, (state, histories, data))
+        program = advance_packed(self.mesh, self.program, self.packing.widths, self.packing.padded)
+        return program.lower(*arrays, self.branch, np.int32(0), np.int32(0)).compile()
 
     def advance(self, first_block: int, last_block: int) -> None:
         """Train every experiment through the blocks first_block <= block < last_block."""
         blocks = np.int32(first_block), np.int32(last_block)
-        self.state = self._advance(self.state, self.data, self.program, *blocks)
+        self.state, self.histories = self._advance(
+            self.state, self.histories, self.data, self.branch, *blocks
+        )
 
-    def gather(self, packed):
-        """Bring a pytree `[slot, chunk, ...]` to every host as NumPy arrays `[experiment, ...]`."""
+    def gather(self, packed: Any) -> Any:
+        """Bring a pytree `[shard, batch, ...]` to every host as NumPy arrays `[experiment, ...]`."""
         if jax.process_count() > 1:
             packed = multihost_utils.process_allgather(packed, tiled=True)
 
@@ -123,41 +135,61 @@ class Sweep:
 
         return jax.tree.map(unpack, packed)
 
-    def scatter(self, arrays):
+    def scatter(self, arrays: Any) -> Any:
         """The inverse of `gather`: NumPy arrays `[experiment, ...]` onto the devices."""
         return self.shard(jax.tree.map(lambda array: array[self.packing.experiment], arrays))
 
+    def gather_histories(self) -> Histories:
+        """The histories as NumPy arrays, `[experiment, step]` and `[experiment, evaluation]`."""
+        steps, evaluations = self.gather(tuple(self.histories))
+        taken = self.program.step_of >= 0
+        return Histories({name: rows[:, taken] for name, rows in steps.items()}, evaluations)
 
-def prepare_experiment(
-    config: ExperimentConfig,
-    max_length: int,
-    seed: jax.Array,
-    length: jax.Array,
-    files: Dataset | None = None,
-) -> tuple[TrainState, ExperimentData]:
-    """Parameters and data of one experiment, which depend on its own seed and length alone."""
-    data_key, parameter_key = jax.random.split(experiment_key(seed, length))
-    dataset = files
-    if dataset is None:
-        dataset = draw_dataset(data_key, length, config.multiplicity, max_length)
-    parameters = parameters_of(new_classifier(config, parameter_key))
-    batches = to_batches(dataset.train, config.batch_size)
-    state = training.initial_state(config, parameters, len(dataset.train.labels))
-    return state, ExperimentData(batches, dataset.dev, dataset.test, overlap(dataset))
+    def scatter_histories(self, histories: Histories) -> Histories:
+        """The inverse of `gather_histories`."""
+        taken = self.program.step_of >= 0
+
+        def by_block(rows: np.ndarray) -> np.ndarray:
+            blocks = np.full((len(rows), *taken.shape), np.nan, np.float32)
+            blocks[:, taken] = rows
+            return blocks
+
+        steps = {name: by_block(rows) for name, rows in histories.steps.items()}
+        return self.scatter(Histories(steps, histories.evaluations))
+
+    def evaluate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Test loss and accuracy of the best parameters of every experiment, `[experiment]`."""
+        test = self.gather(self.data.test)
+        lengths = np.array([length for length, _ in self.experiments])
+        best = self.gather(self.state.best_parameters)
+        return evaluate_experiments(self.program, best, test, lengths)
 
 
-def experiment_key(seed: jax.Array, length: jax.Array) -> jax.Array:
-    """The key from which all randomness of one experiment comes."""
-    return jax.random.fold_in(jax.random.key(seed), length)
+def files_by_experiment(files: dict[int, Splits], lengths: np.ndarray, width: int) -> Dataset:
+    """The data of each experiment, padded: NumPy arrays `[experiment, example, ...]`."""
+    padded = {length: pad_splits(splits, width) for length, splits in files.items()}
+    return jax.tree.map(lambda *sets: np.stack(sets), *(padded[length] for length in lengths))
+
+
+def pad_splits(splits: Splits, width: int) -> Dataset:
+    """The three sets of one length, read from files, padded on the left."""
+    return Dataset(*(pad_examples(s, width) for s in (splits.train, splits.dev, splits.test)))
+
+
+def pad_examples(sequences: Any, width: int) -> Examples:
+    """Sequences read from a file as NumPy arrays, padded on the left to `width`."""
+    missing = width - sequences.digits.shape[1]
+    digits = np.pad(sequences.digits, ((0, 0), (missing, 0)), constant_values=PADDING)
+    return Examples(digits, sequences.labels)
 
 
 @cache
-def prepare_packed(mesh: Mesh, config: ExperimentConfig, max_length: int):
-    """The compiled program that prepares all experiments: `prepare_experiment` over the slots."""
+def prepare_packed(mesh: Mesh, program: Program, width: int):
+    """The compiled program that prepares all experiments: `experiment.prepare` over the shards."""
 
-    def on_device(seeds, lengths, files):
-        one = partial(prepare_experiment, config, max_length)
-        return jax.lax.map(lambda slot: over_chunk(one)(*slot), (seeds, lengths, files))
+    def on_device(*inputs):
+        one = partial(experiment.prepare, program, width)
+        return jax.lax.map(lambda shard: over_batch(one)(*shard), inputs)
 
     return jax.jit(
         jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
@@ -165,47 +197,50 @@ def prepare_packed(mesh: Mesh, config: ExperimentConfig, max_length: int):
 
 
 @cache
-def advance_packed(mesh: Mesh, config: ExperimentConfig, widths: tuple[int, ...]):
-    """The compiled program of a whole sweep: `training.advance` over slots, chunks and devices."""
+def advance_packed(mesh: Mesh, program: Program, widths: tuple[int, ...], padded: tuple[bool, ...]):
+    """The compiled program of a whole sweep: `experiment.advance` over shards and devices."""
+    kind = program.task.inputs
 
-    def at_width(width: int, state, data, first_block, last_block):
-        def one(state: TrainState, data: ExperimentData) -> TrainState:
-            train = data.train._replace(digits=data.train.digits[..., -width:])
-            dev = data.dev._replace(digits=data.dev.digits[..., -width:])
-            return training.advance(config, state, train, dev, first_block, last_block)
+    def at_width(width: int, padded: bool, state, histories, data, *blocks):
+        def cut(part):
+            return part._replace(inputs=cut_inputs(part.inputs, kind, width))
 
-        return over_chunk(one)(state, data)
+        def one(state, histories, data):
+            train = None if data.train is None else cut(data.train)
+            data = data._replace(train=train, dev=cut(data.dev), test=None)
+            return experiment.advance(program, data, width, padded, state, histories, *blocks)
 
-    def on_device(states, data, programs, first_block, last_block):
-        def idle(state, *_):
-            return state
+        return over_batch(one)(state, histories, data)
 
-        branches: list[Callable[..., TrainState]] = [
-            *(partial(at_width, width) for width in widths),
+    def on_device(states, histories, data, branch, *blocks):
+        def idle(state, histories, *_):
+            return state, histories
+
+        branches: list[Callable[..., Any]] = [
+            *(partial(at_width, *one) for one in zip(widths, padded, strict=True)),
             idle,
         ]
 
-        def slot(arguments):
-            state, data, program = arguments
-            return jax.lax.switch(program, branches, state, data, first_block, last_block)
+        def shard(arguments):
+            state, histories, data, branch = arguments
+            return jax.lax.switch(branch, branches, state, histories, data, *blocks)
 
-        return jax.lax.map(slot, (states, data, programs))
+        return jax.lax.map(shard, (states, histories, data, branch))
 
-    replicated = PartitionSpec()
     return jax.jit(
         jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(AXIS, AXIS, AXIS, replicated, replicated),
+            in_specs=(AXIS, AXIS, AXIS, AXIS, EVERYWHERE, EVERYWHERE),
             out_specs=AXIS,
             check_vma=False,
         ),
-        donate_argnums=0,
+        donate_argnums=(0, 1),
     )
 
 
-def over_chunk(function):
-    """`vmap` over a chunk; a chunk of one is run as it is, since `vmap` turns `cond` into both."""
+def over_batch(function):
+    """`vmap` over the experiments of a shard; a single one is run as it is."""
 
     def run(*arguments):
         if jax.tree.leaves(arguments)[0].shape[0] > 1:
@@ -216,32 +251,56 @@ def over_chunk(function):
     return run
 
 
+def map_experiments(function, *arguments: Any) -> Any:
+    """`function` of one experiment over pytrees `[experiment, ...]`, on all local devices.
+
+    On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
+    arrays `[experiment, ...]`; each is the same however many there are.
+    """
+    devices = np.array(jax.local_devices())
+    number = len(jax.tree.leaves(arguments)[0])
+    share = -(-number // len(devices))
+    rows = np.minimum(np.arange(share * len(devices)), number - 1)
+    mesh = Mesh(devices, ("experiment",))
+    batch = None if devices[0].platform == "cpu" else min(share, 512)
+
+    def on_device(arguments):
+        return jax.lax.map(lambda one: function(*one), arguments, batch_size=batch)
+
+    program = jax.jit(
+        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
+    )
+    sharding = NamedSharding(mesh, AXIS)
+    arguments = jax.tree.map(lambda a: jax.device_put(np.asarray(a)[rows], sharding), arguments)
+    return jax.tree.map(lambda a: np.asarray(a)[:number], program(arguments))
+
+
 def evaluate_experiments(
-    config: ExperimentConfig, parameters: Parameters, examples: Examples
+    program: Program, parameters: Any, examples: Examples, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss and accuracy, each `[experiment]`, of parameters and examples `[experiment, ...]`."""
-    loss, accuracy = _evaluate_experiments(config, parameters, examples)
-    return np.asarray(loss, float), as_fraction(accuracy, examples.labels.shape[1])
+    width = examples.inputs.shape[2]
+
+    def one(parameters, examples, length):
+        return experiment.evaluate(program, parameters, examples, mask_of(length, width)[None])
+
+    loss, accuracy = map_experiments(one, parameters, examples, lengths)
+    return loss.astype(float), as_fraction(accuracy, np.prod(examples.targets.shape[1:]))
 
 
-@partial(jax.jit, static_argnums=0)
-def _evaluate_experiments(config, parameters, examples):
-    return jax.lax.map(lambda one: training.evaluate(config, *one), (parameters, examples))
+def as_fraction(accuracy: np.ndarray, answers: int) -> np.ndarray:
+    """A float32 accuracy over that many answers as the float64 that prints as 0.47."""
+    return np.round(np.asarray(accuracy, float) * answers) / answers
 
 
-def as_fraction(accuracy: jax.Array | np.ndarray, examples: int) -> np.ndarray:
-    """A float32 accuracy over that many examples as the float64 that prints as 0.47."""
-    return np.round(np.asarray(accuracy, float) * examples) / examples
-
-
-def draw_test_sets(
-    config: ExperimentConfig, max_length: int, experiments: list[tuple[int, int]]
-) -> Examples:
+def draw_test_sets(config: SweepConfig, experiments: Sequence[tuple[int, int]]) -> Examples:
     """The test sets of some experiments (length, seed), `[experiment, ...]`, as they were drawn."""
+    program, width = program_of(config), max(config.lengths)
+    units = config.experiment.multiplicity
 
     def draw(length: jax.Array, seed: jax.Array) -> Examples:
-        data_key, _ = jax.random.split(experiment_key(seed, length))
-        return draw_dataset(data_key, length, config.multiplicity, max_length).test
+        data_key, _ = jax.random.split(experiment.experiment_key(seed, length))
+        return draw_dataset(program.task, data_key, units, length, width).test
 
     lengths, seeds = np.array(experiments, np.uint32).T
-    return jax.jit(lambda *one: jax.lax.map(lambda x: draw(*x), one))(lengths, seeds)
+    return map_experiments(draw, lengths.astype(np.int32), seeds)

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from srn_jax.config import NUM_CLASSES, NUM_DIGITS, TEXTBOOK_LENGTHS
+from srn_jax.config import TEXTBOOK_LENGTHS
+
+NUM_DIGITS, NUM_CLASSES = 10, 19
 from srn_jax.errors import UserError
 
 SPLITS = ("train", "dev", "test")

@@ -1,32 +1,90 @@
 """Training of ONE experiment as pure functions; nothing here knows that there are others.
 
 An experiment runs in blocks: block i takes the steps up to and including the i-th evaluation step
-and then evaluates on the development set. `advance` runs some blocks as one program, and the
-arrays that it fills in are the whole history of the experiment.
+and then evaluates on the development set. `advance` runs some blocks as one program.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from srn_jax.config import ExperimentConfig, number_of_steps
-from srn_jax.tasks.digit_sum import (
-    Array,
+from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
+from srn_jax.tasks import task_of
+from srn_jax.tasks.task import (
     Batches,
     Dataset,
     Examples,
-    batch_mean_weights,
+    Task,
+    batch_weights,
+    draw_dataset,
+    mask_of,
+    overlap,
     to_batches,
 )
-from srn_jax.training.model import Parameters, classifier_with
+from srn_jax.training.model import (
+    Hyperparameters,
+    Parameters,
+    network_with,
+    new_network,
+    parameters_of,
+)
+from srn_jax.training.optimizer import new_optimizer
+from srn_jax.training.probes import Step, record
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is compiled: all that experiments which train side by side have in common."""
+
+    task: Task
+    config: ExperimentConfig  # what changes no shape is at its default
+    probes: tuple[str, ...] = ()
+    inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
+    train_examples: int = 300
+
+    @property
+    def steps(self) -> int:
+        """Training steps of the whole experiment."""
+        return number_of_steps(self.config, self.train_examples)
+
+    @property
+    def eval_steps(self) -> np.ndarray:
+        """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
+
+        Every step > 0 that is a multiple of `eval_interval`, and the last. An experiment of a
+        single step, which the textbook would never evaluate, is evaluated after that step.
+        """
+        interval = self.config.eval_interval
+        regular = np.arange(interval, self.steps, interval)
+        return np.union1d(regular, [self.steps - 1]).astype(np.int32)
+
+    @property
+    def step_of(self) -> np.ndarray:
+        """The global steps that a block takes, `[block, place]`; -1 for a place that is left over."""
+        ends = self.eval_steps
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        steps = starts[:, None] + np.arange((ends + 1 - starts).max())
+        return np.where(steps <= ends[:, None], steps, -1)
+
+
+def program_of(
+    config: SweepConfig, *others: SweepConfig, train_examples: int | None = None
+) -> Program:
+    """The program of a sweep, and of others that differ in what changes no shape."""
+    task = task_of(config)
+    every = [config.experiment, *(other.experiment for other in others)]
+    inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
+    number = train_examples or task.examples * config.experiment.multiplicity
+    return Program(task, config.experiment.program, config.probes, inits, number)
 
 
 class TrainState(NamedTuple):
-    """All that training changes; histories are NaN where training has not got to."""
+    """All that training changes, apart from the histories."""
 
     parameters: Parameters
     optimizer: optax.OptState
@@ -34,149 +92,244 @@ class TrainState(NamedTuple):
     best_accuracy: jax.Array  # scalar float32, starts at 0
     best_step: jax.Array  # scalar int32: the evaluation that gave the best parameters, or -1
     diverged: jax.Array  # scalar bool: a loss was not finite; the experiment is frozen
-    train_loss: jax.Array  # [steps]: loss of each batch, before the update that it leads to
-    dev_loss: jax.Array  # [evaluations]
-    dev_accuracy: jax.Array  # [evaluations]
 
 
-def evaluation_steps(config: ExperimentConfig, steps: int) -> np.ndarray:
-    """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
+class Histories(NamedTuple):
+    """What is recorded, by name; NaN where training has not got to."""
 
-    Every step > 0 that is a multiple of `eval_interval`, and the last. An experiment of a single
-    step, which the textbook would never evaluate, is evaluated after that step.
+    steps: dict[str, jax.Array]  # [block, place], see `Program.step_of`
+    evaluations: dict[str, jax.Array]  # [block]
+
+
+class ExperimentData(NamedTuple):
+    """What one experiment trains on and is measured by."""
+
+    length: jax.Array  # scalar
+    hyper: Hyperparameters
+    key: jax.Array  # data of the key from which fresh examples are drawn
+    train: Batches | None  # None where every step draws its own
+    dev: Examples
+    test: Examples
+    overlap: jax.Array  # scalar: test sequences that also occur in the training set
+
+
+def experiment_key(seed: jax.Array | int, length: jax.Array | int) -> jax.Array:
+    """The key from which all randomness of one experiment comes."""
+    return jax.random.fold_in(jax.random.key(seed), length)
+
+
+def prepare(
+    program: Program,
+    width: int,
+    seed: jax.Array,
+    length: jax.Array,
+    hyper: Hyperparameters,
+    files: Dataset | None = None,
+) -> tuple[TrainState, Histories, ExperimentData]:
+    """State and data of one experiment at its start: its own seed and length decide alone.
+
+    Args:
+        program: what experiments have in common.
+        width: the width to pad to.
+        seed: scalar.
+        length: scalar.
+        hyper: its own settings.
+        files: its data, where they are not drawn.
     """
-    regular = np.arange(config.eval_interval, steps, config.eval_interval)
-    return np.union1d(regular, [steps - 1]).astype(np.int32)
+    config = program.config
+    data_key, parameter_key = jax.random.split(experiment_key(seed, length))
+    dataset = files
+    if dataset is None:
+        dataset = draw_dataset(program.task, data_key, config.multiplicity, length, width)
+    network = new_network(program.task, config, parameter_key, hyper, program.inits)
+    state = initial_state(program, hyper, parameters_of(network))
+    fresh = config.fresh_data
+    data = ExperimentData(
+        length,
+        hyper,
+        jax.random.key_data(data_key),
+        None if fresh else to_batches(dataset.train, config.batch_size, config.loss_reduction),
+        dataset.dev,
+        dataset.test,
+        jnp.int32(0) if fresh else overlap(dataset),
+    )
+    return state, empty_histories(program, state.parameters), data
 
 
-def new_optimizer(config: ExperimentConfig) -> optax.GradientTransformation:
-    """Adam with betas 0.9 and 0.999 and eps 1e-8, over all parameters as one flat vector.
-
-    Flattening changes no value; it makes one small program of what would be six.
-    """
-    return optax.flatten(optax.adam(config.learning_rate, b1=0.9, b2=0.999, eps=1e-8))
-
-
-def initial_state(
-    config: ExperimentConfig, parameters: Parameters, train_examples: int
-) -> TrainState:
+def initial_state(program: Program, hyper: Hyperparameters, parameters: Parameters) -> TrainState:
     """The state before the first step, with the given parameters."""
-    steps = number_of_steps(config, train_examples)
-    evaluations = len(evaluation_steps(config, steps))
     return TrainState(
         parameters=parameters,
-        optimizer=new_optimizer(config).init(parameters),
+        optimizer=new_optimizer(program.config, hyper).init(parameters),
         best_parameters=parameters,
         best_accuracy=jnp.float32(0),
         best_step=jnp.int32(-1),
         diverged=jnp.array(False),
-        train_loss=jnp.full(steps, jnp.nan, jnp.float32),
-        dev_loss=jnp.full(evaluations, jnp.nan, jnp.float32),
-        dev_accuracy=jnp.full(evaluations, jnp.nan, jnp.float32),
     )
+
+
+def empty_histories(program: Program, parameters: Parameters) -> Histories:
+    """Histories of an experiment that has not begun."""
+    step = Step(jnp.float32(0), parameters, parameters, parameters)
+    names = jax.eval_shape(partial(record, program.probes), step)
+    steps = {name: jnp.full(program.step_of.shape, jnp.nan, jnp.float32) for name in names}
+    blocks = jnp.full(len(program.eval_steps), jnp.nan, jnp.float32)
+    return Histories(steps, {"dev_loss": blocks, "dev_accuracy": blocks})
 
 
 def weighted_loss(
-    parameters: Parameters, digits: Array, labels: Array, weights: Array
+    program: Program, parameters: Parameters, batch: Any, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of the cross-entropies, and the logits `[batch, 19]`."""
-    logits = classifier_with(parameters)(jnp.asarray(digits))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.sum(weights * losses), logits
+    """Weighted sum of the losses of a batch of `Batches`, and the network's answers."""
+    outputs = network_with(program.task, program.config, parameters)(batch.inputs, mask)
+    losses = program.task.loss(outputs, batch.targets)
+    if losses.ndim > 1:  # several answers
+        losses = jnp.mean(losses, axis=tuple(range(1, losses.ndim)))
+    return jnp.sum(batch.weights * losses), outputs
 
 
 def train_step(
-    config: ExperimentConfig,
+    program: Program,
+    hyper: Hyperparameters,
     parameters: Parameters,
     optimizer: optax.OptState,
     batch: Batches,
-) -> tuple[Parameters, optax.OptState, jax.Array]:
-    """One update by one batch (`digits [batch, length]`); also the loss before the update."""
-    (loss, _), gradient = jax.value_and_grad(weighted_loss, has_aux=True)(parameters, *batch)
-    updates, optimizer = new_optimizer(config).update(gradient, optimizer, parameters)
-    return optax.apply_updates(parameters, updates), optimizer, loss
+    mask: jax.Array | None = None,
+) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
+    """One update by one batch `[batch, ...]`; also what is recorded of it, by name."""
+    value_and_gradient = jax.value_and_grad(weighted_loss, argnums=1, has_aux=True)
+    (loss, _), gradient = value_and_gradient(program, parameters, batch, mask)
+    updates, optimizer = new_optimizer(program.config, hyper).update(
+        gradient, optimizer, parameters
+    )
+    recorded = record(program.probes, Step(loss, gradient, updates, parameters))
+    return optax.apply_updates(parameters, updates), optimizer, recorded
 
 
 def evaluate(
-    config: ExperimentConfig, parameters: Parameters, examples: Examples
+    program: Program, parameters: Parameters, examples: Examples, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss, the mean over batches of the batch means, and accuracy on a development or test set."""
-    weights = batch_mean_weights(len(examples.labels), config.batch_size)
-    loss, logits = weighted_loss(parameters, *examples, jnp.asarray(weights))
-    return loss, jnp.mean(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.float32)
+    """Loss, the mean over batches of the batches' losses, and accuracy on a set of examples."""
+    config = program.config
+    weights = batch_weights(len(examples.targets), config.batch_size, config.loss_reduction)
+    batch = Batches(examples.inputs, examples.targets, jnp.asarray(weights))
+    loss, outputs = weighted_loss(program, parameters, batch, mask)
+    right = program.task.correct(outputs, examples.targets)
+    return loss, jnp.mean(right, dtype=jnp.float32)
+
+
+def batch_of(program: Program, data: ExperimentData, step: jax.Array, width: int) -> Batches:
+    """The batch of a global step: the next one of the training set, or a fresh one."""
+    if data.train is not None:
+        number = data.train.weights.shape[0]
+        return jax.tree.map(
+            lambda array: jax.lax.dynamic_index_in_dim(array, step % number, keepdims=False),
+            data.train,
+        )
+    size = program.config.batch_size
+    key = jax.random.fold_in(jax.random.wrap_key_data(data.key), step)
+    examples = program.task.draw(key, size, data.length, width)
+    weights = batch_weights(size, size, program.config.loss_reduction)
+    return Batches(*map(jnp.asarray, (*examples, weights)))
 
 
 def run_block(
-    config: ExperimentConfig, state: TrainState, train: Batches, dev: Examples, block: jax.Array
-) -> TrainState:
+    program: Program,
+    data: ExperimentData,
+    mask: jax.Array | None,
+    width: int,
+    block: jax.Array,
+    state: TrainState,
+    histories: Histories,
+) -> tuple[TrainState, Histories]:
     """The steps up to evaluation number `block`, and that evaluation."""
-    ends = jnp.asarray(evaluation_steps(config, len(state.train_loss)))
+    ends = jnp.asarray(program.eval_steps)
     first = jnp.where(block == 0, 0, ends[block - 1] + 1)
-    last = ends[block]
-    batches = train.labels.shape[0]
 
     def step(global_step, carry):
-        parameters, optimizer, train_loss = carry
-        batch = jax.tree.map(lambda array: array[global_step % batches], train)
-        parameters, optimizer, loss = train_step(config, parameters, optimizer, batch)
-        return parameters, optimizer, train_loss.at[global_step].set(loss)
+        parameters, optimizer, recorded = carry
+        batch = batch_of(program, data, global_step, width)
+        parameters, optimizer, new = train_step(
+            program, data.hyper, parameters, optimizer, batch, mask
+        )
+        put = partial(jax.lax.dynamic_update_index_in_dim, index=global_step - first, axis=0)
+        return parameters, optimizer, jax.tree.map(put, recorded, new)
 
-    parameters, optimizer, train_loss = jax.lax.fori_loop(
-        first, last + 1, step, (state.parameters, state.optimizer, state.train_loss)
+    nothing = {name: jnp.full(row.shape[1:], jnp.nan) for name, row in histories.steps.items()}
+    parameters, optimizer, recorded = jax.lax.fori_loop(
+        first, ends[block] + 1, step, (state.parameters, state.optimizer, nothing)
     )
-    dev_loss, dev_accuracy = evaluate(config, parameters, dev)
+    dev_loss, dev_accuracy = evaluate(program, parameters, data.dev, mask)
 
-    steps = jnp.arange(len(train_loss))
-    in_block = (first <= steps) & (steps <= last)
-    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(train_loss) | ~in_block)
-    improved = dev_accuracy > state.best_accuracy
-    return select(
-        finite,
-        TrainState(
-            parameters=parameters,
-            optimizer=optimizer,
-            best_parameters=select(improved, parameters, state.best_parameters),
-            best_accuracy=jnp.where(improved, dev_accuracy, state.best_accuracy),
-            best_step=jnp.where(improved, last, state.best_step),
-            diverged=state.diverged,
-            train_loss=train_loss,
-            dev_loss=state.dev_loss.at[block].set(dev_loss),
-            dev_accuracy=state.dev_accuracy.at[block].set(dev_accuracy),
+    places = jnp.asarray(program.step_of)[block] >= 0
+    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(recorded["train_loss"]) | ~places)
+    good = finite & ~state.diverged
+    improved = good & (dev_accuracy > state.best_accuracy)
+    new = TrainState(
+        parameters=select(good, parameters, state.parameters),
+        optimizer=select(good, optimizer, state.optimizer),
+        best_parameters=select(improved, parameters, state.best_parameters),
+        best_accuracy=jnp.where(improved, dev_accuracy, state.best_accuracy),
+        best_step=jnp.where(improved, ends[block], state.best_step),
+        diverged=~good,
+    )
+    # A diverged experiment is frozen as it was at its last good evaluation, but the history of the
+    # block in which it diverged shows where it went wrong.
+    evaluated = {"dev_loss": dev_loss, "dev_accuracy": dev_accuracy}
+    put = partial(jax.lax.dynamic_update_index_in_dim, index=block, axis=0)
+    return new, Histories(
+        jax.tree.map(put, histories.steps, select(state.diverged, nothing, recorded)),
+        jax.tree.map(
+            lambda a, v: put(a, jnp.where(good, v, jnp.nan)), histories.evaluations, evaluated
         ),
-        # Frozen as it was at the last evaluation, but the history shows where it went wrong.
-        state._replace(diverged=jnp.array(True), train_loss=train_loss),
     )
 
 
 def advance(
-    config: ExperimentConfig,
+    program: Program,
+    data: ExperimentData,
+    width: int,
+    padded: bool,
     state: TrainState,
-    train: Batches,
-    dev: Examples,
+    histories: Histories,
     first_block: jax.Array | int,
     last_block: jax.Array | int,
-) -> TrainState:
-    """Run the blocks first_block <= block < last_block; a diverged experiment stays as it is."""
+) -> tuple[TrainState, Histories]:
+    """Run the blocks first_block <= block < last_block; a diverged experiment stays as it is.
 
-    def body(block, state):
-        return jax.lax.cond(
-            state.diverged,
-            lambda state: state,
-            lambda state: run_block(config, state, train, dev, block),
-            state,
-        )
+    Args:
+        program: what experiments have in common.
+        data: of this experiment, padded to `width`.
+        width: positions of its inputs.
+        padded: whether its sequences may be shorter than that.
+        state: at the start.
+        histories: so far.
+        first_block: scalar.
+        last_block: scalar.
+    """
+    mask = mask_of(data.length, width)[None] if padded else None
 
-    return jax.lax.fori_loop(first_block, last_block, body, state)
+    def body(block, carry):
+        return run_block(program, data, mask, width, block, *carry)
+
+    return jax.lax.fori_loop(first_block, last_block, body, (state, histories))
 
 
 @partial(jax.jit, static_argnums=0)
-def train(config: ExperimentConfig, parameters: Parameters, dataset: Dataset) -> TrainState:
-    """One whole experiment, from the given parameters on the given data."""
-    state = initial_state(config, parameters, len(dataset.train.labels))
-    batches = to_batches(dataset.train, config.batch_size)
-    return advance(config, state, batches, dataset.dev, 0, len(state.dev_loss))
+def train(
+    program: Program, hyper: Hyperparameters, parameters: Parameters, dataset: Dataset
+) -> tuple[TrainState, Histories]:
+    """One whole experiment, from the given parameters on the given data, which are not padded."""
+    config = program.config
+    width = dataset.dev.inputs.shape[1]
+    batches = to_batches(dataset.train, config.batch_size, config.loss_reduction)
+    key = jax.random.key_data(jax.random.key(0))
+    data = ExperimentData(width, hyper, key, batches, dataset.dev, dataset.test, overlap(dataset))
+    state = initial_state(program, hyper, parameters)
+    histories = empty_histories(program, parameters)
+    return advance(program, data, width, False, state, histories, 0, len(program.eval_steps))
 
 
-def select(condition: jax.Array, if_true, if_false):
+def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` over whole pytrees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)

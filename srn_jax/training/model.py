@@ -1,203 +1,227 @@
-"""The network: digits -> embedding -> Simple Recurrent Network -> linear -> 19 logits.
+"""The network: inputs -> embedding -> recurrent cell -> linear -> answers.
 
-The modules are flax.nnx modules and ordinary pytrees of parameters; names are the textbook's
-(`W`, `U`, `b`) where it has one. Shapes: `batch`, `time`, `M` embedding size, `D` hidden size.
+The modules are flax.nnx modules; training sees them as nested dictionaries of arrays. Shapes:
+`batch`, `time`, `M` embedding size (or the size of vector inputs), `D` hidden size.
 """
 
 import math
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from srn_jax.cells.recurrence import HIGHEST, product, recurrence
-from srn_jax.config import NUM_CLASSES, NUM_DIGITS, ExperimentConfig
+from srn_jax.cells import Cell, cell_class
+from srn_jax.cells.cell import given
+from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
+from srn_jax.cells.recurrence import HIGHEST, output, product
+from srn_jax.config import RECURRENT_INITS, ExperimentConfig
+from srn_jax.errors import UserError
+from srn_jax.own_files import own_mistakes, path_of
+from srn_jax.tasks.task import Task, Tokens
 
-Parameters = dict[str, dict[str, jax.Array]]
-xavier = nnx.initializers.xavier_uniform()
+Parameters = dict[str, Any]  # arrays by module and name
 
 
-def uniform(limit: float) -> nnx.Initializer:
-    """An initializer that is uniform on +-limit."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, minval=-limit, maxval=limit
+class Hyperparameters(NamedTuple):
+    """Settings that change no shape: scalars, so that experiments with different ones run at once."""
+
+    learning_rate: jax.Array | float
+    clip_norm: jax.Array | float
+    forget_bias: jax.Array | float
+    recurrent_init: jax.Array | int  # index into `config.RECURRENT_INITS`
+
+
+def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
+    """The settings of an experiment that change no shape."""
+    return Hyperparameters(
+        np.float32(config.learning_rate),
+        np.float32(config.clip_norm or np.inf),
+        np.float32(config.forget_bias),
+        np.int32(RECURRENT_INITS.index(config.recurrent_init)),
     )
 
 
-def recurrent_initializer(name: str, hidden_size: int) -> nnx.Initializer:
-    """The initializer of U `[D, D]` for a name in `config.RECURRENT_INITS`.
-
-    `orthogonal` is Saxe et al. (2014), `identity` Le et al. (2015), `pytorch` the default of
-    `torch.nn.RNN`: uniform on +-1/sqrt(D).
-    """
-    return {
-        "xavier": xavier,
-        "orthogonal": nnx.initializers.orthogonal(),
-        "identity": lambda key, shape, dtype=jnp.float32: jnp.eye(shape[0], dtype=dtype),
-        "pytorch": uniform(1 / math.sqrt(hidden_size)),
-    }[name]
-
-
 class Embedding(nnx.Module):
-    """A vector for each digit: rows of a table `[digits, M]`."""
+    """A vector for each token: rows of a table `[vocabulary, M]`."""
 
     def __init__(
         self,
-        num_digits: int,
+        vocabulary: int,
         embedding_size: int,
         *,
         rngs: nnx.Rngs,
         table: jax.Array | None = None,
     ):
         if table is None:
-            table = xavier(rngs.params(), (num_digits, embedding_size))
-        self.table = nnx.Param(given(table, (num_digits, embedding_size), "table"))
+            table = xavier(rngs.params(), (vocabulary, embedding_size))
+        self.table = nnx.Param(given(table, (vocabulary, embedding_size), "table"))
 
-    def __call__(self, digits: jax.Array) -> jax.Array:
-        """Look the digits up by index: `[...]` -> `[..., M]`."""
-        return self.table[...][digits]
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Look the tokens up by index: `[...]` -> `[..., M]`."""
+        return self.table[...][tokens]
 
-    def by_one_hot(self, digits: jax.Array) -> jax.Array:
-        """The same as a product, one-hot(digits) @ table, whose gradient is a product too."""
+    def by_one_hot(self, tokens: jax.Array) -> jax.Array:
+        """The same as a product, one-hot(tokens) @ table, whose gradient is a product too."""
         table = self.table[...]
-        return product(jax.nn.one_hot(digits, len(table), dtype=table.dtype), table)
+        return product(jax.nn.one_hot(tokens, len(table), dtype=table.dtype), table)
 
 
-class SRN(nnx.Module):
-    """Simple Recurrent Network (Elman, 1990): h_t = tanh(x_t W + h_{t-1} U + b).
-
-    Parameters that are given are used; the others are drawn: W `[M, D]` and b `[1, D]` Xavier
-    uniform, U `[D, D]` by `recurrent_init`.
-    """
+class Network(nnx.Module):
+    """What answers a task: an embedding where the inputs are tokens, a cell, and a linear layer."""
 
     def __init__(
         self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        rngs: nnx.Rngs,
-        W: jax.Array | None = None,
-        U: jax.Array | None = None,
-        b: jax.Array | None = None,
-        recurrent_init: str = "xavier",
-    ):
-        if W is None:
-            W = xavier(rngs.params(), (input_size, hidden_size))
-        if U is None:
-            initializer = recurrent_initializer(recurrent_init, hidden_size)
-            U = initializer(rngs.params(), (hidden_size, hidden_size), jnp.float32)
-        if b is None:
-            b = xavier(rngs.params(), (1, hidden_size))
-        self.W = nnx.Param(given(W, (input_size, hidden_size), "W"))
-        self.U = nnx.Param(given(U, (hidden_size, hidden_size), "U"))
-        self.b = nnx.Param(given(b, (1, hidden_size), "b"))
-
-    def __call__(
-        self,
-        inputs: jax.Array,
-        initial_state: jax.Array | None = None,
-        mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden states `[batch, time, D]` of inputs `[batch, time, M]`.
-
-        Args:
-            inputs: `[batch, time, M]`.
-            initial_state: `[batch, D]`, zero unless given.
-            mask: `[batch, time]`; where it is False the state stays as it was.
-        """
-        ones = jnp.ones((*inputs.shape[:-1], 1), inputs.dtype)
-        features = jnp.swapaxes(jnp.concatenate([inputs, ones], axis=-1), 0, 1)
-        weight = jnp.concatenate([self.W[...], self.b[...]])
-        mask = None if mask is None else mask.T
-        return jnp.swapaxes(self.scan(features, weight, initial_state, mask), 0, 1)
-
-    def project(self, inputs: jax.Array) -> jax.Array:
-        """The input side of the recurrence, inputs @ W + b: `[rows, M]` -> `[rows, D]`."""
-        return product(inputs, self.W[...]) + self.b[...]
-
-    def scan(
-        self,
-        features: jax.Array,
-        input_weight: jax.Array,
-        initial_state: jax.Array | None = None,
-        mask: jax.Array | None = None,
-    ) -> jax.Array:
-        """Time-major states `[time, batch, D]`, where features @ input_weight is the input side.
-
-        Args:
-            features: `[time, batch, features]`.
-            input_weight: `[features, D]`.
-            initial_state: `[batch, D]`, zero unless given.
-            mask: `[time, batch]`; where it is False the state stays as it was.
-        """
-        if initial_state is None:
-            initial_state = jnp.zeros((features.shape[1], input_weight.shape[1]), features.dtype)
-        return recurrence(features, input_weight, self.U[...], initial_state, mask)
-
-
-class DigitSumClassifier(nnx.Module):
-    """The textbook's network: which of the 19 sums do the first two digits have?"""
-
-    def __init__(
-        self,
+        task: Task,
+        cell: Any,
         embedding_size: int = 32,
         hidden_size: int = 32,
         *,
         rngs: nnx.Rngs,
-        recurrent_init: str = "xavier",
+        **cell_options: Any,
     ):
+        """A network with parameters drawn from `rngs`, for a `cell` built as cell(M, D, rngs=...)."""
+        self.answers = task.answers
+        self.hidden_size = hidden_size
+        if isinstance(task.inputs, Tokens):
+            self.vocabulary = task.inputs.vocabulary
+            self.embedding = Embedding(self.vocabulary, embedding_size, rngs=rngs)
+            input_size = embedding_size
+        else:
+            input_size = task.inputs.size
+        self.cell = cell(input_size, hidden_size, rngs=rngs, **cell_options)
         limit = uniform(1 / math.sqrt(hidden_size))
-        self.embedding = Embedding(NUM_DIGITS, embedding_size, rngs=rngs)
-        self.srn = SRN(embedding_size, hidden_size, rngs=rngs, recurrent_init=recurrent_init)
         self.output = nnx.Linear(
             hidden_size,
-            NUM_CLASSES,
+            task.outputs,
             kernel_init=limit,
             bias_init=limit,
             precision=HIGHEST,
             rngs=rngs,
         )
 
-    def __call__(self, digits: jax.Array) -> jax.Array:
-        """Logits `[batch, 19]` of digits `[batch, time]`; `data.PADDING` on the left is ignored.
+    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Answers `[batch, outputs]`, or `[batch, answers, outputs]` where there are several.
 
-        There are only ten digits, so the input side is folded: embedding @ W + b is computed once
-        for each digit, and every position takes a row of that. A padded position takes none, and
-        without input a state of zero stays zero.
+        Args:
+            inputs: tokens `[batch, time]` or vectors `[batch, time, size]`.
+            mask: `[batch, time]` or `[1, time]`; False where a sequence has not begun yet. None
+                says that nothing is padded.
+
+        Raises:
+            UserError: a `ValueError`, for tokens out of range.
         """
-        rows = self.srn.project(self.embedding.table[...])  # [digits, D]
-        one_hot = jax.nn.one_hot(digits.T, NUM_DIGITS, dtype=rows.dtype)  # zeros where padded
-        return self.output(self.srn.scan(one_hot, rows)[-1])
+        if hasattr(self, "vocabulary"):
+            check_tokens(inputs, self.vocabulary, padded=mask is not None)
+        states = self.states(inputs, mask)  # [time, batch, D]
+        if self.answers == 1:
+            return self.output(states[-1])
+        return self.output(jnp.swapaxes(states[-self.answers :], 0, 1))
+
+    def states(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """The hidden states, time-major: `[time, batch, D]`; arguments as `__call__`.
+
+        There are only a few tokens, so for them the input side of a cell of the family is folded:
+        embedding @ W + b is computed once for each token, and every position takes a row of that.
+        """
+        tokens = hasattr(self, "vocabulary")
+        if isinstance(self.cell, Cell) and tokens:
+            rows = self.cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
+            one_hot = jax.nn.one_hot(inputs.T, self.vocabulary, dtype=rows.dtype)
+            return output(self.cell.scan(one_hot, rows, None if mask is None else mask.T))
+        vectors = self.embedding(jnp.maximum(inputs, 0)) if tokens else inputs
+        if not isinstance(self.cell, Cell):
+            whole = vectors.shape[:2]
+            mask = jnp.ones(whole, bool) if mask is None else jnp.broadcast_to(mask, whole)
+        states = self.cell(vectors, mask)
+        expected = (*vectors.shape[:2], self.hidden_size)
+        if getattr(states, "shape", None) != expected:
+            found = getattr(states, "shape", type(states).__name__)
+            raise UserError(
+                f"{type(self.cell).__name__} returns {found}, expected states [batch, time, "
+                f"hidden_size], here {expected}"
+            )
+        return jnp.swapaxes(states, 0, 1)
 
 
-def new_classifier(config: ExperimentConfig, key: jax.Array) -> DigitSumClassifier:
-    """A classifier of the configured sizes with parameters drawn from `key`."""
-    return DigitSumClassifier(
-        config.embedding_size,
-        config.hidden_size,
-        rngs=nnx.Rngs(params=key),
-        recurrent_init=config.recurrent_init,
+def check_tokens(tokens: Any, vocabulary: int, padded: bool) -> None:
+    """Raise `UserError` for tokens out of range, where their values are known."""
+    if isinstance(tokens, jax.core.Tracer):
+        return
+    values = np.asarray(tokens)
+    wrong = values[(values < (-1 if padded else 0)) | (values >= vocabulary)]
+    if values.dtype.kind not in "iu" or wrong.size:
+        found = wrong.flat[0] if wrong.size else values.dtype
+        raise UserError(f"inputs must be whole numbers from 0 to {vocabulary - 1}, got {found}")
+
+
+def new_network(
+    task: Task,
+    config: ExperimentConfig,
+    key: jax.Array,
+    hyper: Hyperparameters | None = None,
+    inits: tuple[str, ...] | None = None,
+) -> Network:
+    """A network of the configured kind and sizes with parameters drawn from `key`.
+
+    Args:
+        task: what it is to learn.
+        config: cell and sizes.
+        key: a typed PRNG key.
+        hyper: overrides what the configuration says of initial weights.
+        inits: the initializers among which `hyper` chooses; fewer compile faster.
+    """
+    cell, options = cell_class(config.cell), {}
+    if issubclass(cell, Cell) and cell.__init__ is Cell.__init__:
+        hyper = hyperparameters_of(config) if hyper is None else hyper
+        names = (config.recurrent_init,) if inits is None else inits
+        choices = [recurrent_initializer(name) for name in names]
+        number = jnp.asarray([RECURRENT_INITS.index(name) for name in names])
+
+        def initializer(key, shape, dtype=jnp.float32):
+            if len(choices) == 1:
+                return choices[0](key, shape, dtype)
+            drawn = jnp.stack([draw(key, shape, dtype) for draw in choices])
+            return drawn[jnp.argmax(number == hyper.recurrent_init)]
+
+        options = {"recurrent_init": initializer, "forget_bias": hyper.forget_bias}
+    with own_mistakes(path_of(config.cell)):
+        return Network(
+            task,
+            cell,
+            config.embedding_size,
+            config.hidden_size,
+            rngs=nnx.Rngs(params=key),
+            **options,
+        )
+
+
+def parameters_of(network: nnx.Module) -> Parameters:
+    """The parameters of a network as nested dictionaries of arrays."""
+    return nnx.to_pure_dict(nnx.state(network, nnx.Param))
+
+
+def network_with(task: Task, config: ExperimentConfig, parameters: Parameters) -> Network:
+    """The network that has these parameters, as `parameters_of` gives them; costs no copy."""
+    definition, state, rest = _template(
+        task, cell_class(config.cell), config.cell, config.embedding_size, config.hidden_size
     )
+    nnx.replace_by_pure_dict(state := jax.tree.map(lambda leaf: leaf, state), parameters)
+    return nnx.merge(definition, state, rest)
 
 
-def parameters_of(model: DigitSumClassifier) -> Parameters:
-    """The parameters of a classifier as nested dictionaries of arrays."""
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+@cache
+def _template(task: Task, cell: Any, name: str, embedding_size: int, hidden_size: int) -> Any:
+    """Definition, abstract parameters, and whatever else a network holds (none of ours does)."""
+    config = ExperimentConfig(cell=name, embedding_size=embedding_size, hidden_size=hidden_size)
 
+    def build() -> Network:
+        return new_network(task, config, jax.random.key(0))
 
-def classifier_with(parameters: Parameters) -> DigitSumClassifier:
-    """The classifier that has these parameters, as `parameters_of` gives them; costs no copy."""
-    embedding_size, hidden_size = parameters["srn"]["W"].shape
-    config = ExperimentConfig(embedding_size=embedding_size, hidden_size=hidden_size)
-    model = nnx.eval_shape(lambda: new_classifier(config, jax.random.key(0)))
-    definition, state = nnx.split(model)
-    nnx.replace_by_pure_dict(state, parameters)
-    return nnx.merge(definition, state)
-
-
-def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
-    """`value` as an array; raises `ValueError` unless it has the expected shape."""
-    value = jnp.asarray(value)
-    if value.shape != shape:
-        raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
-    return value
+    definition, state, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    if jax.tree.leaves(rest):  # such as the random state of a module of the user's
+        with jax.ensure_compile_time_eval():
+            rest = nnx.split(build(), nnx.Param, ...)[2]
+    return definition, state, rest
