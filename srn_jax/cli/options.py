@@ -15,14 +15,32 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from srn_jax.cli.devices import PLATFORMS, Distributed
-from srn_jax.config import ExperimentConfig, SweepConfig, option_name, positive, whole
+from srn_jax.config import PROBES, ExperimentConfig, SweepConfig, option_name, positive, whole
 from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import lengths_in, read_folder
+from srn_jax.interop.textbook_files import lengths_in, read_data
 
 QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
+SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
+    "6.1": {},
+    "6.2": {
+        "lengths": [20],
+        "optimizer": ["sgd"],
+        "learning_rate": [0.2],
+        "loss_reduction": ["sum"],
+        "batch_size": [64],
+        "epochs": [50],
+        "clip_norm": [None, 5.0],
+        "probe": ["gradient-norm"],
+    },
+    "6.3": {"cell": ["srn", "lstm"]},
+}
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
-SETTINGS = ("lengths", "seeds", "first_seed", "data", *(f.name for f in EXPERIMENT_FIELDS))
+SWITCHES = ("fresh_data",)
+SETTINGS = (
+    *("section", "quick", "lengths", "seeds", "first_seed", "data", "probe"),
+    *(field.name for field in EXPERIMENT_FIELDS),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,6 +100,11 @@ def number_of(kind: type) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
 
     return convert
+
+
+def or_none_of(kind: type) -> Callable[[str], Any]:
+    """A converter for argparse that takes the word none as well."""
+    return lambda text: None if text == "none" else number_of(kind)(text)
 
 
 def path(text: str) -> str:
@@ -146,6 +169,11 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings (several values of one are compared)")
     defaults = SweepConfig()
     group.add_argument(
+        "--section",
+        choices=SECTIONS,
+        help="settings of a section of the textbook's chapter 6, where no others are given",
+    )
+    group.add_argument(
         "--lengths",
         nargs="+",
         type=number_of(int),
@@ -161,14 +189,27 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--first-seed", type=number_of(int), metavar="S", help="the first one [0]")
     kinds = typing.get_type_hints(ExperimentConfig)
     for field in EXPERIMENT_FIELDS:
-        kind = kinds[field.name]
+        shown = f"{field.metadata['help']} [{'none' if field.default is None else field.default}]"
+        if field.name in SWITCHES:
+            help = field.metadata["help"]
+            group.add_argument(
+                option_name(field.name), action="append_const", const=True, help=help
+            )
+            continue
+        kind, *none = typing.get_args(kinds[field.name]) or (kinds[field.name],)
         group.add_argument(
             option_name(field.name),
             nargs="+",
-            type=kind if kind is str else number_of(kind),
+            type=kind if kind is str else or_none_of(kind) if none else number_of(kind),
             metavar="X" if kind is float else "NAME" if kind is str else "N",
-            help=f"{field.metadata['help']} [{field.default}]",
+            help=shown,
         )
+    group.add_argument(
+        "--probe",
+        nargs="+",
+        metavar="NAME",
+        help=f"record at every step: {', '.join(PROBES)}, or FILE.py:NAME",
+    )
     group.add_argument(
         "--data",
         type=path,
@@ -176,7 +217,10 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         help="train on the files DIR/<length>/{train,dev,test}.txt",
     )
     group.add_argument(
-        "--quick", action="store_true", help="2 lengths, 4 seeds, 40 epochs: a look in seconds"
+        "--quick",
+        action="store_true",
+        default=None,
+        help="2 lengths, 4 seeds, 40 epochs: a look in seconds",
     )
 
 
@@ -187,7 +231,9 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         UserError: for a value out of its range, or a data folder with nothing in it.
     """
     chosen = {name: getattr(options, name) for name in SETTINGS}
-    for name, value in QUICK.items() if options.quick else ():
+    presets = [QUICK] if chosen["quick"] else []
+    presets += [SECTIONS[chosen["section"]]] if chosen["section"] else []
+    for name, value in (pair for preset in presets for pair in preset.items()):
         if chosen[name] is None and (name != "lengths" or chosen["data"] is None):
             chosen[name] = value
     seeds, first = (chosen[name] for name in ("seeds", "first_seed"))
@@ -197,22 +243,25 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
     lengths, data = chosen["lengths"], chosen["data"]
     if lengths is None:
         lengths = SweepConfig().lengths if data is None else lengths_in(Path(data))
-    sweep = SweepConfig(tuple(lengths), tuple(range(first, first + seeds)), data=data)
     names = [f.name for f in EXPERIMENT_FIELDS if chosen[f.name] is not None]
     for name in names:
         if len(set(chosen[name])) < len(chosen[name]):
             raise UserError(f"{option_name(name)} has a value more than once")
+    sweep = SweepConfig(
+        tuple(lengths), tuple(range(first, first + seeds)), probes=tuple(chosen["probe"] or ())
+    )
     sweeps = [
         dataclasses.replace(
             sweep, experiment=ExperimentConfig(**dict(zip(names, values, strict=True)))
         )
         for values in itertools.product(*(chosen[name] for name in names))
     ]
-    if data is not None:
-        if chosen["multiplicity"] is not None:
-            raise UserError("--multiplicity is for drawn data, leave it out with --data")
-        read_folder(Path(data), sweep.lengths)  # what is wrong with it should show now
-    return sweeps
+    if data is None:
+        return sweeps
+    if chosen["multiplicity"] is not None:
+        raise UserError("--multiplicity is for drawn data, leave it out with --data")
+    folder, _ = read_data(data, sweep.lengths)  # what is wrong with it should show now
+    return [dataclasses.replace(sweep, data=folder) for sweep in sweeps]
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -252,7 +301,7 @@ def check_run_options(options: argparse.Namespace) -> None:
         whole(1, 1_000_000)("--chunk", options.chunk)
     if options.resume is not None:
         given = [n for n in SETTINGS if getattr(options, n) is not None]
-        given += [n for n in ("quick", "overwrite", "out") if getattr(options, n)]
+        given += [n for n in ("overwrite", "out") if getattr(options, n)]
         if given:
             raise UserError(
                 f"--resume takes its settings from the run, leave out {option_name(given[0])}"

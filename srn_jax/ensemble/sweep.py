@@ -8,7 +8,7 @@ would only push the first one out of the cache, a shard is a single experiment t
 padding at all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
@@ -21,7 +21,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.packing import pack_for
-from srn_jax.interop.textbook_files import Splits
 from srn_jax.tasks.task import (
     PADDING,
     Dataset,
@@ -50,14 +49,15 @@ class Sweep:
     def __init__(
         self,
         configs: SweepConfig | Sequence[SweepConfig],
-        files: dict[int, Splits] | None = None,
+        files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
     ):
         """Draw the parameters and the data of each experiment.
 
         Args:
             configs: the sweeps.
-            files: the data of each length, where they are not drawn; the same for every seed.
+            files: the data of each length where they are not drawn, as `textbook_files.Splits`;
+                the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
@@ -165,13 +165,13 @@ class Sweep:
         return evaluate_experiments(self.program, best, test, lengths)
 
 
-def files_by_experiment(files: dict[int, Splits], lengths: np.ndarray, width: int) -> Dataset:
+def files_by_experiment(files: Mapping[int, Any], lengths: np.ndarray, width: int) -> Dataset:
     """The data of each experiment, padded: NumPy arrays `[experiment, example, ...]`."""
     padded = {length: pad_splits(splits, width) for length, splits in files.items()}
     return jax.tree.map(lambda *sets: np.stack(sets), *(padded[length] for length in lengths))
 
 
-def pad_splits(splits: Splits, width: int) -> Dataset:
+def pad_splits(splits: Any, width: int) -> Dataset:
     """The three sets of one length, read from files, padded on the left."""
     return Dataset(*(pad_examples(s, width) for s in (splits.train, splits.dev, splits.test)))
 

@@ -1,12 +1,13 @@
-"""DigitSum as text files: the textbook's own, byte for byte, and a strict reader of anyone's.
+"""Labelled sequences as text files: the textbook's own, byte for byte, and a reader of anyone's.
 
-One line an example: digits separated by single spaces, a tab, the label. Length 5, label 11:
+One line an example: whole numbers separated by single spaces, a tab, the label. Length 5, label 11:
 
     8 3 0 0 7<tab>11
 
 Files are `<folder>/<length>/train.txt`, `dev.txt` and `test.txt`. Imports no JAX.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from srn_jax.config import TEXTBOOK_LENGTHS
-
-NUM_DIGITS, NUM_CLASSES = 10, 19
+from srn_jax.config import TEXTBOOK_LENGTHS, DataFolder
 from srn_jax.errors import UserError
 
 SPLITS = ("train", "dev", "test")
 TEXTBOOK_MULTIPLICITIES = (3, 1, 1)  # of train, dev and test
-LINE = re.compile(r"([0-9](?: [0-9])*)\t(0|[1-9][0-9]?)", re.ASCII)
+NUM_DIGITS = 10
+LARGEST = 9_999  # token or label: each is a row of a table
+NUMBER = r"(?:0|[1-9][0-9]{0,3})"
+LINE = re.compile(rf"({NUMBER}(?: {NUMBER})*)\t({NUMBER})", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -125,37 +127,34 @@ def write_splits(folder: Path, length: int, splits: Splits) -> None:
         path.write_bytes(content)
 
 
-def read_sequences(path: Path, length: int) -> Sequences:
-    """Read a data file; the last line may lack its line feed, and lines may end in CR LF.
+def parse(content: bytes, path: Path, length: int) -> Sequences:
+    """The sequences in a data file; the last line may lack its line feed, lines may end in CR LF.
 
     Raises `UserError` naming the file, and the line where there is one, for anything that is not
-    `length` digits, a tab and a label in 0..18.
+    `length` whole numbers, a tab and a label.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8 text") from None
     rows, labels = [], []
-    for number, content in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        digits, label = parse_line(content.removesuffix("\r"), length, f"{path}, line {number}")
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        digits, label = parse_line(line.removesuffix("\r"), length, f"{path}, line {number}")
         rows.append(digits)
         labels.append(label)
-    return Sequences(np.array(rows, np.int8), np.array(labels, np.int32))
+    return Sequences(np.array(rows, np.int16), np.array(labels, np.int32))
 
 
 def parse_line(line: str, length: int, where: str) -> tuple[list[int], int]:
-    """The digits and the label of one line; raises `UserError` that begins with `where`."""
+    """The tokens and the label of one line; raises `UserError` that begins with `where`."""
     match = LINE.fullmatch(line)
     if match is None:
-        raise UserError(f"{where}: {describe_fault(line)}, expected '{length} digits<tab>label'")
+        expected = f"expected '{length} whole numbers<tab>label', each at most {LARGEST}"
+        raise UserError(f"{where}: {describe_fault(line)}, {expected}")
     digits = [int(digit) for digit in match[1].split(" ")]
     if len(digits) != length:
-        raise UserError(f"{where}: {len(digits)} digits, expected {length}")
-    if int(match[2]) >= NUM_CLASSES:
-        raise UserError(f"{where}: label {match[2]}, expected 0 to {NUM_CLASSES - 1}")
+        raise UserError(f"{where}: {len(digits)} numbers, expected {length}")
     return digits, int(match[2])
 
 
@@ -166,22 +165,16 @@ def describe_fault(line: str) -> str:
     if "\t" not in line:
         return f"no tab in {shorten(line)}"
     digits, label = line.split("\t", 1)
-    if re.fullmatch(r"[0-9](?: [0-9])*", digits, re.ASCII):
-        return f"label {shorten(label)} is not a whole number from 0 to {NUM_CLASSES - 1}"
-    strange = next((part for part in digits.split(" ") if not re.fullmatch("[0-9]", part)), digits)
-    return f"{shorten(strange)} is not a digit"
+    parts = digits.split(" ")
+    strange = next((part for part in parts if not re.fullmatch(NUMBER, part, re.ASCII)), None)
+    if strange is None:
+        return f"label {shorten(label)} is not a whole number"
+    return f"{shorten(strange)} is not a whole number"
 
 
 def shorten(text: str, limit: int = 40) -> str:
     """A piece of a user's text as it may stand in an error message: quoted, on one line."""
     return repr(text if len(text) <= limit else text[:limit] + "...")
-
-
-def read_splits(folder: Path, length: int) -> Splits:
-    """Read `<folder>/<length>/{train,dev,test}.txt`; raises `UserError` as `read_sequences`."""
-    return Splits(
-        *(read_sequences(folder / str(length) / f"{name}.txt", length) for name in SPLITS)
-    )
 
 
 def lengths_in(folder: Path) -> tuple[int, ...]:
@@ -194,20 +187,72 @@ def lengths_in(folder: Path) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def read_folder(folder: Path, lengths: tuple[int, ...]) -> dict[int, Splits]:
-    """Read the data of several lengths, which must have equally many examples each.
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; raises `UserError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
-    Raises `UserError` for whatever cannot be read, and where the sizes differ: experiments that
-    train side by side take the same number of steps.
+
+def read_sequences(path: Path, length: int) -> Sequences:
+    """Read one data file; raises `UserError` as `parse`."""
+    return parse(read_bytes(path), path, length)
+
+
+def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int, Splits]]:
+    """Read the data of several lengths, once, and what there is to say of them.
+
+    Vocabulary, classes and chance are those of the training sets; a token or a label that occurs
+    in a development or test set alone could not have been learned.
+
+    Raises:
+        UserError: for whatever cannot be read; where the sizes differ, since experiments that
+            train side by side take the same number of steps; for tokens and labels as above.
     """
-    splits = {length: read_splits(folder, length) for length in lengths}
-    first = splits[lengths[0]]
-    for length, other in splits.items():
+    digest = hashlib.sha256()
+    splits = {}
+    for length in lengths:
+        sets = []
         for name in SPLITS:
-            here, there = len(getattr(other, name)), len(getattr(first, name))
-            if here != there:
-                raise UserError(
-                    f"{folder / str(length) / name}.txt has {here} examples but length "
-                    f"{lengths[0]} has {there}: train them in separate runs (--lengths {length})"
-                )
-    return splits
+            file = Path(path) / str(length) / f"{name}.txt"
+            content = read_bytes(file)
+            digest.update(content)
+            sets.append(parse(content, file, length))
+        splits[length] = Splits(*sets)
+        check_sizes(path, lengths[0], splits[lengths[0]], length, splits[length])
+    trained = [own.train for own in splits.values()]
+    vocabulary = max(int(s.digits.max()) for s in trained) + 1
+    counts = np.bincount(np.concatenate([s.labels for s in trained]))
+    for length, own in splits.items():
+        for name in SPLITS[1:]:
+            file = Path(path) / str(length) / f"{name}.txt"
+            check_known(file, getattr(own, name), vocabulary, counts)
+    labels = np.concatenate([own.test.labels for own in splits.values()])
+    chance = float(np.mean(labels == counts.argmax()))
+    return DataFolder(path, digest.hexdigest(), vocabulary, len(counts), chance), splits
+
+
+def check_sizes(path: str, first: int, splits: Splits, length: int, others: Splits) -> None:
+    """Raise `UserError` unless two lengths have equally many examples in each set."""
+    for name in SPLITS:
+        here, there = len(getattr(others, name)), len(getattr(splits, name))
+        if here != there:
+            raise UserError(
+                f"{Path(path) / str(length) / name}.txt has {here} examples but length {first} "
+                f"has {there}: train them in separate runs (--lengths {length})"
+            )
+
+
+def check_known(file: Path, sequences: Sequences, vocabulary: int, counts: np.ndarray) -> None:
+    """Raise `UserError` for a token or label that no training set has, with its line."""
+    for number, (row, label) in enumerate(
+        zip(sequences.digits, sequences.labels.tolist(), strict=True), start=1
+    ):
+        what = None
+        if row.max() >= vocabulary:
+            what = f"the number {row.max()} is larger than any in a training set"
+        elif label >= len(counts) or not counts[label]:
+            what = f"the label {label} does not occur in a training set"
+        if what is not None:
+            raise UserError(f"{file}, line {number}: {what}, so it cannot have been learned")
