@@ -1,6 +1,6 @@
-"""Text from results: the terminal table, the Markdown report of a run, the comparison of runs.
+"""What runs and their comparison say, in words and tables: plain values in, text out.
 
-Plain values in, a string out; nothing is printed or written. What does not exist is shown as `-`.
+Nothing is printed or written here. What does not exist is shown as `-`.
 """
 
 import math
@@ -8,50 +8,58 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePath
+from string import ascii_uppercase
+from textwrap import fill
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from srn_jax.analysis.results import Results
+from srn_jax.analysis.results import Results, Run, loss_stride
 from srn_jax.analysis.summary import (
-    CHANCE,
     DEFAULT_THRESHOLD,
-    Interval,
+    Difference,
     LengthSummary,
     MemorySpan,
+    holm,
     memory_span,
     paired_difference,
     summarise,
 )
-from srn_jax.config import NUM_PAIRS, TEST_MULTIPLICITY
+from srn_jax.analysis.tables import (
+    ABSENT,
+    interval_text,
+    listed,
+    markdown_table,
+    number,
+    p_text,
+    plain_table,
+)
+from srn_jax.config import Facts
 from srn_jax.errors import UserError
 
-ABSENT = "-"
 EMBEDDABLE = {".png", ".svg", ".jpg"}
-MOST_LISTED = 20
-TEST_SIZE = NUM_PAIRS * TEST_MULTIPLICITY
+TERMINAL_WIDTH = 80
+SHORT_LABEL = 4  # characters of a label for which a comparison in the terminal has room
 INTERVAL_NOTE = "Intervals are 95 % bootstrap intervals of the mean over seeds."
 DEV_NOTE = "Best dev is a maximum over evaluations, so it flatters."
-CHANCE_NOTE = f"Chance is {CHANCE:.2f}."
 ONE_SEED_NOTE = (
     "A single seed says nothing about the variation between seeds, so there is no interval."
 )
-TEST_SIZE_NOTE = (
-    f"{TEST_SIZE} test sequences alone leave a standard error of 4 to 5 points in one accuracy."
-)
 FIXED_DATA_NOTE = "Every seed saw the same data: intervals cover the initial weights alone."
-
-
-def number(value: float, sign: str = "") -> str:
-    """Three decimals, `-` for NaN; `sign="+"` shows the sign of a difference."""
-    return ABSENT if math.isnan(value) else f"{value:{sign}.3f}"
-
-
-def interval_text(interval: Interval, sign: str = "") -> str:
-    """Both ends as `0.745 to 0.790`, or `-`."""
-    text = f"{number(interval.low, sign)} to {number(interval.high, sign)}"
-    return ABSENT if math.isnan(interval.low) else text
+SPIKES_NOTE = (
+    "Losses are drawn at every {stride}th step, as in the textbook. An epoch has {epoch} steps, so "
+    "every {period:,} steps the same batch is met again, and a hard one shows as a regular spike; "
+    "the overview has the mean of each epoch instead."
+)
+PROVENANCE = ("device", "processor", "date", "commit")  # in a run file
+MACHINE_NOTE = (
+    "On the same machine with the same versions the same command gives the same numbers. On "
+    "another one rounding differs, training amplifies it, and single networks end elsewhere: with "
+    "the default settings, seed 0 at length 25 scored 0.51 on one processor and 0.31 on another, "
+    "and the mean of 64 seeds 0.525 and 0.475. Expect means to agree within their intervals, and "
+    "single seeds not at all."
+)
 
 
 def span_text(span: MemorySpan) -> str:
@@ -66,20 +74,6 @@ def span_text(span: MemorySpan) -> str:
     if not math.isnan(span.interval.low):
         text += f", 95 % interval {limit(span.interval.low)} to {limit(span.interval.high)}"
     return text
-
-
-def plain_table(cells: Sequence[Sequence[str]]) -> str:
-    """Header and rows in right-aligned columns, a line of dashes between; no trailing newline."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in cells]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    """Header and rows as a Markdown table."""
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-    lines = [escaped[0], ["---:"] * len(cells[0]), *escaped[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
 
 
 def scored_seeds(summary: LengthSummary) -> str:
@@ -105,123 +99,206 @@ def results_table(results: Results) -> str:
     return plain_table(accuracy_cells(results))
 
 
-def comparison_cells(named_results: Mapping[str, Results]) -> list[list[str]]:
-    """The header and, length by length, a row a run with its difference to the first run."""
-    header = ["length", "run", "seeds", "test accuracy", "sd", "95 % interval"]
-    header += ["difference", "95 % interval", "pairs"]
+def differences_by_length(run: Run, baseline: Run) -> dict[int, tuple[Difference, float]]:
+    """Each length's paired difference and its p-value corrected for the number of lengths.
+
+    A length or seeds that only one side has leave nothing to pair; nor do runs on other data.
+    """
+    found = {}
+    if run.data == baseline.data:
+        for length in np.intersect1d(run.results.length, baseline.results.length).tolist():
+            sides = run.results.of_length(length), baseline.results.of_length(length)
+            try:
+                found[length] = paired_difference(*sides)
+            except UserError:  # no common seed: unknown, and the rest can still be shown
+                continue
+    corrected = holm([difference.p_value for difference in found.values()])
+    return dict(zip(found, zip(found.values(), corrected, strict=True), strict=True))
+
+
+def comparison_cells(
+    runs: Mapping[str, Run], baseline: str, shown: Mapping[str, str]
+) -> list[list[str]]:
+    """The header and, length by length, a row a run with its difference to the baseline."""
+    header = ["length", "run", "seeds", "mean", "95 % interval"]
+    header += ["difference", "its interval", "p"]
     rows = []
-    runs = list(named_results.items())
-    for position, (name, results) in enumerate(runs):
-        for summary in summarise(results):
-            row = [str(summary.length), name, scored_seeds(summary), number(summary.mean)]
-            row += [number(summary.deviation), interval_text(summary.interval)]
-            sides = results.of_length(summary.length), runs[0][1].of_length(summary.length)
-            row += difference_cells(*sides) if position else [""] * 3
-            rows.append((summary.length, position, row))
+    for position, (name, run) in enumerate(runs.items()):
+        paired = {} if name == baseline else differences_by_length(run, runs[baseline])
+        for summary in summarise(run.results):
+            row = [str(summary.length), shown[name], scored_seeds(summary), number(summary.mean)]
+            row += [interval_text(summary.interval)]
+            nothing = "" if name == baseline else ABSENT
+            found = [nothing] * 3
+            if summary.length in paired:
+                difference, p_value = paired[summary.length]
+                found = [number(difference.mean, "+"), interval_text(difference.interval, "+")]
+                found += [p_text(p_value)]
+            rows.append((summary.length, position, [*row, *found]))
     return [header, *(row for _, _, row in sorted(rows))]
 
 
-def comparison_notes(named_results: Mapping[str, Results]) -> list[str]:
-    """What the differences are, and the memory span of each run."""
-    names = list(named_results)
-    note = [f"difference: the run minus {names[0]}, seed by seed"] if len(names) > 1 else []
-    return note + [f"{name}: {span_text(memory_span(named_results[name]))}" for name in names]
+def comparison_notes(runs: Mapping[str, Run], baseline: str) -> list[str]:
+    """What the differences are, what could not be paired, and the memory span of each run."""
+    notes = ["Mean: of the test accuracies of all seeds, with its 95 % bootstrap interval."]
+    others = {name: run for name, run in runs.items() if name != baseline}
+    pairs = [
+        found.pairs
+        for run in others.values()
+        for found, _ in differences_by_length(run, runs[baseline]).values()
+    ]
+    if others:
+        notes.append(f"Difference: the run minus {baseline}, paired seed by seed.")
+    if pairs:
+        notes.append(
+            "p: of a paired sign-flip test, corrected for the number of lengths (Holm); the "
+            "intervals are not corrected."
+        )
+        lengths = np.unique(runs[baseline].results.length).size
+        smallest = min(1.0, lengths * 2 / 2 ** max(pairs))
+        if smallest > 0.05:
+            notes.append(f"With {max(pairs)} pairs at most, no p can be below {smallest:.3f}.")
+    for name, run in others.items():
+        if run.data != runs[baseline].data:
+            notes.append(f"{name} was trained on other data than {baseline}: nothing is paired.")
+    return notes + [f"{name}: {span_text(memory_span(runs[name].results))}." for name in runs]
 
 
-def comparison_table(named_results: Mapping[str, Results]) -> str:
-    """Several runs side by side for the terminal; differences are over the seeds they share."""
-    table = plain_table(comparison_cells(named_results))
-    return "\n".join([table, "", *comparison_notes(named_results)])
+def told_settings(runs: Mapping[str, Run]) -> dict[str, str]:
+    """The settings, and the data, in which runs differ, as text for each run."""
+    settings = {name: run.settings for name, run in runs.items()}
+    names = list(dict.fromkeys(name for own in settings.values() for name in own))
+    varying = [n for n in names if len({str(own.get(n)) for own in settings.values()}) > 1]
+    return {
+        run: ", ".join(f"{name} {own.get(name)}" for name in varying) or "no setting differs"
+        for run, own in settings.items()
+    }
+
+
+def comparison_table(runs: Mapping[str, Run], baseline: str | None = None) -> str:
+    """Several runs side by side for the terminal, at most 80 columns wide.
+
+    Above the table are the settings in which the runs differ, and letters for long labels.
+
+    Raises:
+        UserError: if the baseline is none of the runs.
+    """
+    baseline = check_baseline(runs, baseline)
+    short = all(len(name) <= SHORT_LABEL for name in runs) or len(runs) > len(ascii_uppercase)
+    shown = {name: name if short else ascii_uppercase[i] for i, name in enumerate(runs)}
+    legend = [name if short else f"{shown[name]} = {name}" for name in runs]
+    settings = told_settings(runs).values()
+    head = [f"{label}: {text}" for label, text in zip(legend, settings, strict=True)]
+    notes = comparison_notes(runs, baseline)
+    table = plain_table(comparison_cells(runs, baseline, shown))
+
+    def wrapped(lines: list[str]) -> list[str]:
+        return [fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines]
+
+    return "\n".join([*wrapped(head), "", table, "", *wrapped(notes)])
 
 
 def comparison_report(
-    named_results: Mapping[str, Results], figures: Sequence[str | PurePath] = ()
+    runs: Mapping[str, Run], figures: Sequence[str | PurePath] = (), baseline: str | None = None
 ) -> str:
     """The same in Markdown, with `figures` by their paths relative to it."""
-    notes = [f"- {note}" for note in comparison_notes(named_results)]
-    blocks = ["# Comparison of runs", markdown_table(comparison_cells(named_results))]
-    blocks += ["\n".join([*notes, f"- {INTERVAL_NOTE}"]), *map(figure_link, figures)]
-    return "\n\n".join(blocks) + "\n"
+    baseline = check_baseline(runs, baseline)
+    head = [f"- {name}: {text}" for name, text in told_settings(runs).items()]
+    cells = comparison_cells(runs, baseline, {name: name for name in runs})
+    notes = [f"- {note}" for note in comparison_notes(runs, baseline)]
+    blocks = ["# Comparison of runs", "\n".join(head), markdown_table(cells)]
+    return "\n\n".join([*blocks, "\n".join(notes), *map(figure_link, figures)]) + "\n"
 
 
-def difference_cells(results: Results, baseline: Results) -> list[str]:
-    """Mean, interval and pairs of the difference between the rows of a length and a baseline's."""
-    try:
-        found = paired_difference(results, baseline)
-    except UserError:  # seeds that differ leave a difference unknown, the rest can still be shown
-        return [ABSENT, ABSENT, "0"]
-    return [number(found.mean, "+"), interval_text(found.interval, "+"), str(found.pairs)]
+def check_baseline(runs: Mapping[str, Run], baseline: str | None) -> str:
+    """The name of the run that others are compared with; the first if none is given."""
+    if baseline is not None and baseline not in runs:
+        raise UserError(f"--baseline {baseline} is none of the runs: {', '.join(runs)}")
+    return baseline if baseline is not None else next(iter(runs), "")
 
 
-def run_report(
-    run_info: Mapping[str, Any], results: Results, figures: Sequence[str | PurePath] = ()
-) -> str:
+def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
     """The Markdown report of a run.
 
     Args:
-        run_info: `command` (text or list of words), `device`, `versions` (name to version),
-            `seconds`, `config` (nested settings); a missing key leaves its part out.
-        results: of the whole run.
+        run: the whole of it; what its run file does not hold is left out.
         figures: paths relative to the report; images are embedded, other files linked.
     """
-    settings = dict(flat(run_info.get("config") or {}))
+    results, facts, info = run.results, run.facts, run.info
     lengths, seeds = np.unique(results.length), np.unique(results.seed)
     counts = f"{len(results)} experiments (lengths: {lengths.size}, seeds: {seeds.size})"
     span = span_text(memory_span(results))
     notes = [ONE_SEED_NOTE if seeds.size == 1 else INTERVAL_NOTE, DEV_NOTE]
-    own_data = settings.get("data", "None") != "None"
-    if own_data:  # of which neither the sizes nor the labels are the textbook's
-        notes.append(FIXED_DATA_NOTE)
-        settings.pop("multiplicity", None)
-    else:
-        notes += [CHANCE_NOTE, *([TEST_SIZE_NOTE] if seeds.size == 1 else [])]
-    blocks = ["# How long a simple recurrent network remembers"]
-    blocks += [f"{counts}, {results.diverged.sum()} diverged. {span[0].upper()}{span[1:]}."]
-    if not run_info.get("finished", True):
+    notes += [FIXED_DATA_NOTE] if facts.fixed_data else []
+    if not math.isnan(facts.chance):
+        notes.append(f"The best constant answer scores {facts.chance:.2f}.")
+    if facts.test_examples:
+        error = 50 / math.sqrt(facts.test_examples)
+        notes.append(
+            f"{facts.test_examples} test examples alone leave a standard error of up to "
+            f"{error:.0f} points in one accuracy."
+        )
+    blocks = [f"# {facts.title}"]
+    blocks += [f"Asked for: {facts.question}. {counts}, {results.diverged.sum()} diverged."]
+    blocks += [f"{span[0].upper()}{span[1:]}."]
+    if not info.get("finished", True):
         blocks += ["**This run has not finished**: all below is as of its newest checkpoint."]
-    blocks += ["## Accuracy by length", markdown_table(accuracy_cells(results)), "\n".join(notes)]
-    blocks += ["## Single seeds", markdown_table(seed_cells(results, own_data))]
+    blocks += ["## Accuracy by length", markdown_table(accuracy_cells(results)), " ".join(notes)]
+    blocks += ["## Single seeds", markdown_table(seed_cells(results, facts))]
     for length in np.unique(results.length[results.diverged]):
         gone = results.seed[results.diverged & (results.length == length)]
         blocks += [f"Diverged at length {length}: seeds {listed(gone)}."]
     if lengths.size > 1:
         blocks += ["## From one length to the next", markdown_table(change_cells(results))]
     if figures:
-        blocks += ["## Figures", *map(figure_link, figures)]
-    if settings:
+        blocks += ["## Figures", *map(figure_link, figures), *spikes_note(run)]
+    if settings := dict(flat(info.get("settings") or {})):
         blocks += ["## Settings", "\n".join(f"- `{name}`: {settings[name]}" for name in settings)]
-    facts = [f"- device: {run_info['device']}"] if run_info.get("device") else []
-    if run_info.get("seconds") is not None:
-        facts.append(f"- time: {duration(run_info['seconds'])}")
-    facts += [f"- {name}: {version}" for name, version in (run_info.get("versions") or {}).items()]
-    blocks += ["## Run", "\n".join(facts)] if facts else []
-    if command := run_info.get("command"):
+    told = [f"- {name}: {info[name]}" for name in PROVENANCE if info.get(name)]
+    if info.get("seconds") is not None:
+        told.append(f"- time: {duration(info['seconds'])}")
+    told += [f"- {name}: {version}" for name, version in (info.get("versions") or {}).items()]
+    blocks += ["## Run", "\n".join(told)] if told else []
+    if command := info.get("command"):
         text = command if isinstance(command, str) else shlex.join(map(str, command))
-        blocks += ["## To repeat it", f"```sh\n{text}\n```"]
+        blocks += ["## To repeat it", f"```sh\n{text}\n```", MACHINE_NOTE]
     return "\n\n".join(blocks) + "\n"
 
 
-def seed_cells(results: Results, own_data: bool = False) -> list[list[str]]:
+def spikes_note(run: Run) -> list[str]:
+    """What the regular spikes in figures of losses are, where there are any."""
+    if run.histories is None:
+        return []
+    epoch, steps = run.histories.steps_an_epoch, run.histories.train_loss.shape[1]
+    stride = loss_stride(steps)
+    period = math.lcm(stride, epoch)
+    if stride == 1 or epoch == 1 or period >= steps:
+        return []
+    return [SPIKES_NOTE.format(stride=stride, epoch=epoch, period=period)]
+
+
+def seed_cells(results: Results, facts: Facts) -> list[list[str]]:
     """How single seeds scatter at each length, and how far their train and test sets overlap."""
     cells = [["length", "median", "interquartile mean", "5 % to 95 % of seeds"]]
-    cells[0] += [f"share above {DEFAULT_THRESHOLD:g}", "95 % interval", "test sequences in train"]
+    cells[0] += [f"share above {DEFAULT_THRESHOLD:g}", "95 % interval", "test examples in train"]
+    of_all = f" of {facts.test_examples}" if facts.test_examples else ""
     for summary in summarise(results):
         overlap = results.of_length(summary.length).overlap
         row = [str(summary.length), number(summary.median), number(summary.interquartile_mean)]
         row += [interval_text(summary.spread), number(summary.share_above)]
         row += [interval_text(summary.share_above_interval)]
         ends = map(str, np.unique([overlap.min(), overlap.max()]))
-        cells.append([*row, "..".join(ends) + ("" if own_data else f" of {TEST_SIZE}")])
+        cells.append([*row, "..".join(ends) + of_all])
     return cells
 
 
 def change_cells(results: Results) -> list[list[str]]:
     """The paired change in test accuracy from each length to the next."""
-    lengths = np.unique(results.length)
     cells = [["lengths", "change", "95 % interval", "pairs"]]
-    for shorter, longer in pairwise(lengths):
-        sides = results.of_length(longer), results.of_length(shorter)
-        cells.append([f"{shorter} to {longer}", *difference_cells(*sides)])
+    for shorter, longer in pairwise(np.unique(results.length)):
+        found = paired_difference(results.of_length(longer), results.of_length(shorter))
+        row = [f"{shorter} to {longer}", number(found.mean, "+")]
+        cells.append([*row, interval_text(found.interval, "+"), str(found.pairs)])
     return cells
 
 
@@ -239,16 +316,6 @@ def flat(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             yield from flat(value)
         else:
             yield name, listed(value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def listed(values: Iterable[Any]) -> str:
-    """Comma-separated values; `0..31` for a run of whole numbers, the first few of very many."""
-    values = list(values)
-    whole = len(values) > 2 and isinstance(values[0], (int, np.integer))
-    if whole and values == list(range(values[0], values[0] + len(values))):
-        return f"{values[0]}..{values[-1]}"
-    text = ", ".join(map(str, values[:MOST_LISTED]))
-    return text if len(values) <= MOST_LISTED else f"{text}, ... ({len(values)} in all)"
 
 
 def duration(seconds: float) -> str:

@@ -8,20 +8,32 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from srn_jax.config import DEFAULTS, Facts
 from srn_jax.errors import UserError
 
 RESULTS_FILE = "results.csv"
 HISTORIES_FILE = "histories.npz"
 LOG_FILE = "log.txt"
 PARTIAL = ".partial"  # ends the name of a file that was being written when a run was killed
-LOG_INTERVAL = 100  # steps between the textbook's lines of training losses
+DRAWN = "drawn for every seed"
+AXES = ("length", "seed", "eval_steps")  # arrays that say what the rows and columns of others are
+PLAIN = {  # histories that are in the file under their own names
+    "train_loss": "step.train_loss",
+    "dev_loss": "evaluation.dev_loss",
+    "dev_accuracy": "evaluation.dev_accuracy",
+}
+LOG_INTERVAL = 100  # steps between the training losses that the textbook prints and draws
+FEWEST_LOSSES = 100  # so a short run is drawn more densely
 
 
 @dataclass(frozen=True)
@@ -54,15 +66,99 @@ class Results:
 
 @dataclass(frozen=True)
 class Histories:
-    """Full histories of a sweep; NaN where an experiment had diverged or has not got to yet."""
+    """Full histories of a sweep, by name; NaN where an experiment had diverged or has not got to.
+
+    `steps` has "train_loss" (of each batch, before its update) and whatever probes recorded, such
+    as "gradient_norm.W"; `evaluations` has "dev_loss" (mean of the batch means), "dev_accuracy".
+    """
 
     length: np.ndarray  # int [experiment]
     seed: np.ndarray  # int [experiment]
-    train_loss: np.ndarray  # float32 [experiment, step]: of each batch, before its update
-    epoch_loss: np.ndarray  # float32 [experiment, epoch]: mean training loss of each epoch
     eval_steps: np.ndarray  # int [evaluation]: the global steps of the evaluations
-    dev_loss: np.ndarray  # float32 [experiment, evaluation]: mean of the batch means
-    dev_accuracy: np.ndarray  # float32 [experiment, evaluation]
+    steps: Mapping[str, np.ndarray]  # float32 [experiment, step]
+    evaluations: Mapping[str, np.ndarray]  # float32 [experiment, evaluation]
+    steps_an_epoch: int
+
+    @property
+    def train_loss(self) -> np.ndarray:
+        """The training losses `[experiment, step]`."""
+        return self.steps["train_loss"]
+
+    @property
+    def dev_loss(self) -> np.ndarray:
+        """The dev losses `[experiment, evaluation]`."""
+        return self.evaluations["dev_loss"]
+
+    @property
+    def dev_accuracy(self) -> np.ndarray:
+        """The dev accuracies `[experiment, evaluation]`."""
+        return self.evaluations["dev_accuracy"]
+
+    @cached_property
+    def epoch_loss(self) -> np.ndarray:
+        """The mean training loss of each epoch, `[experiment, epoch]`."""
+        return window_means(self.train_loss, self.steps_an_epoch)
+
+    @property
+    def probes(self) -> dict[str, list[str]]:
+        """What was recorded at every step beside the loss: the series of each probe."""
+        found: dict[str, list[str]] = {}
+        for name in self.steps:
+            if name != "train_loss":
+                found.setdefault(name.partition(".")[0], []).append(name)
+        return found
+
+
+def window_means(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of `values [row, step]` over windows of steps, the last of which may be shorter."""
+    rows, steps = values.shape
+    whole = steps - steps % window
+    means = values[:, :whole].reshape(rows, -1, window).mean(axis=-1)
+    rest = values[:, whole:]
+    return np.hstack([means, rest.mean(axis=1, keepdims=True)]) if rest.size else means
+
+
+def loss_stride(steps: int) -> int:
+    """Every how manyth training loss is drawn: 100, as in the textbook, or fewer in short runs."""
+    return min(LOG_INTERVAL, max(1, steps // FEWEST_LOSSES))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as those who show it need it."""
+
+    results: Results
+    histories: Histories | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)  # what its run file holds
+
+    @property
+    def facts(self) -> Facts:
+        """What the task says about itself; runs of old versions did not keep it."""
+        known = {f.name for f in dataclasses.fields(Facts)}
+        task = {k: v for k, v in (self.info.get("task") or {}).items() if k in known}
+        if not task and self.settings["data"] != DRAWN:  # of which nothing more is known
+            unknown = math.nan
+            return Facts(chance=unknown, chance_loss=unknown, test_examples=0, fixed_data=True)
+        return Facts(**task)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of its experiments, with defaults filled in, and its data."""
+        settings = self.info.get("settings") or {}
+        data = settings.get("data")
+        digest = settings.get("data_sha256") or ""
+        if isinstance(data, Mapping):
+            data, digest = data["path"], data["sha256"]
+        told = DRAWN if data is None else f"{data} (sha256 {digest[:12]})"
+        return {**dataclasses.asdict(DEFAULTS), **(settings.get("experiment") or {}), "data": told}
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """What decides which data a seed sees: runs that are equal in it can be paired."""
+        settings = self.settings
+        if settings["data"] != DRAWN:
+            return (settings["data"].rpartition(" (")[2],)
+        return tuple(settings[name] for name in ("task", "multiplicity", "fresh_data"))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -113,9 +209,15 @@ def read_results(folder: Path) -> Results:
 
 
 def write_histories(histories: Histories, folder: Path) -> Path:
-    """Write `histories.npz`, one array for each field of `Histories`, uncompressed."""
+    """Write `histories.npz`, an array for each history, uncompressed.
+
+    The names of probes have "step." or "evaluation." before them, which says what their axis is.
+    """
+    arrays = {name: getattr(histories, name) for name in (*AXES, "steps_an_epoch", "epoch_loss")}
+    for kind, table in (("step", histories.steps), ("evaluation", histories.evaluations)):
+        arrays |= {name if name in PLAIN else f"{kind}.{name}": table[name] for name in table}
     buffer = io.BytesIO()
-    np.savez(buffer, **vars(histories))
+    np.savez(buffer, **arrays)
     write_atomically(folder / HISTORIES_FILE, buffer.getvalue())
     return folder / HISTORIES_FILE
 
@@ -125,15 +227,26 @@ def read_histories(folder: Path) -> Histories:
     path = folder / HISTORIES_FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = Histories(**{f.name: arrays[f.name] for f in dataclasses.fields(Histories)})
-        experiments, evaluations = found.length.shape[0], found.eval_steps.shape[0]
-        for array in (found.dev_loss, found.dev_accuracy):
-            if array.shape != (experiments, evaluations):
-                raise ValueError(f"an array of shape {array.shape}")
-        for array in (found.train_loss, found.epoch_loss):
-            if array.ndim != 2 or len(array) != experiments or not array.shape[1]:
-                raise ValueError(f"an array of shape {array.shape}")
-        return found
+            tables: dict[str, dict[str, np.ndarray]] = {"step": {}, "evaluation": {}}
+            for key in arrays.files:
+                kind, _, name = (PLAIN.get(key) or key).partition(".")
+                if kind in tables:
+                    tables[kind][name] = arrays[key]
+            length, seed, eval_steps = (arrays[name] for name in AXES)
+            steps, epochs = arrays["train_loss"].shape[1], arrays["epoch_loss"].shape[1]
+            # Files of old versions do not say it; their epochs are all whole.
+            steps_an_epoch = int(arrays.get("steps_an_epoch", steps // epochs))
+        shapes = {"step": (len(length), steps), "evaluation": (len(length), len(eval_steps))}
+        for kind, table in tables.items():
+            for name, array in table.items():
+                if array.shape != shapes[kind]:
+                    raise ValueError(f"{name} of shape {array.shape}")
+        missing = {"dev_loss", "dev_accuracy"} - tables["evaluation"].keys()
+        if missing or not steps or steps_an_epoch < 1:
+            raise ValueError(f"no {' or '.join(missing)}" if missing else "no steps")
+        return Histories(
+            length, seed, eval_steps, tables["step"], tables["evaluation"], steps_an_epoch
+        )
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror}), expected a run folder"
@@ -160,11 +273,10 @@ def log_lines(histories: Histories, experiment: int) -> list[str]:
     """The log of one experiment, given its row."""
     train_loss = histories.train_loss[experiment]
     steps = len(train_loss)
-    steps_an_epoch = steps // histories.epoch_loss.shape[1]
     evaluation = {int(step): i for i, step in enumerate(histories.eval_steps)}
     lines, best = [], 0.0
     for step in range(steps):
-        where = f"epoch {step // steps_an_epoch}, step {step}/{steps}"
+        where = f"epoch {step // histories.steps_an_epoch}, step {step}/{steps}"
         if step % LOG_INTERVAL == 0 and not np.isnan(train_loss[step]):
             lines.append(f"[train] {where}: loss {train_loss[step]:.5f}")
         row = evaluation.get(step)

@@ -6,6 +6,7 @@ has no test accuracy (NaN): it is left out of means, quantiles and differences a
 above a threshold.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,12 @@ import numpy as np
 from srn_jax.analysis.results import Results
 from srn_jax.errors import UserError
 
-CHANCE = 0.10  # always answering 9: 10 of the 100 pairs of digits have that sum, not 1 in 19
 DEFAULT_THRESHOLD = 0.5
 RESAMPLES = 9_999  # 2.5 % of (this + 1) is a whole number, so interval ends need no interpolation
 BOOTSTRAP_SEED = 0
 RESAMPLED_AT_ONCE = 1_000_000  # draws in memory together, about 8 MB an array
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal
+MOST_EXACT_PAIRS = 13  # all 8,192 ways to choose signs are tried, above it RESAMPLES of them
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Difference:
     mean: float
     interval: Interval  # 95 % paired bootstrap interval
     pairs: int  # shared seeds with a score on both sides
+    p_value: float  # of the paired test, for this one difference alone
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,37 @@ def paired_difference(results: Results, baseline: Results) -> Difference:
         raise UserError("no seed is in both sets of results, expected runs with common --seeds")
     differences = results.test_accuracy[here] - baseline.test_accuracy[there]
     differences = differences[~np.isnan(differences)]
-    return Difference(mean_of(differences), mean_interval(differences), differences.size)
+    interval, p_value = mean_interval(differences), sign_flip_p_value(differences)
+    return Difference(mean_of(differences), interval, differences.size, p_value)
+
+
+def sign_flip_p_value(differences: np.ndarray) -> float:
+    """Two-sided p-value of a mean difference, from the paired sign-flip (randomisation) test.
+
+    If nothing but chance decides which side of a pair is better, every sign is as likely as its
+    opposite. Takes `differences [pair]`; exact for few pairs, NaN for fewer than two.
+    """
+    pairs = differences.size
+    if pairs < 2:
+        return np.nan
+    exact = pairs <= MOST_EXACT_PAIRS
+    if exact:
+        negative = np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1
+    else:
+        rng = np.random.default_rng(BOOTSTRAP_SEED)
+        negative = rng.integers(2, size=(RESAMPLES, pairs), dtype=np.int8)
+    sums = np.abs(differences.sum() - 2 * (negative @ differences))
+    as_extreme = np.sum(sums >= np.abs(differences.sum()) - 1e-9)  # equal up to rounding counts
+    return float(as_extreme / len(sums) if exact else (as_extreme + 1) / (RESAMPLES + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by the step-down method of Holm (1979); NaN stays."""
+    values = np.array(p_values, float)
+    order = np.argsort(values)[: np.sum(~np.isnan(values))]
+    steps = values[order] * np.arange(order.size, 0, -1)
+    values[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return values.tolist()
 
 
 def memory_span(results: Results, threshold: float = DEFAULT_THRESHOLD) -> MemorySpan:

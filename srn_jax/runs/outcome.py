@@ -46,14 +46,15 @@ def histories_of(config: SweepConfig, state: TrainState) -> Histories:
     """The histories in a state `[experiment, ...]`, finished or not."""
     lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
     train_loss = np.asarray(state.train_loss)
-    experiments, steps = train_loss.shape
-    by_epoch = train_loss.reshape(experiments, config.experiment.epochs, -1)
+    steps = train_loss.shape[1]
     return Histories(
         length=lengths,
         seed=seeds,
-        train_loss=train_loss,
-        epoch_loss=by_epoch.mean(axis=-1),
         eval_steps=evaluation_steps(config.experiment, steps),
-        dev_loss=np.asarray(state.dev_loss),
-        dev_accuracy=np.asarray(state.dev_accuracy),
+        steps={"train_loss": train_loss},
+        evaluations={
+            "dev_loss": np.asarray(state.dev_loss),
+            "dev_accuracy": np.asarray(state.dev_accuracy),
+        },
+        steps_an_epoch=steps // config.experiment.epochs,
     )

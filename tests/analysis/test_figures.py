@@ -15,18 +15,24 @@ from srn_jax.analysis.figures import (
     DEV_COLOR,
     TEST_COLOR,
     TRAIN_COLOR,
-    UNTRAINED_LOSS,
     accuracy_figure,
     comparison_figure,
+    figures_of,
+    gate_figure,
     loss_figure,
+    norm_figure,
     overview_figure,
-    save_figure,
+    pair_figure,
+    probe_figure,
     save_figures,
 )
-from srn_jax.analysis.results import Histories, Results
+from srn_jax.analysis.look import save_figure
+from srn_jax.analysis.results import Histories, Results, Run
 from srn_jax.analysis.summary import mean_interval
+from srn_jax.config import Facts
 from srn_jax.errors import UserError
 
+FACTS = Facts()
 LENGTHS = (5, 10, 15, 20, 25, 30, 35)
 
 
@@ -58,11 +64,13 @@ def a_run(lengths=LENGTHS, seeds=6, steps=1000, progress=1.0):
     histories = Histories(
         length=length,
         seed=seed,
-        train_loss=train_loss.astype(np.float32),
-        epoch_loss=np.zeros((length.size, 1), np.float32),
         eval_steps=eval_steps,
-        dev_loss=dev_loss.astype(np.float32),
-        dev_accuracy=np.zeros(dev_loss.shape, np.float32),
+        steps={"train_loss": train_loss.astype(np.float32)},
+        evaluations={
+            "dev_loss": dev_loss.astype(np.float32),
+            "dev_accuracy": np.zeros(dev_loss.shape, np.float32),
+        },
+        steps_an_epoch=38,
     )
     return results, histories
 
@@ -95,7 +103,7 @@ def drawn(figure):
 
 def test_the_loss_figure_has_the_textbooks_colours_lines_and_labels():
     _, histories = a_run(seeds=1)
-    (axes,) = drawn(loss_figure(histories, 20)).axes
+    (axes,) = drawn(loss_figure(histories, 20, FACTS)).axes
     train, dev = line(axes, "train"), line(axes, "dev")
     assert (
         (to_hex(train.get_color()), train.get_linestyle()) == (TRAIN_COLOR, "-") == ("#e4007f", "-")
@@ -109,7 +117,7 @@ def test_the_loss_figure_has_the_textbooks_colours_lines_and_labels():
 
 def test_one_seed_is_drawn_as_it_is_at_every_100th_step():
     _, histories = a_run(seeds=1, lengths=(5, 20), steps=19_000)
-    (axes,) = loss_figure(histories, 20).axes
+    (axes,) = loss_figure(histories, 20, FACTS).axes
     train, dev = line(axes, "train"), line(axes, "dev")
     np.testing.assert_array_equal(train.get_xdata(), np.arange(0, 19_000, 100))
     np.testing.assert_array_equal(train.get_ydata(), histories.train_loss[1, ::100])
@@ -120,36 +128,36 @@ def test_one_seed_is_drawn_as_it_is_at_every_100th_step():
 
 def test_several_seeds_are_a_median_and_a_band_from_the_5_to_the_95_percent_quantile():
     _, histories = a_run(seeds=9)
-    (axes,) = loss_figure(histories, 20).axes
+    (axes,) = loss_figure(histories, 20, FACTS).axes
     values = histories.dev_loss[histories.length == 20].astype(float)
     np.testing.assert_allclose(line(axes, "dev").get_ydata(), np.median(values, axis=0))
-    (band,) = [item for item in axes.collections if item.get_label() == "dev, 5-95 % of seeds"]
+    _, band = axes.collections
     corners = band.get_paths()[0].vertices
     for step, column in zip(histories.eval_steps, values.T, strict=True):
         heights = corners[corners[:, 0] == step, 1]
         assert heights.min() == pytest.approx(np.quantile(column, 0.05))
         assert heights.max() == pytest.approx(np.quantile(column, 0.95))
-    assert "dev, median of 9 seeds" in legend_texts(axes.figure)
+    assert "dev, median and 5-95 % of 9 seeds" in legend_texts(axes.figure)
 
 
 def test_a_thousand_seeds_are_not_a_thousand_lines():
     results, histories = a_run(lengths=(5, 10), seeds=1000, steps=101)
-    (axes,) = loss_figure(histories, 5).axes
+    (axes,) = loss_figure(histories, 5, FACTS).axes
     assert (len(axes.lines), len(axes.collections)) == (2, 2)
-    (axes,) = drawn(accuracy_figure(results)).axes
+    (axes,) = drawn(accuracy_figure(results, FACTS)).axes
     assert len(axes.lines) < 10
 
 
 def test_a_short_run_is_drawn_at_every_step():
     _, histories = a_run(seeds=1, steps=38)
-    (axes,) = drawn(loss_figure(histories, 5)).axes
+    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
     assert len(line(axes, "train").get_xdata()) == 38
     assert line(axes, "dev").get_marker() == "o"  # its only evaluation stays visible
 
 
 def test_a_run_still_going_on_is_drawn_up_to_now_on_an_axis_for_all_of_it():
     _, histories = a_run(progress=0.4)
-    (axes,) = drawn(loss_figure(histories, 5)).axes
+    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
     assert max(line(axes, "train").get_xdata()) == 390
     assert max(line(axes, "dev").get_xdata()) == 300
     assert axes.get_xlim() == (0, 999)
@@ -160,45 +168,45 @@ def test_a_diverged_seed_counts_until_it_stops_and_is_mentioned():
     _, histories = a_run(seeds=3, lengths=(5, 10))
     histories.train_loss[0, 450:] = np.nan
     histories.dev_loss[0, 4:] = np.nan
-    (axes,) = drawn(loss_figure(histories, 5)).axes
+    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
     last = np.median(histories.dev_loss[1:3, -1].astype(float))
     assert line(axes, "dev").get_ydata()[-1] == pytest.approx(last)
     assert axes.get_title() == "length 5, 1 of 3 seeds diverged"
-    assert loss_figure(histories, 10).axes[0].get_title() == "length 10"
+    assert loss_figure(histories, 10, FACTS).axes[0].get_title() == "length 10"
 
 
 @pytest.mark.parametrize("worst", [1e6, 3e38, np.inf])
 def test_an_exploding_loss_does_not_flatten_the_others(worst):
     _, histories = a_run(seeds=1)
     histories.train_loss[0, 600:610] = worst
-    (axes,) = drawn(loss_figure(histories, 5)).axes
+    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
     assert axes.get_ylim()[1] < 20
 
 
 def test_a_loss_axis_shows_at_least_the_loss_of_guessing():
     _, histories = a_run(seeds=1)
     histories.dev_loss[:] = 0.01
-    (axes,) = loss_figure(histories, 5).axes
+    (axes,) = loss_figure(histories, 5, FACTS).axes
     assert axes.get_ylim()[0] == 0
-    assert axes.get_ylim()[1] >= UNTRAINED_LOSS
+    assert axes.get_ylim()[1] >= FACTS.chance_loss
 
 
 def test_the_loss_axis_can_be_logarithmic():
     _, histories = a_run()
     histories.train_loss[:, -200:] = 0.0
-    assert drawn(loss_figure(histories, 5, scale="log")).axes[0].get_yscale() == "log"
+    assert drawn(loss_figure(histories, 5, FACTS, scale="log")).axes[0].get_yscale() == "log"
 
 
 def test_a_length_that_was_not_run_is_named_with_those_that_were():
     _, histories = a_run(lengths=(5, 10))
     with pytest.raises(UserError, match="no history has length 7, expected one of 5, 10"):
-        loss_figure(histories, 7)
+        loss_figure(histories, 7, FACTS)
 
 
 def test_the_accuracy_figure_shows_means_with_their_bootstrap_intervals():
     results, _ = a_run(seeds=12)
-    (axes,) = drawn(accuracy_figure(results)).axes
-    mean_line, low, high = error_bar(axes, "test, mean and 95 % bootstrap interval")
+    (axes,) = drawn(accuracy_figure(results, FACTS)).axes
+    mean_line, low, high = error_bar(axes, "test, mean and 95 % interval")
     groups = [results.of_length(length).test_accuracy for length in LENGTHS]
     np.testing.assert_allclose(mean_line.get_ydata(), [group.mean() for group in groups])
     np.testing.assert_allclose(low, [mean_interval(group).low for group in groups])
@@ -213,7 +221,7 @@ def test_the_accuracy_figure_shows_means_with_their_bootstrap_intervals():
 
 def test_every_seed_is_a_point_at_its_own_accuracy_near_its_length():
     results, _ = a_run(seeds=12)
-    (axes,) = accuracy_figure(results).axes
+    (axes,) = accuracy_figure(results, FACTS).axes
     dev, test = [item for item in axes.collections if isinstance(item, PathCollection)]
     np.testing.assert_allclose(test.get_offsets()[:, 1], results.test_accuracy)
     np.testing.assert_allclose(dev.get_offsets()[:, 1], results.best_dev_accuracy)
@@ -223,14 +231,14 @@ def test_every_seed_is_a_point_at_its_own_accuracy_near_its_length():
 
 def test_chance_is_a_labelled_line_at_a_tenth():
     results, _ = a_run()
-    (axes,) = accuracy_figure(results).axes
+    (axes,) = accuracy_figure(results, FACTS).axes
     assert set(line(axes, "chance").get_ydata()) == {0.10}
     assert "chance, 0.10" in legend_texts(axes.figure)
 
 
 def test_one_seed_has_neither_an_interval_nor_a_cloud():
     results, _ = a_run(seeds=1)
-    (axes,) = drawn(accuracy_figure(results)).axes
+    (axes,) = drawn(accuracy_figure(results, FACTS)).axes
     assert not axes.collections
     assert sorted(legend_texts(axes.figure)) == ["best dev", "chance, 0.10", "test"]
     (test,) = [item for item in axes.containers if item.get_label() == "test"]
@@ -240,31 +248,140 @@ def test_one_seed_has_neither_an_interval_nor_a_cloud():
 
 def test_lengths_in_any_order_are_drawn_from_short_to_long():
     results, histories = a_run(lengths=(35, 5, 20))
-    mean_line, _, _ = error_bar(accuracy_figure(results).axes[0], "test, mean")
-    assert list(np.round(mean_line.get_xdata())) == [6, 21, 36]  # each a little to the right
-    titles = [axes.get_title() for axes in overview_figure(histories, results).axes]
+    mean_line, _, _ = error_bar(accuracy_figure(results, FACTS).axes[0], "test, mean")
+    assert list(mean_line.get_xdata()) == [5, 20, 35]  # on the ticks
+    titles = [axes.get_title() for axes in overview_figure(histories, results, FACTS).axes]
     assert titles[:3] == ["length 5", "length 20", "length 35"]
 
 
 def test_the_overview_has_a_panel_for_each_length_on_one_scale_and_the_accuracies():
     results, histories = a_run()
-    figure = drawn(overview_figure(histories, results))
+    figure = drawn(overview_figure(histories, results, FACTS))
     *losses, accuracies = figure.axes
     assert [axes.get_title() for axes in losses] == [f"length {length}" for length in LENGTHS]
     assert len({axes.get_ylim() for axes in losses}) == 1
     assert accuracies.get_ylabel() == "accuracy"
-    assert len(legend_texts(figure)) == len(set(legend_texts(figure))) == 9
+    assert len(legend_texts(figure)) == len(set(legend_texts(figure))) == 7
 
 
 def test_the_comparison_tells_runs_apart_without_colour():
     results, _ = a_run()
-    runs = {f"run {place}": results for place in range(7)}
+    runs = {f"run {place}": Run(results) for place in range(7)}
     figure = drawn(comparison_figure(runs))
     (axes,) = figure.axes
     lines = [error_bar(axes, name)[0] for name in runs]
     assert len({to_hex(item.get_color()) for item in lines}) == 7
     assert len({(item.get_marker(), item.get_linestyle()) for item in lines}) == 7
     assert "run 6 (seeds: 6)" in legend_texts(figure)
+
+
+def with_probe(histories, tensors=("E", "W", "U", "b")):
+    """Histories in which gradient norms were recorded as well."""
+    rng = np.random.default_rng(1)
+    shape = histories.train_loss.shape
+    norms = {f"gradient_norm.{tensor}": rng.lognormal(size=shape) for tensor in tensors}
+    return dataclasses.replace(histories, steps={**histories.steps, **norms})
+
+
+def test_the_norm_figure_has_the_textbooks_lines_over_the_first_steps():
+    _, histories = a_run(seeds=1)
+    histories = with_probe(histories)
+    (axes,) = drawn(norm_figure(histories, 20, steps=40)).axes
+    looks = {"W": ("#e4007f", "-"), "U": ("#f19ec2", "-."), "b": ("#000000", "--")}
+    for tensor, look in looks.items():
+        found = line(axes, tensor)
+        assert (to_hex(found.get_color()), found.get_linestyle()) == look
+        row = histories.steps[f"gradient_norm.{tensor}"][histories.length == 20][0]
+        np.testing.assert_array_equal(found.get_ydata(), row[:40])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "L2 Norm")
+    assert axes.get_legend()._loc_real == 1  # upper right
+    _, histories = a_run(seeds=5)
+    (axes,) = drawn(norm_figure(with_probe(histories), 20, steps=40)).axes
+    assert axes.get_title() == "length 20, median and 5-95 % of 5 seeds"
+    assert len(axes.collections) == 3
+
+
+def test_any_probe_is_a_figure_with_a_line_for_each_of_its_series():
+    _, histories = a_run(seeds=3)
+    rows = histories.length == 20
+    mine = {"mine": np.ones(histories.train_loss.shape)}
+    histories = with_probe(dataclasses.replace(histories, steps={**histories.steps, **mine}))
+    (axes,) = drawn(probe_figure(histories, "gradient_norm", 20)).axes
+    assert [item.get_label() for item in axes.lines] == ["E", "W", "U", "b"]
+    assert len(axes.collections) == 4  # their bands
+    assert axes.get_ylabel() == "gradient norm, mean of 3 steps"  # 1,000 steps, 400 points at most
+    values = histories.steps["gradient_norm.U"][rows, :999].reshape(3, 333, 3).mean(axis=-1)
+    np.testing.assert_allclose(line(axes, "U").get_ydata()[:333], np.median(values, axis=0))
+    (axes,) = drawn(probe_figure(histories, "mine", 20)).axes
+    assert [item.get_label() for item in axes.lines] == ["mine"]
+
+
+def test_figures_are_named_by_the_textbooks_section_or_by_what_they_show():
+    _, histories = a_run(lengths=(5, 10), seeds=2)
+
+    def names(histories, lengths=(5, 10), **experiment):
+        results, _ = a_run(lengths, seeds=2)
+        return [*figures_of(Run(results, histories, {"settings": {"experiment": experiment}}))]
+
+    assert names(histories) == ["6.6_5", "6.6_10", "6.7", "overview"]
+    assert names(histories, cell="lstm") == ["6.11_5", "6.11_10", "accuracy", "overview"]
+    assert names(histories, cell="gru") == ["loss_5", "loss_10", "accuracy", "overview"]
+    assert names(histories, task="adding") == ["loss_5", "loss_10", "accuracy", "overview"]
+    assert names(None) == ["6.7"]
+    norms = ["gradient_norm_5", "6.8_5", "gradient_norm_10", "6.8_10"]
+    assert names(with_probe(histories))[3:-1] == norms
+    assert "6.9_5" in names(with_probe(histories), clip_norm=5.0)
+    _, one = a_run(lengths=(20,), seeds=2)
+    assert "6.8" in names(with_probe(one), (20,))
+
+
+def test_the_pair_figure_has_the_textbooks_colours_and_legend():
+    runs = {"SRN": Run(a_run(seeds=3)[0]), "LSTM": Run(a_run(seeds=4)[0])}
+    (axes,) = drawn(pair_figure(runs)).axes
+    colors = {
+        "SRN, dev": "#e4007f",
+        "SRN, test": "#f19ec2",
+        "LSTM, dev": "#e8609b",
+        "LSTM, test": "#000000",
+    }
+    lines = {name: error_bar(axes, name)[0] for name in colors}
+    assert {name: to_hex(item.get_color()) for name, item in lines.items()} == colors
+    assert len({(item.get_marker(), item.get_linestyle()) for item in lines.values()}) == 4
+    assert axes.get_legend()._loc_real == 3  # lower left
+
+
+@pytest.mark.parametrize("name, limits", [("I", (0, 1)), ("F", (0, 1)), ("C", (-5, 5))])
+def test_a_gate_is_a_heat_map_with_a_row_a_unit_and_a_column_a_digit(name, limits):
+    values = np.random.default_rng(0).uniform(size=(32, 10))
+    figure = drawn(gate_figure(name, values, "6700100000"))
+    assert tuple(figure.get_size_inches()) == (16, 6)
+    (image,) = figure.axes[0].images
+    np.testing.assert_array_equal(image.get_array(), values)
+    assert image.get_clim() == limits
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == list("6700100000")
+
+
+def test_the_overview_draws_the_mean_of_each_epoch():
+    results, histories = a_run(lengths=(5,), seeds=1)
+    axes = overview_figure(histories, results, FACTS).axes[0]
+    train = line(axes, "train, mean of each epoch")
+    np.testing.assert_array_equal(train.get_ydata(), histories.epoch_loss[0])
+    assert histories.epoch_loss.shape == (1, 27)  # 26 of 38 steps, and 12
+
+
+def test_bands_differ_without_colour():
+    _, histories = a_run(seeds=5)
+    train, dev = loss_figure(histories, 20, FACTS).axes[0].collections
+    assert train.get_hatch() is None and dev.get_hatch() is not None
+
+
+def test_a_chance_that_is_not_known_is_not_drawn():
+    results, histories = a_run()
+    unknown = Facts(chance=np.nan, chance_loss=np.nan)
+    assert not any("chance" in text for text in legend_texts(accuracy_figure(results, unknown)))
+    drawn(overview_figure(histories, results, unknown))
+    (axes,) = accuracy_figure(results, Facts(chance=0.5)).axes
+    assert set(line(axes, "chance, 0.50").get_ydata()) == {0.5}
 
 
 def text_stays_inside(figure: Figure) -> bool:
@@ -286,11 +403,11 @@ def text_stays_inside(figure: Figure) -> bool:
 @pytest.mark.parametrize("lengths", [(20,), (5, 10), LENGTHS])
 def test_nothing_written_in_a_figure_is_cut_off(lengths, seeds):
     results, histories = a_run(lengths=lengths, seeds=seeds)
-    assert text_stays_inside(loss_figure(histories, lengths[0]))
-    assert text_stays_inside(accuracy_figure(results))
-    assert text_stays_inside(overview_figure(histories, results))
+    assert text_stays_inside(loss_figure(histories, lengths[0], FACTS))
+    assert text_stays_inside(accuracy_figure(results, FACTS))
+    assert text_stays_inside(overview_figure(histories, results, FACTS))
     names = ["short", "a name of a run that is so long that it has to go on in the next line " * 2]
-    assert text_stays_inside(comparison_figure(dict.fromkeys(names, results)))
+    assert text_stays_inside(comparison_figure(dict.fromkeys(names, Run(results))))
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
@@ -298,20 +415,20 @@ def test_results_and_histories_without_a_single_value_can_be_drawn(seeds):
     results, histories = a_run(seeds=seeds, progress=0.0)
     nothing = np.full(len(results), np.nan)
     results = dataclasses.replace(results, test_accuracy=nothing, best_dev_accuracy=nothing)
-    drawn(loss_figure(histories, 5))
-    drawn(accuracy_figure(results))
-    drawn(overview_figure(histories, results))
-    drawn(comparison_figure({"none": results, "nothing": results}))
+    drawn(loss_figure(histories, 5, FACTS))
+    drawn(accuracy_figure(results, FACTS))
+    drawn(overview_figure(histories, results, FACTS))
+    drawn(comparison_figure({"none": Run(results), "nothing": Run(results)}))
 
 
 def test_saved_figures_have_the_textbooks_names_and_the_same_bytes_every_time(tmp_path):
     results, histories = a_run(lengths=(5, 10), seeds=3)
-    paths = save_figures(tmp_path / "once", results, histories)
+    paths = save_figures(tmp_path / "once", Run(results, histories))
     names = ["6.6_5", "6.6_10", "6.7", "overview"]
     expected = [f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
     assert [path.relative_to(tmp_path / "once/figures").as_posix() for path in paths] == expected
     assert sorted(path.name for path in (tmp_path / "once/figures").iterdir()) == sorted(expected)
-    again = save_figures(tmp_path / "again", results, histories)
+    again = save_figures(tmp_path / "again", Run(results, histories))
     for path, twin in zip(paths, again, strict=True):
         assert path.read_bytes() == twin.read_bytes()
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"\x89PNG")
@@ -319,15 +436,15 @@ def test_saved_figures_have_the_textbooks_names_and_the_same_bytes_every_time(tm
 
 
 def test_a_name_with_a_point_keeps_all_of_it(tmp_path):
-    paths = save_figure(comparison_figure({"run": a_run()[0]}), tmp_path / "learning_rate_0.1")
+    paths = save_figure(comparison_figure({"run": Run(a_run()[0])}), tmp_path / "learning_rate_0.1")
     assert [path.name for path in paths] == ["learning_rate_0.1.pdf", "learning_rate_0.1.png"]
     assert all(path.exists() for path in paths)
 
 
 def test_drawing_needs_neither_pyplot_nor_jax():
     code = (
-        "import io, sys; from srn_jax.analysis.figures import new_figure; "
-        "new_figure(2, 2).savefig(io.BytesIO(), format='pdf'); "
+        "import io, sys; from srn_jax.analysis.look import Look; "
+        "import srn_jax.analysis.figures; Look().figure(2, 2).savefig(io.BytesIO(), format='pdf'); "
         "print({'matplotlib.pyplot', 'jax'} & set(sys.modules))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

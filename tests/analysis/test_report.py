@@ -7,21 +7,21 @@ from srn_jax.analysis.report import (
     comparison_report,
     comparison_table,
     duration,
-    listed,
-    plain_table,
     results_table,
     run_report,
     span_text,
 )
-from srn_jax.analysis.results import Results
+from srn_jax.analysis.results import Results, Run
 from srn_jax.analysis.summary import Interval, MemorySpan
+from srn_jax.analysis.tables import latex_table, listed, number, plain_table
+from srn_jax.errors import UserError
 
 RUN_INFO = {
     "command": ["python", "scripts/run.py", "--out", "my runs"],
     "device": "1 x NVIDIA H200",
     "versions": {"jax": "0.10.2", "flax": "0.12.0"},
     "seconds": 3725.0,
-    "config": {"lengths": (5, 35), "seeds": tuple(range(32)), "experiment": {"epochs": 500}},
+    "settings": {"lengths": (5, 35), "seeds": tuple(range(32)), "experiment": {"epochs": 500}},
 }
 
 
@@ -85,7 +85,7 @@ def test_a_memory_span_outside_the_lengths_is_told_as_a_bound():
 
 
 def test_a_report_tells_everything_about_its_run():
-    text = run_report(RUN_INFO, GOOD, ["figures/6.7.png", "figures/6.7.pdf"])
+    text = run_report(Run(GOOD, info=RUN_INFO), ["figures/6.7.png", "figures/6.7.pdf"])
     assert "| 5 | 3 | 0.800 | 0.100 | 0.700 to 0.900 | 0.900 |" in text
     assert "Memory span (mean test accuracy above 0.5): 20.0" in text
     assert "| 5 to 35 | -0.600 |" in text
@@ -102,71 +102,165 @@ def test_a_report_tells_everything_about_its_run():
 @pytest.mark.parametrize("missing", RUN_INFO)
 def test_a_report_does_without_any_one_fact_about_its_run(missing):
     info = {key: value for key, value in RUN_INFO.items() if key != missing}
-    assert "| 5 | 3 | 0.800 |" in run_report(info, GOOD)
-    assert "None" not in run_report({**RUN_INFO, missing: None}, GOOD)
+    assert "| 5 | 3 | 0.800 |" in run_report(Run(GOOD, info=info))
+    assert "None" not in run_report(Run(GOOD, info={**RUN_INFO, missing: None}))
 
 
 def test_a_report_needs_no_facts_and_no_figures():
-    text = run_report({}, GOOD)
+    text = run_report(Run(GOOD, info={}))
     for heading in ("## Figures", "## Settings", "## Run", "## To repeat it"):
         assert heading not in text
 
 
 def test_a_report_names_the_diverged_seeds():
-    text = run_report({}, results_of({5: [0.7, 0.8, 0.9], 10: [np.nan, 0.4, np.nan]}))
+    text = run_report(Run(results_of({5: [0.7, 0.8, 0.9], 10: [np.nan, 0.4, np.nan]}), info={}))
     assert "Diverged at length 10: seeds 0, 2." in text
     assert "6 experiments (lengths: 2, seeds: 3), 2 diverged." in text
 
 
 def test_a_report_warns_of_a_single_seed_and_of_fixed_data():
-    assert "A single seed says nothing" in run_report({}, results_of({5: [0.7]}))
-    assert "A single seed says nothing" not in run_report({}, GOOD)
-    assert "same data" in run_report({"config": {"data": "digitsum/"}}, GOOD)
-    assert "same data" not in run_report({"config": {"data": None}}, GOOD)
+    assert "A single seed says nothing" in run_report(Run(results_of({5: [0.7]})))
+    assert "A single seed says nothing" not in run_report(Run(GOOD))
+    old = {"settings": {"data": "digitsum/", "data_sha256": "0"}}
+    for info in (old, {"task": {"fixed_data": True}}):
+        assert "same data" in run_report(Run(GOOD, info=info))
+    assert "same data" not in run_report(Run(GOOD, info={"settings": {"data": None}}))
+
+
+def test_what_a_report_says_of_the_task_comes_with_the_run():
+    task = {"title": "Parity", "question": "whether it is odd", "chance": 0.5, "test_examples": 400}
+    text = run_report(Run(GOOD, info={"task": task}))
+    assert text.startswith("# Parity\n\nAsked for: whether it is odd.")
+    assert "The best constant answer scores 0.50." in text
+    assert "standard error of up to 2 points" in text and "0..2 of 400" in text
+    old = run_report(Run(GOOD, info={"settings": {"data": "mine", "data_sha256": "0"}}))
+    assert "constant answer" not in old and " of 100" not in old  # not known of its files
+
+
+def test_a_report_names_its_machine_and_what_another_would_change():
+    told = {"processor": "AMD EPYC", "commit": "abc123", "date": "2026-01-02", "command": "x"}
+    text = run_report(Run(GOOD, info=told))
+    for line in ("- processor: AMD EPYC", "- commit: abc123", "- date: 2026-01-02"):
+        assert line in text.splitlines()
+    assert "0.51 on one processor and 0.31 on another" in text
 
 
 def test_a_figures_path_may_hold_spaces():
-    assert "![a b](my%20figures/a%20b.png)" in run_report({}, GOOD, ["my figures/a b.png"])
+    assert "![a b](my%20figures/a%20b.png)" in run_report(
+        Run(GOOD, info={}), ["my figures/a b.png"]
+    )
 
 
 def test_a_report_of_seeds_that_all_diverged_is_written_all_the_same():
-    text = run_report(RUN_INFO, results_of({5: [np.nan] * 3, 10: [np.nan] * 3}))
+    text = run_report(Run(results_of({5: [np.nan] * 3, 10: [np.nan] * 3}), info=RUN_INFO))
     assert "| 5 | 0 of 3 | - | - | - | - | 3 |" in text
     assert "nan" not in text
 
 
+def a_run(scores, first_seed=0, data=None, **experiment):
+    """A run of `{length: test accuracies}` with some settings, on drawn data or a folder's."""
+    settings = {"experiment": experiment, "data": data}
+    if data is not None:
+        settings["data"] = {"path": data, "sha256": data[::-1] * 8}
+    return Run(results_of(scores, first_seed), info={"settings": settings})
+
+
+BETTER = results_of({5: [0.8, 0.9, 1.0], 20: [0.5, 0.5, 0.5]})
+
+
+def rows_of(table):
+    """The cells of the rows of a comparison in the terminal."""
+    lines = table.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("---"))
+    return [line.split() for line in lines[start + 1 : lines.index("", start)]]
+
+
 def test_a_comparison_has_a_row_for_each_length_and_run_and_paired_differences():
-    better = results_of({5: [0.8, 0.9, 1.0], 20: [0.5, 0.5, 0.5]})
-    lines = comparison_table({"plain": GOOD, "better": better}).splitlines()
-    assert [line.split()[:2] for line in lines[2:6]] == [
-        ["5", "plain"],
-        ["5", "better"],
-        ["20", "better"],
-        ["35", "plain"],
-    ]
-    assert lines[3].split()[-5:] == ["+0.100", "+0.100", "to", "+0.100", "3"]
-    assert lines[4].split()[-3:] == ["-", "-", "0"]  # a length that the first run has not
-    assert "difference: the run minus plain, seed by seed" in lines
-    assert lines[-2].startswith("plain: memory span") and lines[-1].startswith("better: memory")
+    table = comparison_table({"old": Run(GOOD), "new": Run(BETTER)})
+    rows = rows_of(table)
+    assert [row[:2] for row in rows] == [["5", "old"], ["5", "new"], ["20", "new"], ["35", "old"]]
+    assert rows[1][-5:] == ["+0.100", "+0.100", "to", "+0.100", "0.250"]  # 2 of 8 ways to sign
+    assert rows[2][-3:] == ["-", "-", "-"]  # a length that the first run has not
+    assert "Difference: the run minus old, paired seed by seed." in table.splitlines()
+    assert "\nnew: memory span (mean test accuracy above 0.5): " in table
+
+
+def test_any_run_can_be_the_baseline_and_none_else():
+    runs = {"old": Run(GOOD), "new": Run(BETTER)}
+    assert rows_of(comparison_table(runs, "new"))[0][-5] == "-0.100"
+    with pytest.raises(UserError, match="--baseline other is none of the runs: old, new"):
+        comparison_table(runs, "other")
+
+
+def test_a_comparison_fits_into_80_columns_and_has_one_heading_for_each_column():
+    long = "hidden_size=16,recurrent_init=orthogonal,learning_rate=0.001"
+    scores = {5: [0.7, np.nan, 0.9], 1000: [0.1, 0.2, 0.3]}
+    runs = {"plain": a_run(scores), long: a_run(scores, hidden_size=16), "c": a_run(scores)}
+    table = comparison_table(runs)
+    assert max(map(len, table.splitlines())) <= 80
+    assert f"B = {long}" in " ".join(table.split())  # a letter stands for it in the table
+    header = next(line for line in table.splitlines() if line.startswith("length"))
+    headings = [heading.strip() for heading in header.split("  ") if heading.strip()]
+    assert len(headings) == len(set(headings)) == 8
+
+
+def test_the_settings_and_the_data_in_which_runs_differ_stand_above_the_table():
+    runs = {"a": a_run({5: [0.5, 0.6]}), "b": a_run({5: [0.5, 0.6]}, cell="lstm", data="mine")}
+    head = comparison_table(runs).partition("length")[0]
+    assert "a: cell srn, data drawn for every seed" in head
+    assert "b: cell lstm, data mine (sha256 enimenimenim)" in head
+    assert "hidden_size" not in head  # the default, on both sides
+    assert "a: no setting differs" in comparison_table({"a": runs["a"]})
+
+
+def test_runs_on_different_data_are_never_paired():
+    scores = {5: [0.5, 0.6, 0.7]}
+    for other in (
+        a_run(scores, data="mine"),
+        a_run(scores, multiplicity=2),
+        a_run(scores, task="adding"),
+    ):
+        table = comparison_table({"a": a_run(scores), "b": other})
+        assert rows_of(table)[1][-3:] == ["-", "-", "-"]
+        assert "b was trained on other data than a: nothing is paired." in table
+    same = {"a": a_run(scores, data="mine"), "b": a_run(scores, data="mine", cell="gru")}
+    assert rows_of(comparison_table(same))[1][-1] == "1.000"
+
+
+def test_a_comparison_says_how_small_a_p_value_can_be():
+    scores = {length: np.linspace(0, 1, 8) for length in (5, 10, 15, 20, 25, 30, 35)}
+    text = comparison_table({"a": a_run(scores), "b": a_run(scores)})
+    assert "With 8 pairs at most, no p can be below 0.055." in text
+    assert "With" not in comparison_table({"a": a_run({5: [0.1] * 8}), "b": a_run({5: [0.2] * 8})})
 
 
 def test_a_comparison_of_runs_without_common_seeds_leaves_the_difference_open():
-    other = results_of({5: [0.9, 0.9]}, first_seed=100)
-    lines = comparison_table({"plain": GOOD, "other": other}).splitlines()
-    assert lines[3].split()[-3:] == ["-", "-", "0"]
+    rows = rows_of(comparison_table({"a": Run(GOOD), "b": a_run({5: [0.9, 0.9]}, 100)}))
+    assert rows[1][-3:] == ["-", "-", "-"]
 
 
 def test_a_comparisons_markdown_has_the_same_numbers_and_its_figures():
-    better = results_of({5: [0.8, 0.9, 1.0]})
-    text = comparison_report({"plain": GOOD, "a|b": better}, ["figures/comparison.png"])
-    assert "| 5 | a\\|b | 3 | 0.900 | 0.100 | 0.800 to 1.000 | +0.100 |" in text
+    text = comparison_report({"plain": Run(GOOD), "a|b": Run(BETTER)}, ["figures/comparison.png"])
+    assert "| 5 | a\\|b | 3 | 0.900 | 0.800 to 1.000 | +0.100 |" in text
     assert "- plain: memory span (mean test accuracy above 0.5): 20.0" in text
     assert "![comparison](figures/comparison.png)" in text
 
 
 def test_no_runs_compare_to_an_empty_table():
-    assert comparison_table({}).startswith("length")
-    assert "difference: the run" not in comparison_table({"alone": GOOD})
+    assert "length" in comparison_table({})
+    assert "Difference" not in comparison_table({"alone": Run(GOOD)})
+
+
+def test_no_number_is_a_negative_zero():
+    assert [number(-0.0001), number(-0.0001, "+"), number(0.0001, "+")] == ["0.000"] * 3
+    assert number(-0.0006, "+") == "-0.001"
+
+
+def test_a_latex_table_escapes_what_latex_would_read():
+    text = latex_table([["95 % interval", "a_b"], ["< 5", "x\\y & z"]])
+    assert "95 \\% interval & a\\_b \\\\" in text
+    assert "$<$ 5 & x\\textbackslash{}y \\& z \\\\" in text
+    assert text.startswith("\\begin{tabular}{rr}\n\\toprule")
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from srn_jax.analysis.summary import (
     RESAMPLED_AT_ONCE,
     RESAMPLES,
     crossings,
+    holm,
     interquartile_mean,
     mean_interval,
     memory_span,
     paired_difference,
     resampled_means,
+    sign_flip_p_value,
     summarise,
     wilson_interval,
 )
@@ -205,6 +207,30 @@ def test_a_pair_with_a_missing_score_is_left_out():
     assert np.isnan(difference.interval.low)
 
 
+@pytest.mark.parametrize("pairs", [2, 5, 13, 40])
+def test_the_paired_p_value_is_scipys_permutation_test(pairs):
+    differences = np.round(np.random.default_rng(pairs).normal(0.1, 0.2, pairs), 2)
+    theirs = scipy.stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=9_999, rng=1
+    )
+    spread = 4 * np.sqrt(theirs.pvalue / 9_999) if pairs > 13 else 1e-12
+    assert sign_flip_p_value(differences) == pytest.approx(theirs.pvalue, abs=spread)
+
+
+def test_a_difference_of_nothing_and_one_pair_have_no_small_p_value():
+    assert sign_flip_p_value(np.zeros(8)) == 1.0
+    assert np.isnan(sign_flip_p_value(np.array([0.3])))
+    assert sign_flip_p_value(np.full(8, 0.1)) == pytest.approx(2 / 2**8)
+
+
+def test_holms_correction_agrees_with_a_calculation_by_hand():
+    assert holm([0.01, 0.04, 0.03, NAN, 0.5]) == pytest.approx(
+        [0.04, 0.09, 0.09, NAN, 0.5], nan_ok=True
+    )
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
 def test_two_lengths_of_a_run_can_be_compared():
     results = results_of({5: [0.8, 0.9], 35: [0.3, 0.2]})
     difference = paired_difference(results.of_length(35), results.of_length(5))
@@ -277,7 +303,8 @@ def test_crossings_pass_over_missing_scores():
 
 def test_importing_the_statistics_does_not_wake_jax_or_matplotlib():
     code = (
-        "import sys, srn_jax.analysis.summary; print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
+        "import sys, srn_jax.analysis.summary; "
+        "print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.strip() == "set()", process.stderr

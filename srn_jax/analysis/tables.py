@@ -1,0 +1,87 @@
+"""Tables, a header and rows of text, for the terminal, Markdown and LaTeX; numbers as CSV."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from srn_jax.analysis.summary import Interval
+
+ABSENT = "-"
+MOST_LISTED = 20
+Cells = Sequence[Sequence[str]]
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": "$<$", ">": "$>$", "|": r"\textbar{}"}
+)
+
+
+def number(value: float, sign: str = "") -> str:
+    """Three decimals, `-` for NaN; `sign="+"` shows the sign of a difference, never of a zero."""
+    text = f"{value:{sign}z.3f}"
+    return ABSENT if math.isnan(value) else text.replace("+0.000", "0.000")
+
+
+def interval_text(interval: Interval, sign: str = "") -> str:
+    """Both ends as `0.745 to 0.790`, or `-`."""
+    text = f"{number(interval.low, sign)} to {number(interval.high, sign)}"
+    return ABSENT if math.isnan(interval.low) else text
+
+
+def p_text(value: float) -> str:
+    """A p-value with three decimals, `<0.001` below that, `-` for NaN."""
+    return "<0.001" if value < 0.001 else number(value)
+
+
+def listed(values: Iterable[Any]) -> str:
+    """Comma-separated values; `0..31` for a run of whole numbers, the first few of very many."""
+    values = list(values)
+    whole = len(values) > 2 and isinstance(values[0], (int, np.integer))
+    if whole and values == list(range(values[0], values[0] + len(values))):
+        return f"{values[0]}..{values[-1]}"
+    text = ", ".join(map(str, values[:MOST_LISTED]))
+    return text if len(values) <= MOST_LISTED else f"{text}, ... ({len(values)} in all)"
+
+
+def plain_table(cells: Cells) -> str:
+    """Header and rows in right-aligned columns, a line of dashes between; no trailing newline."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def markdown_table(cells: Cells) -> str:
+    """Header and rows as a Markdown table."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    lines = [escaped[0], ["---:"] * len(cells[0]), *escaped[1:]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def latex_table(cells: Cells) -> str:
+    """Header and rows as a LaTeX `tabular` with the rules of the package booktabs."""
+    lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in cells]
+    body = ["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{'r' * len(cells[0])}}}", *body, "\\end{tabular}", ""])
+
+
+def csv_table(rows: Sequence[Any], first: Sequence[dict[str, Any]] = ()) -> str:
+    """Dataclasses as CSV in full precision, with `first` columns before those of each row.
+
+    An interval takes two columns; what is not known is an empty cell.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    for place, row in enumerate(rows):
+        columns = dict(first[place]) if first else {}
+        for name, value in dataclasses.asdict(row).items():
+            ends = value if isinstance(value, dict) else {"": value}
+            columns |= {f"{name}_{end}".rstrip("_"): ends[end] for end in ends}
+        if not place:
+            writer.writerow(columns)
+        writer.writerow(["" if value != value else value for value in columns.values()])
+    return text.getvalue()
