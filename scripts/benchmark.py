@@ -1,6 +1,7 @@
 """Time this project beside PyTorch, Flax and a plain scan, on the same experiment.
 
 python scripts/benchmark.py --platform cpu --whole-process
+python scripts/benchmark.py --estimate tpu-v5e
 """
 
 import json
@@ -26,6 +27,11 @@ def main(arguments: list[str]) -> None:
         default="runs/benchmark",
         help="for the JSON file and the figure",
     )
+    parser.add_argument(
+        "--estimate",
+        choices=("tpu-v5e", "tpu-v6e", "gpu-h100"),
+        help="measure nothing: what this device would take, by its compiler alone",
+    )
     parser.add_argument("--contender", metavar="NAME", help="measure this one alone, here")
     parser.add_argument("--task", metavar="JSON", default="{}", help="what, for --contender")
     options = parser.parse_args(arguments)
@@ -41,6 +47,11 @@ def main(arguments: list[str]) -> None:
         report.answer(options.contender, task)
         return
     check_place(Path(options.out))
+    if options.estimate is not None:
+        from benchmark import estimate
+
+        estimate.run(options.estimate, Path(options.out))
+        return
     measured = report.run_all(options.platform, options.quick, options.whole_process)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")
 
