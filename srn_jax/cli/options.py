@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from srn_jax.checks import positive, whole
 from srn_jax.cli.devices import PLATFORMS, Distributed
-from srn_jax.config import PROBES, ExperimentConfig, SweepConfig, option_name, positive, whole
+from srn_jax.config import PROBES, ExperimentConfig, SweepConfig, option_name
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import lengths_in, read_data
 

@@ -2,7 +2,8 @@
 
 from functools import cache
 
-from srn_jax.config import OWN, DataFolder, SweepConfig
+from srn_jax.checks import OWN
+from srn_jax.config import DataFolder, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import load_class, own_mistakes, path_of
 from srn_jax.tasks.adding import Adding
