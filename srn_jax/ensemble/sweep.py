@@ -124,7 +124,7 @@ class Sweep:
         )
 
     def gather(self, packed: Any) -> Any:
-        """Bring a pytree `[shard, batch, ...]` to every host as NumPy arrays `[experiment, ...]`."""
+        """Bring a pytree `[shard, batch, ...]` to every host as NumPy `[experiment, ...]`."""
         if jax.process_count() > 1:
             packed = multihost_utils.process_allgather(packed, tiled=True)
 

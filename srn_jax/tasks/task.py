@@ -155,7 +155,7 @@ def facts_of(task: Task) -> Facts:
 
 
 def place_of(length: Any, width: int) -> jax.Array:
-    """The position `[width]` that each column of left-padded sequences holds; negative in padding."""
+    """The position `[width]` in each column of left-padded sequences; negative in padding."""
     return jnp.arange(width) - (width - length)
 
 

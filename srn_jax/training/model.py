@@ -26,7 +26,7 @@ Parameters = dict[str, Any]  # arrays by module and name
 
 
 class Hyperparameters(NamedTuple):
-    """Settings that change no shape: scalars, so that experiments with different ones run at once."""
+    """Settings that change no shape: scalars, so that experiments can differ in them."""
 
     learning_rate: jax.Array | float
     clip_norm: jax.Array | float
@@ -82,7 +82,7 @@ class Network(nnx.Module):
         rngs: nnx.Rngs,
         **cell_options: Any,
     ):
-        """A network with parameters drawn from `rngs`, for a `cell` built as cell(M, D, rngs=...)."""
+        """Parameters are drawn from `rngs`; `cell` is built as cell(M, D, rngs=..., ...)."""
         self.answers = task.answers
         self.hidden_size = hidden_size
         if isinstance(task.inputs, Tokens):
