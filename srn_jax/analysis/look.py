@@ -23,6 +23,7 @@ FASTER: dict[str, Any] = {
     "png": {"pil_kwargs": {"compress_level": 1}}
 }  # twice as fast, a tenth larger
 CHARACTER_WIDTH = 0.56  # of a typical letter, in units of the type's size
+LINE_HEIGHT = 1.6  # of a legend's line, in units of the type's size
 HANDLE_WIDTH = 5.0  # of a legend's line and the spaces around it, in the same units
 CHINESE_FONTS = (
     "Noto Sans CJK SC",

@@ -3,9 +3,11 @@
 Nothing is printed or written here. What does not exist is shown as `-`.
 """
 
+import contextlib
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
 from string import ascii_uppercase
@@ -18,6 +20,7 @@ import numpy as np
 from srn_jax.analysis.results import Results, Run, loss_stride
 from srn_jax.analysis.summary import (
     DEFAULT_THRESHOLD,
+    UNKNOWN,
     Difference,
     LengthSummary,
     MemorySpan,
@@ -99,66 +102,83 @@ def results_table(results: Results) -> str:
     return plain_table(accuracy_cells(results))
 
 
-def differences_by_length(run: Run, baseline: Run) -> dict[int, tuple[Difference, float]]:
-    """Each length's paired difference and its p-value corrected for the number of lengths.
+@dataclass(frozen=True)
+class Compared:
+    """A length of a run beside the same length of the baseline."""
 
-    A length or seeds that only one side has leave nothing to pair; nor do runs on other data.
+    run: str
+    summary: LengthSummary
+    difference: Difference | None  # None for the baseline, and where nothing can be paired
+    corrected: float  # its p-value, corrected for the number of lengths
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Everything by name, for a file."""
+        found = self.difference or Difference(np.nan, UNKNOWN, 0, np.nan)
+        columns = {"run": self.run, **vars(self.summary)}
+        columns |= {f"difference_{name}": value for name, value in vars(found).items()}
+        return {**columns, "difference_corrected_p_value": self.corrected}
+
+
+def compare(runs: Mapping[str, Run], baseline: str | None = None) -> list[Compared]:
+    """All lengths of all runs, length by length, with their differences to the baseline.
+
+    Seeds or a length that one side has not leave nothing to pair; nor do runs on other data.
+
+    Raises:
+        UserError: if the baseline is none of the runs.
     """
-    found = {}
-    if run.data == baseline.data:
-        for length in np.intersect1d(run.results.length, baseline.results.length).tolist():
-            sides = run.results.of_length(length), baseline.results.of_length(length)
-            try:
-                found[length] = paired_difference(*sides)
-            except UserError:  # no common seed: unknown, and the rest can still be shown
-                continue
-    corrected = holm([difference.p_value for difference in found.values()])
-    return dict(zip(found, zip(found.values(), corrected, strict=True), strict=True))
+    base = runs.get(check_baseline(runs, baseline))
+    compared: list[Compared] = []
+    for name, run in runs.items():
+        summaries, found = summarise(run.results), []
+        for summary in summaries:
+            difference = None
+            if base is not None and run is not base and run.data == base.data:
+                sides = (side.results.of_length(summary.length) for side in (run, base))
+                with contextlib.suppress(UserError):  # no common seed; the rest can still be shown
+                    difference = paired_difference(*sides)
+            found.append(difference)
+        corrected = holm([np.nan if d is None else d.p_value for d in found])
+        compared += map(Compared, [name] * len(found), summaries, found, corrected)
+    return sorted(compared, key=lambda one: one.summary.length)
 
 
-def comparison_cells(
-    runs: Mapping[str, Run], baseline: str, shown: Mapping[str, str]
-) -> list[list[str]]:
-    """The header and, length by length, a row a run with its difference to the baseline."""
-    header = ["length", "run", "seeds", "mean", "95 % interval"]
-    header += ["difference", "its interval", "p"]
-    rows = []
-    for position, (name, run) in enumerate(runs.items()):
-        paired = {} if name == baseline else differences_by_length(run, runs[baseline])
-        for summary in summarise(run.results):
-            row = [str(summary.length), shown[name], scored_seeds(summary), number(summary.mean)]
-            row += [interval_text(summary.interval)]
-            nothing = "" if name == baseline else ABSENT
-            found = [nothing] * 3
-            if summary.length in paired:
-                difference, p_value = paired[summary.length]
-                found = [number(difference.mean, "+"), interval_text(difference.interval, "+")]
-                found += [p_text(p_value)]
-            rows.append((summary.length, position, [*row, *found]))
-    return [header, *(row for _, _, row in sorted(rows))]
+def comparison_cells(compared: Sequence[Compared], shown: Mapping[str, str]) -> list[list[str]]:
+    """The header and a row for each length of each run, under the names by which runs are shown."""
+    cells = [["length", "run", "seeds", "mean", "95 % interval"]]
+    cells[0] += ["difference", "its interval", "p"]
+    for one in compared:
+        summary, difference = one.summary, one.difference
+        row = [str(summary.length), shown[one.run], scored_seeds(summary), number(summary.mean)]
+        row.append(interval_text(summary.interval))
+        if difference is None:
+            row += [ABSENT] * 3
+        else:
+            row += [number(difference.mean, "+"), interval_text(difference.interval, "+")]
+            row.append(p_text(one.corrected))
+        cells.append(row)
+    return cells
 
 
-def comparison_notes(runs: Mapping[str, Run], baseline: str) -> list[str]:
+def comparison_notes(
+    runs: Mapping[str, Run], baseline: str, compared: Sequence[Compared]
+) -> list[str]:
     """What the differences are, what could not be paired, and the memory span of each run."""
     notes = ["Mean: of the test accuracies of all seeds, with its 95 % bootstrap interval."]
-    others = {name: run for name, run in runs.items() if name != baseline}
-    pairs = [
-        found.pairs
-        for run in others.values()
-        for found, _ in differences_by_length(run, runs[baseline]).values()
-    ]
-    if others:
+    differences = [one.difference for one in compared if one.difference is not None]
+    if differences:
         notes.append(f"Difference: the run minus {baseline}, paired seed by seed.")
-    if pairs:
         notes.append(
             "p: of a paired sign-flip test, corrected for the number of lengths (Holm); the "
             "intervals are not corrected."
         )
+        pairs = max(difference.pairs for difference in differences)
         lengths = np.unique(runs[baseline].results.length).size
-        smallest = min(1.0, lengths * 2 / 2 ** max(pairs))
+        smallest = min(1.0, lengths * 2 / 2**pairs)
         if smallest > 0.05:
-            notes.append(f"With {max(pairs)} pairs at most, no p can be below {smallest:.3f}.")
-    for name, run in others.items():
+            notes.append(f"With {pairs} pairs at most, no p can be below {smallest:.3f}.")
+    for name, run in runs.items():
         if run.data != runs[baseline].data:
             notes.append(f"{name} was trained on other data than {baseline}: nothing is paired.")
     return notes + [f"{name}: {span_text(memory_span(runs[name].results))}." for name in runs]
@@ -183,14 +203,14 @@ def comparison_table(runs: Mapping[str, Run], baseline: str | None = None) -> st
     Raises:
         UserError: if the baseline is none of the runs.
     """
-    baseline = check_baseline(runs, baseline)
+    baseline, compared = check_baseline(runs, baseline), compare(runs, baseline)
     short = all(len(name) <= SHORT_LABEL for name in runs) or len(runs) > len(ascii_uppercase)
     shown = {name: name if short else ascii_uppercase[i] for i, name in enumerate(runs)}
     legend = [name if short else f"{shown[name]} = {name}" for name in runs]
     settings = told_settings(runs).values()
     head = [f"{label}: {text}" for label, text in zip(legend, settings, strict=True)]
-    notes = comparison_notes(runs, baseline)
-    table = plain_table(comparison_cells(runs, baseline, shown))
+    notes = comparison_notes(runs, baseline, compared)
+    table = plain_table(comparison_cells(compared, shown))
 
     def wrapped(lines: list[str]) -> list[str]:
         return [fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines]
@@ -202,10 +222,10 @@ def comparison_report(
     runs: Mapping[str, Run], figures: Sequence[str | PurePath] = (), baseline: str | None = None
 ) -> str:
     """The same in Markdown, with `figures` by their paths relative to it."""
-    baseline = check_baseline(runs, baseline)
+    baseline, compared = check_baseline(runs, baseline), compare(runs, baseline)
     head = [f"- {name}: {text}" for name, text in told_settings(runs).items()]
-    cells = comparison_cells(runs, baseline, {name: name for name in runs})
-    notes = [f"- {note}" for note in comparison_notes(runs, baseline)]
+    cells = comparison_cells(compared, {name: name for name in runs})
+    notes = [f"- {note}" for note in comparison_notes(runs, baseline, compared)]
     blocks = ["# Comparison of runs", "\n".join(head), markdown_table(cells)]
     return "\n\n".join([*blocks, "\n".join(notes), *map(figure_link, figures)]) + "\n"
 

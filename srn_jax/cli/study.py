@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from srn_jax.analysis import report
+from srn_jax.analysis.drawing import Helpers
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
     RESULTS_FILE,
@@ -60,11 +61,13 @@ def say(message: str) -> None:
 
 def run_and_publish(config: SweepConfig, folder: Path, options: RunOptions) -> Run:
     """One run, and after it its table, figures and report."""
-    with reporter_for(config) as reporter:
-        run = Run(*run_sweep(config, folder, reporter, options))
-    if jax.process_index() == 0:
+    first = jax.process_index() == 0
+    with Helpers(None if first else 0) as helpers:
+        with reporter_for(config) as reporter:
+            run = Run(*run_sweep(config, folder, reporter, options))
         paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
-        paths += publish(folder, run)
+        paths += publish(folder, run, helpers=helpers) if first else []
+    if first:
         results = run.results
         say(f"\n{report.results_table(results)}\n")
         say(f"in {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")

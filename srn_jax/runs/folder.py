@@ -20,6 +20,8 @@ RUN_FILE = "run.json"
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
 REPORT_FILE = "report.md"
+PAGE_FILE = "report.html"
+TABLES_FOLDER = "tables"
 KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "settings": dict,
     "command": str,
@@ -31,8 +33,10 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
 OURS = (
     "checkpoints",
     "figures",
+    TABLES_FOLDER,
     HISTORIES_FILE,
     LOG_FILE,
+    PAGE_FILE,
     REPORT_FILE,
     RESULTS_FILE,
     RUN_FILE,
