@@ -2,12 +2,15 @@
 
 python scripts/convert.py RUN --length 10 --seed 0 --to srn.pth     # or .npz, without PyTorch
 python scripts/convert.py --from srn.pth --evaluate data            # data/<length>/test.txt
+
+The networks are the textbook's (SRN, LSTM) or have PyTorch's nn.RNN, nn.LSTM or nn.GRU inside.
 """
 
+import dataclasses
 from pathlib import Path
 
 from srn_jax.cli import options as cli
-from srn_jax.config import SweepConfig
+from srn_jax.config import CELLS, DEFAULTS, DataFolder, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import lengths_in
 
@@ -31,6 +34,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--to", type=cli.path, metavar="FILE", help="write the weights to a file of such a kind"
     )
+    parser.add_argument(
+        "--cell", choices=CELLS, help="what FILE has the weights of [as its names say]"
+    )
     parser.add_argument("--overwrite", action="store_true", help="lose a file that is there")
     parser.add_argument(
         "--evaluate", type=cli.path, metavar="DIR", help="test them on DIR/<length>/test.txt"
@@ -44,6 +50,8 @@ def main(arguments: list[str]) -> None:
         raise UserError("RUN has many networks, say which: --length and --seed")
     if options.source is not None and from_run != (None, None, None):
         raise UserError("--length, --seed and --which are for a RUN, leave them out with --from")
+    if options.run is not None and options.cell is not None:
+        raise UserError("a RUN knows its cell, leave out --cell")
     if options.to is None and options.evaluate is None:
         raise UserError("nothing to do, give --to FILE or --evaluate DIR")
     if options.to is not None and Path(options.to).exists() and not options.overwrite:
@@ -52,29 +60,48 @@ def main(arguments: list[str]) -> None:
     lengths = () if options.evaluate is None else lengths_in(Path(options.evaluate))
     cli.start_platform(options)
     from srn_jax.interop import pytorch as pytorch_weights
-    from srn_jax.runs.restore import restore_classifier
-    from srn_jax.training.model import parameters_of
 
     if options.run is None:
-        parameters = pytorch_weights.load(options.source)
+        experiment, parameters = pytorch_weights.load(options.source, options.cell)
     else:
-        parameters = parameters_of(restore_classifier(options.run, *from_run[:2], which))
+        experiment, parameters = network_of(options.run, *from_run[:2], which)
     if lengths:
-        print_accuracies(parameters, Path(options.evaluate), lengths)
+        print_accuracies(experiment, parameters, Path(options.evaluate), lengths)
     if options.to is not None:
-        print("written:", pytorch_weights.save(parameters, options.to))
+        print("written:", pytorch_weights.save(experiment.cell, parameters, options.to))
 
 
-def print_accuracies(parameters: dict, folder: Path, lengths: tuple[int, ...]) -> None:
+def network_of(run: str, length: int, seed: int, which: str) -> tuple[ExperimentConfig, dict]:
+    import jax
+
+    from srn_jax.runs.restore import restore
+
+    models = restore(Path(run), [length], [seed], which)
+    return models.config.experiment, jax.tree.map(lambda array: array[0], models.parameters)
+
+
+def print_accuracies(
+    experiment: ExperimentConfig, parameters: dict, folder: Path, lengths: tuple[int, ...]
+) -> None:
     import jax
     import numpy as np
 
     from srn_jax.analysis import report
     from srn_jax.runs import restore as evaluation
+    from srn_jax.tasks import task_of
 
+    answers = task_of(SweepConfig(lengths, (0,), experiment)).answers
+    if "embedding" not in parameters or answers != 1:
+        raise UserError(
+            "--evaluate has sequences of numbers and one label, the network another task"
+        )
+    vocabulary, classes = len(parameters["embedding"]["table"]), len(parameters["output"]["bias"])
+    data = DataFolder(str(folder), "", vocabulary, classes)
+    experiment = dataclasses.replace(experiment, task=DEFAULTS.task, fresh_data=False)
     rows = [["length", "test accuracy", "test loss"]]
     for length in lengths:
-        config, one = SweepConfig((length,), (0,)), jax.tree.map(lambda a: a[None], parameters)
+        config = SweepConfig((length,), (0,), experiment, data)
+        one = jax.tree.map(lambda array: array[None], parameters)
         models = evaluation.Models(config, [(length, 0)], one, np.array([False]))
         loss, accuracy = evaluation.accuracies(models, folder)
         rows.append([str(length), str(accuracy[0]), f"{loss[0]:.4f}"])
