@@ -88,7 +88,8 @@ class Cell(nnx.Module):
     def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:
         """The new state by `update`, of sides `[..., gates * D]`."""
         by_gate = [side.reshape(*side.shape[:-1], cls.gates, -1) for side in (x, h)]
-        return cls.update(cls, *by_gate, state)  # type: ignore[arg-type]
+        update: Any = cls.update
+        return update(cls, *by_gate, state)
 
     # A cell may say these two itself, to be faster. Their sides are flat, `[..., gates * D]`:
     # a loop with a reshape in it does not become one kernel on a CPU and takes twice as long.

@@ -57,9 +57,9 @@ class Batches(NamedTuple):
     under which a weighted sum over a batch is the mean, or the sum, over its examples.
     """
 
-    inputs: jax.Array
-    targets: jax.Array
-    weights: jax.Array
+    inputs: Array
+    targets: Array
+    weights: Array
 
 
 class Task:
@@ -92,11 +92,11 @@ class Task:
         """Draw a training, development or test set of `units * examples` examples."""
         return self.draw(key, units * self.examples, length, width)
 
-    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def loss(self, outputs: jax.Array, targets: Array) -> jax.Array:
         """Cross-entropy, `[..., outputs]` and `[...]` -> `[...]`."""
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
-    def correct(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def correct(self, outputs: jax.Array, targets: Array) -> jax.Array:
         """Whether the most likely class is the right one, `[..., outputs]` and `[...]` -> `[...]`.
 
         Accuracy is the share of answers for which this is True.

@@ -97,14 +97,14 @@ class TrainState(NamedTuple):
 class Histories(NamedTuple):
     """What is recorded, by name; NaN where training has not got to."""
 
-    steps: dict[str, jax.Array]  # [block, place], see `Program.step_of`
-    evaluations: dict[str, jax.Array]  # [block]
+    steps: dict[str, Any]  # [block, place], see `Program.step_of`
+    evaluations: dict[str, Any]  # [block]
 
 
 class ExperimentData(NamedTuple):
     """What one experiment trains on and is measured by."""
 
-    length: jax.Array  # scalar
+    length: Any  # scalar
     hyper: Hyperparameters
     key: jax.Array  # data of the key from which fresh examples are drawn
     train: Batches | None  # None where every step draws its own

@@ -28,10 +28,10 @@ Parameters = dict[str, Any]  # arrays by module and name
 class Hyperparameters(NamedTuple):
     """Settings that change no shape: scalars, so that experiments can differ in them."""
 
-    learning_rate: jax.Array | float
-    clip_norm: jax.Array | float
-    forget_bias: jax.Array | float
-    recurrent_init: jax.Array | int  # index into `config.RECURRENT_INITS`
+    learning_rate: Any
+    clip_norm: Any
+    forget_bias: Any
+    recurrent_init: Any  # index into `config.RECURRENT_INITS`
 
 
 def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
@@ -205,7 +205,7 @@ def parameters_of(network: nnx.Module) -> Parameters:
 
 def network_with(task: Task, config: ExperimentConfig, parameters: Parameters) -> Network:
     """The network that has these parameters, as `parameters_of` gives them; costs no copy."""
-    definition, *states = _template(
+    definition, states = _template(
         task, cell_class(config.cell), config.cell, config.embedding_size, config.hidden_size
     )
     state, rest = jax.tree.map(lambda leaf: leaf, states)  # new variables, of the present trace
@@ -218,11 +218,13 @@ def _template(task: Task, cell: Any, name: str, embedding_size: int, hidden_size
     """Definition, abstract parameters, and whatever else a network holds (none of ours does)."""
     config = ExperimentConfig(cell=name, embedding_size=embedding_size, hidden_size=hidden_size)
 
+    split: Any = nnx.split  # whose types do not know how many parts come back
+
     def build() -> Network:
         return new_network(task, config, jax.random.key(0))
 
-    definition, state, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    definition, state, rest = split(nnx.eval_shape(build), nnx.Param, ...)
     if jax.tree.leaves(rest):  # such as the random state of a module of the user's
         with jax.ensure_compile_time_eval():
-            rest = nnx.split(build(), nnx.Param, ...)[2]
-    return definition, state, rest
+            rest = split(build(), nnx.Param, ...)[2]
+    return definition, (state, rest)
