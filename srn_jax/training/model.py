@@ -193,7 +193,7 @@ def new_network(
             cell,
             config.embedding_size,
             config.hidden_size,
-            rngs=nnx.Rngs(params=key),
+            rngs=nnx.Rngs(jax.random.fold_in(key, 1), params=key),  # others for cells of one's own
             **options,
         )
 
@@ -205,10 +205,11 @@ def parameters_of(network: nnx.Module) -> Parameters:
 
 def network_with(task: Task, config: ExperimentConfig, parameters: Parameters) -> Network:
     """The network that has these parameters, as `parameters_of` gives them; costs no copy."""
-    definition, state, rest = _template(
+    definition, *states = _template(
         task, cell_class(config.cell), config.cell, config.embedding_size, config.hidden_size
     )
-    nnx.replace_by_pure_dict(state := jax.tree.map(lambda leaf: leaf, state), parameters)
+    state, rest = jax.tree.map(lambda leaf: leaf, states)  # new variables, of the present trace
+    nnx.replace_by_pure_dict(state, parameters)
     return nnx.merge(definition, state, rest)
 
 
