@@ -10,7 +10,7 @@ from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
 from srn_jax.tasks import task_of
-from srn_jax.tasks.task import check_length
+from srn_jax.tasks.task import Dataset, Examples, Task, check_length
 from srn_jax.training.experiment import batch_of, prepare, program_of, train_step
 from srn_jax.training.model import hyperparameters_of
 
@@ -31,7 +31,8 @@ def try_out(config: SweepConfig) -> None:
         program = program_of(config)
         hyper = hyperparameters_of(settings)
         inputs = jnp.uint32(0), jnp.int32(length), hyper
-        state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs)
+        files = None if config.data is None else Dataset(*[files_like(task, length)] * 3)
+        state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
         for part, size in (("inputs", 1), ("targets", 0)):
             found = getattr(data.dev, part).shape
             wanted = (task.examples, length)[: 1 + size]
@@ -46,6 +47,12 @@ def try_out(config: SweepConfig) -> None:
         wrong = [name for name, value in recorded.items() if value.shape]
         if wrong:
             raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
+
+
+def files_like(task: Task, length: int) -> Examples:
+    """Abstract examples as a data file has them."""
+    inputs = jax.ShapeDtypeStruct((task.examples, length), jnp.int16)
+    return Examples(inputs, jax.ShapeDtypeStruct((task.examples,), jnp.int32))  # type: ignore[arg-type]
 
 
 def check_cell(config: ExperimentConfig) -> None:
