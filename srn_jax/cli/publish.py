@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING, Any
 from srn_jax.analysis import report
 from srn_jax.analysis.drawing import Helpers, save_figures
 from srn_jax.analysis.page import html_page
-from srn_jax.analysis.results import (
-    HISTORIES_FILE,
-    RESULTS_FILE,
-    Histories,
-    Results,
-    Run,
-    read_histories,
-    read_results,
-    write_atomically,
-    write_log,
-)
+from srn_jax.analysis.results import Run, write_atomically, write_log
 from srn_jax.analysis.summary import summarise
 from srn_jax.analysis.tables import Cells, csv_table, latex_table
-from srn_jax.config import SweepConfig
-from srn_jax.errors import UserError, warn
+from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -134,33 +123,11 @@ def load_run(folder: Path) -> Run:
         UserError: if there is nothing to read yet.
     """
     info = run_folder.read_run(folder)
-    config = run_folder.config_of(info["settings"])
     if info["finished"]:
-        results, histories = read_results(folder), read_histories(folder)
-        check_experiments(folder / RESULTS_FILE, results, config)
-        check_experiments(folder / HISTORIES_FILE, histories, config)
-        return Run(results, histories, info)
-    from srn_jax.runs.checkpoint import join_state, restore
+        return run_folder.read_finished(folder, info)
+    from srn_jax.runs.restore import load_unfinished
 
-    newest = restore(folder, warn=warn)
-    if newest is None:
-        raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
-    run_folder.check_settings(folder, newest.settings, info["settings"])
-    from srn_jax.ensemble.sweep import Sweep
-    from srn_jax.runs.outcome import collect
-
-    run_folder.check_data(config, info["settings"].get("data_sha256"))
-    sweep = Sweep(config)
-    like = sweep.gather(sweep.state)
-    sweep.state = sweep.scatter(join_state(newest.items, like))
-    return Run(*collect(sweep), info)
-
-
-def check_experiments(path: Path, table: Results | Histories, config: SweepConfig) -> None:
-    """Raise `UserError` if a file's experiments are not exactly those of its sweep."""
-    lengths, seeds = zip(*config.experiments, strict=True)
-    if (table.length.tolist(), table.seed.tolist()) != ([*lengths], [*seeds]):
-        raise UserError(f"{path}: its experiments are not those of the run")
+    return load_unfinished(folder, info)
 
 
 def names_of(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[str]:
