@@ -19,6 +19,7 @@ from flax import nnx
 
 from srn_jax.cells.initializers import recurrent_initializer, xavier
 from srn_jax.cells.recurrence import State, output, product, recurrence
+from srn_jax.errors import UserError
 
 
 class Cell(nnx.Module):
@@ -82,7 +83,8 @@ class Cell(nnx.Module):
             h: recurrent side, `[..., gates, D]`.
             state: `[..., D]`, or a tuple of `states` such.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method update(x, h, state)")
+        name = self.__name__ if isinstance(self, type) else type(self).__name__
+        raise UserError(f"{name}: no method update(x, h, state) in it, a cell has one")
 
     @classmethod
     def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:

@@ -86,7 +86,9 @@ class Task:
         Returns:
             Examples with `inputs [number, width, ...]`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method draw")
+        raise UserError(
+            f"{type(self).__name__}: no method draw(key, number, length, width) in it, a task has one"
+        )
 
     def draw_set(self, key: jax.Array, units: int, length: Any, width: int) -> Examples:
         """Draw a training, development or test set of `units * examples` examples."""
