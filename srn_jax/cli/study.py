@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from srn_jax.analysis import report
-from srn_jax.analysis.drawing import Helpers
+from srn_jax.analysis.drawing import helper
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
     RESULTS_FILE,
@@ -62,11 +62,11 @@ def say(message: str) -> None:
 def run_and_publish(config: SweepConfig, folder: Path, options: RunOptions) -> Run:
     """One run, and after it its table, figures and report."""
     first = jax.process_index() == 0
-    with Helpers(None if first else 0) as helpers:
+    with helper(wanted=first) as process:
         with reporter_for(config) as reporter:
             run = Run(*run_sweep(config, folder, reporter, options))
         paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
-        paths += publish(folder, run, helpers=helpers) if first else []
+        paths += publish(folder, run, process=process) if first else []
     if first:
         results = run.results
         say(f"\n{report.results_table(results)}\n")
