@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
     folders = [run for folder in given for run in run_folder.runs_in(folder)]
     if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
         raise UserError("--out, --labels and --baseline are for several runs, and this is one")
-    from srn_jax.analysis.drawing import Helpers
+    from srn_jax.analysis.drawing import helper
     from srn_jax.analysis.look import Look
     from srn_jax.cli import publish
 
@@ -46,8 +46,8 @@ def main(arguments: list[str]) -> None:
     if not all(run_folder.read_run(folder)["finished"] for folder in folders):
         cli.start_platform(options)  # to read a checkpoint
     if len(folders) == 1:
-        with Helpers() as helpers:
-            paths = publish.publish(folders[0], publish.load_run(folders[0]), look, helpers)
+        with helper() as process:
+            paths = publish.publish(folders[0], publish.load_run(folders[0]), look, process)
         print("written:", *paths, sep="\n  ")
         return
     runs = {name: publish.load_run(folder) for name, folder in zip(names, folders, strict=True)}

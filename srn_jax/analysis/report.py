@@ -1,17 +1,13 @@
-"""What runs and their comparison say, in words and tables: plain values in, text out.
+"""What a run says, in words and tables: plain values in, text out.
 
 Nothing is printed or written here. What does not exist is shown as `-`.
 """
 
-import contextlib
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
-from string import ascii_uppercase
-from textwrap import fill
 from typing import Any
 from urllib.parse import quote
 
@@ -20,11 +16,8 @@ import numpy as np
 from srn_jax.analysis.results import Results, Run, loss_stride
 from srn_jax.analysis.summary import (
     DEFAULT_THRESHOLD,
-    UNKNOWN,
-    Difference,
     LengthSummary,
     MemorySpan,
-    holm,
     memory_span,
     paired_difference,
     summarise,
@@ -35,15 +28,11 @@ from srn_jax.analysis.tables import (
     listed,
     markdown_table,
     number,
-    p_text,
     plain_table,
 )
 from srn_jax.config import Facts
-from srn_jax.errors import UserError
 
 EMBEDDABLE = {".png", ".svg", ".jpg"}
-TERMINAL_WIDTH = 80
-SHORT_LABEL = 4  # characters of a label for which a comparison in the terminal has room
 INTERVAL_NOTE = "Intervals are 95 % bootstrap intervals of the mean over seeds."
 DEV_NOTE = "Best dev is a maximum over evaluations, so it flatters."
 ONE_SEED_NOTE = (
@@ -100,141 +89,6 @@ def accuracy_cells(results: Results) -> list[list[str]]:
 def results_table(results: Results) -> str:
     """The terminal table of a run: a row a length."""
     return plain_table(accuracy_cells(results))
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A length of a run beside the same length of the baseline."""
-
-    run: str
-    summary: LengthSummary
-    difference: Difference | None  # None for the baseline, and where nothing can be paired
-    corrected: float  # its p-value, corrected for the number of lengths
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """Everything by name, for a file."""
-        found = self.difference or Difference(np.nan, UNKNOWN, 0, np.nan)
-        columns = {"run": self.run, **vars(self.summary)}
-        columns |= {f"difference_{name}": value for name, value in vars(found).items()}
-        return {**columns, "difference_corrected_p_value": self.corrected}
-
-
-def compare(runs: Mapping[str, Run], baseline: str | None = None) -> list[Compared]:
-    """All lengths of all runs, length by length, with their differences to the baseline.
-
-    Seeds or a length that one side has not leave nothing to pair; nor do runs on other data.
-
-    Raises:
-        UserError: if the baseline is none of the runs.
-    """
-    base = runs.get(check_baseline(runs, baseline))
-    compared: list[Compared] = []
-    for name, run in runs.items():
-        summaries, found = summarise(run.results), []
-        for summary in summaries:
-            difference = None
-            if base is not None and run is not base and run.data == base.data:
-                sides = (side.results.of_length(summary.length) for side in (run, base))
-                with contextlib.suppress(UserError):  # no common seed; the rest can still be shown
-                    difference = paired_difference(*sides)
-            found.append(difference)
-        corrected = holm([np.nan if d is None else d.p_value for d in found])
-        compared += map(Compared, [name] * len(found), summaries, found, corrected)
-    return sorted(compared, key=lambda one: one.summary.length)
-
-
-def comparison_cells(compared: Sequence[Compared], shown: Mapping[str, str]) -> list[list[str]]:
-    """The header and a row for each length of each run, under the names by which runs are shown."""
-    cells = [["length", "run", "seeds", "mean", "95 % interval"]]
-    cells[0] += ["difference", "its interval", "p"]
-    for one in compared:
-        summary, difference = one.summary, one.difference
-        row = [str(summary.length), shown[one.run], scored_seeds(summary), number(summary.mean)]
-        row.append(interval_text(summary.interval))
-        if difference is None:
-            row += [ABSENT] * 3
-        else:
-            row += [number(difference.mean, "+"), interval_text(difference.interval, "+")]
-            row.append(p_text(one.corrected))
-        cells.append(row)
-    return cells
-
-
-def comparison_notes(
-    runs: Mapping[str, Run], baseline: str, compared: Sequence[Compared]
-) -> list[str]:
-    """What the differences are, what could not be paired, and the memory span of each run."""
-    notes = ["Mean: of the test accuracies of all seeds, with its 95 % bootstrap interval."]
-    differences = [one.difference for one in compared if one.difference is not None]
-    if differences:
-        notes.append(f"Difference: the run minus {baseline}, paired seed by seed.")
-        notes.append(
-            "p: of a paired sign-flip test, corrected for the number of lengths (Holm); the "
-            "intervals are not corrected."
-        )
-        pairs = max(difference.pairs for difference in differences)
-        lengths = np.unique(runs[baseline].results.length).size
-        smallest = min(1.0, lengths * 2 / 2**pairs)
-        if smallest > 0.05:
-            notes.append(f"With {pairs} pairs at most, no p can be below {smallest:.3f}.")
-    for name, run in runs.items():
-        if run.data != runs[baseline].data:
-            notes.append(f"{name} was trained on other data than {baseline}: nothing is paired.")
-    return notes + [f"{name}: {span_text(memory_span(runs[name].results))}." for name in runs]
-
-
-def told_settings(runs: Mapping[str, Run]) -> dict[str, str]:
-    """The settings, and the data, in which runs differ, as text for each run."""
-    settings = {name: run.settings for name, run in runs.items()}
-    names = list(dict.fromkeys(name for own in settings.values() for name in own))
-    varying = [n for n in names if len({str(own.get(n)) for own in settings.values()}) > 1]
-    return {
-        run: ", ".join(f"{name} {own.get(name)}" for name in varying) or "no setting differs"
-        for run, own in settings.items()
-    }
-
-
-def comparison_table(runs: Mapping[str, Run], baseline: str | None = None) -> str:
-    """Several runs side by side for the terminal, at most 80 columns wide.
-
-    Above the table are the settings in which the runs differ, and letters for long labels.
-
-    Raises:
-        UserError: if the baseline is none of the runs.
-    """
-    baseline, compared = check_baseline(runs, baseline), compare(runs, baseline)
-    short = all(len(name) <= SHORT_LABEL for name in runs) or len(runs) > len(ascii_uppercase)
-    shown = {name: name if short else ascii_uppercase[i] for i, name in enumerate(runs)}
-    legend = [name if short else f"{shown[name]} = {name}" for name in runs]
-    settings = told_settings(runs).values()
-    head = [f"{label}: {text}" for label, text in zip(legend, settings, strict=True)]
-    notes = comparison_notes(runs, baseline, compared)
-    table = plain_table(comparison_cells(compared, shown))
-
-    def wrapped(lines: list[str]) -> list[str]:
-        return [fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines]
-
-    return "\n".join([*wrapped(head), "", table, "", *wrapped(notes)])
-
-
-def comparison_report(
-    runs: Mapping[str, Run], figures: Sequence[str | PurePath] = (), baseline: str | None = None
-) -> str:
-    """The same in Markdown, with `figures` by their paths relative to it."""
-    baseline, compared = check_baseline(runs, baseline), compare(runs, baseline)
-    head = [f"- {name}: {text}" for name, text in told_settings(runs).items()]
-    cells = comparison_cells(compared, {name: name for name in runs})
-    notes = [f"- {note}" for note in comparison_notes(runs, baseline, compared)]
-    blocks = ["# Comparison of runs", "\n".join(head), markdown_table(cells)]
-    return "\n\n".join([*blocks, "\n".join(notes), *map(figure_link, figures)]) + "\n"
-
-
-def check_baseline(runs: Mapping[str, Run], baseline: str | None) -> str:
-    """The name of the run that others are compared with; the first if none is given."""
-    if baseline is not None and baseline not in runs:
-        raise UserError(f"--baseline {baseline} is none of the runs: {', '.join(runs)}")
-    return baseline if baseline is not None else next(iter(runs), "")
 
 
 def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:

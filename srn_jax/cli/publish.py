@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srn_jax.analysis import report
-from srn_jax.analysis.drawing import Helpers, save_figures
+from srn_jax.analysis.comparison import compare
+from srn_jax.analysis.drawing import Helper, save_figures
 from srn_jax.analysis.page import html_page
 from srn_jax.analysis.results import Run, write_atomically, write_log
 from srn_jax.analysis.summary import summarise
@@ -20,7 +21,7 @@ COMPARISON = "comparison"
 
 
 def publish(
-    folder: Path, run: Run, look: "Look | None" = None, helpers: Helpers | None = None
+    folder: Path, run: Run, look: "Look | None" = None, process: Helper | None = None
 ) -> list[Path]:
     """Draw the figures and write tables, report and log of a run; returns the files and folders.
 
@@ -29,7 +30,7 @@ def publish(
     pictures: list[Path] = []
     attempt(
         "the figures could not be drawn",
-        lambda: pictures.extend(save_figures(folder, run, look, helpers)),
+        lambda: pictures.extend(save_figures(folder, run, look, process)),
     )
     paths = [folder / "figures"] if pictures else []
     cells, rows = report.accuracy_cells(run.results), map(vars, summarise(run.results))
@@ -88,7 +89,7 @@ def publish_comparison(
 ) -> None:
     """Print, draw and write the comparison of several runs."""
     run_folder.check_place(folder)
-    table = report.comparison_table(runs, baseline)
+    comparison = compare(runs, baseline)
     pictures: list[Path] = []
 
     def draw() -> None:
@@ -105,13 +106,11 @@ def publish_comparison(
 
     folder.mkdir(parents=True, exist_ok=True)
     attempt("the comparison could not be drawn", draw)
-    compared = report.compare(runs, baseline)
-    cells = report.comparison_cells(compared, {name: name for name in runs})
     shown = [path.relative_to(folder) for path in one_of_each(pictures)]
-    text = report.comparison_report(runs, shown, baseline)
-    paths = [*write_report(folder / f"{COMPARISON}.md", text), *pictures]
-    paths += write_tables(folder / COMPARISON, cells, [one.columns for one in compared])
-    print(f"{table}\n\nwritten: {', '.join(map(str, paths))}", flush=True)
+    paths = [*write_report(folder / f"{COMPARISON}.md", comparison.report(shown)), *pictures]
+    rows = [row.columns for row in comparison.rows]
+    paths += write_tables(folder / COMPARISON, comparison.cells(), rows)
+    print(f"{comparison.table()}\n\nwritten: {', '.join(map(str, paths))}", flush=True)
 
 
 def load_run(folder: Path) -> Run:

@@ -5,11 +5,12 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from srn_jax.analysis import report
-from srn_jax.analysis.drawing import Helpers
+from srn_jax.analysis.drawing import helper
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
     RESULTS_FILE,
@@ -68,20 +69,20 @@ def run_and_publish(members: Mapping[str, Member], options: RunOptions) -> dict[
     """Runs that train together, and after them the table, figures and report of each."""
     config = next(iter(members.values())).config
     done = {}
-    with Helpers(None if jax.process_index() == 0 else 0) as helpers:
+    with helper(wanted=jax.process_index() == 0) as process:
         with reporter_for(config) as reporter:
             runs = run_group([*members.values()], reporter, options)
         for (name, (folder, _)), run in zip(members.items(), runs, strict=True):
             if run is not None:  # another process publishes it
                 done[name] = run
-                publish_run(folder, run, helpers)
+                publish_run(folder, run, process)
     return done
 
 
-def publish_run(folder: Path, run: Run, helpers: Helpers) -> None:
+def publish_run(folder: Path, run: Run, process: Any) -> None:
     """Publish a run and say what its folder holds."""
     paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
-    paths += publish(folder, run, helpers=helpers)
+    paths += publish(folder, run, process=process)
     results = run.results
     say(f"\n{report.results_table(results)}\n")
     say(f"in {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")

@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from srn_jax.analysis.drawing import Helpers, save_figures
+from srn_jax.analysis.drawing import helper, save_figures
 from srn_jax.analysis.figures import (
     DEV_COLOR,
     TEST_COLOR,
@@ -29,7 +29,7 @@ from srn_jax.analysis.figures import (
     pair_figure,
     probe_figure,
 )
-from srn_jax.analysis.look import CHINESE, CHINESE_FONTS, Look, save_figure
+from srn_jax.analysis.look import CHINESE, Look, save_figure
 from srn_jax.analysis.results import Histories, Results, Run
 from srn_jax.analysis.summary import mean_interval
 from srn_jax.config import Facts
@@ -444,29 +444,31 @@ def test_a_name_with_a_point_keeps_all_of_it(tmp_path):
     assert all(path.exists() for path in paths)
 
 
-def test_helpers_draw_the_same_files_and_one_that_dies_costs_none(tmp_path):
+def test_a_helper_draws_the_same_files_and_one_that_dies_costs_none(tmp_path):
     run = Run(*a_run(lengths=(5, 10), seeds=3))
     alone = save_figures(tmp_path / "alone", run)
-    with Helpers(1) as helpers:
-        together = save_figures(tmp_path / "together", run, helpers=helpers)
-        assert [process.returncode for process in helpers.processes] == [0]
-    with Helpers(2) as helpers:
-        helpers.processes[0].kill()
-        without = save_figures(tmp_path / "without", run, helpers=helpers)
+    with helper() as process:
+        together = save_figures(tmp_path / "together", run, process=process)
+        assert process.returncode == 0
+    with helper() as process:
+        process.kill()
+        without = save_figures(tmp_path / "without", run, process=process)
     for path, twin, third in zip(alone, together, without, strict=True):
         assert path.read_bytes() == twin.read_bytes() == third.read_bytes()
 
 
-def test_helpers_that_are_not_needed_end():
-    with Helpers(2) as helpers:
-        assert len(helpers.processes) == 2
-    assert all(process.returncode is not None for process in helpers.processes)
+def test_a_helper_that_is_not_needed_ends():
+    with helper() as process:
+        pass
+    assert process.returncode is not None
+    with helper(wanted=False) as process:
+        assert process is None
 
 
-def test_helpers_end_when_their_owner_is_killed():
+def test_a_helper_ends_when_its_owner_is_killed():
     code = (
-        "from srn_jax.analysis.drawing import Helpers; import time\n"
-        "print(Helpers(1).processes[0].pid, flush=True); time.sleep(60)"
+        "from srn_jax.analysis.drawing import helper; import time\n"
+        "with helper() as process: print(process.pid, flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     helper = int(owner.stdout.readline())
@@ -526,7 +528,7 @@ def test_labels_are_chinese_where_a_font_is_there_and_one_line_says_so_where_non
     monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["DejaVu Sans"])
     with pytest.raises(UserError, match="needs a font with Chinese characters"):
         Look(language="zh")
-    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: [CHINESE_FONTS[3]])
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: [CHINESE["fonts"][3]])
     results, histories = a_run(seeds=2)
     look = Look(language="zh")
     axes = loss_figure(histories, 5, FACTS, look=look).axes[0]
@@ -539,13 +541,16 @@ def test_labels_are_chinese_where_a_font_is_there_and_one_line_says_so_where_non
     figures += [probe_figure(with_probe(histories), "gradient_norm", 5, look)]
     for figure in figures:
         texts = [text.get_text() for text in figure.findobj(Text)]
-        assert not [text for text in texts if text in CHINESE or "seeds" in text or "mean" in text]
+        assert not [
+            text for text in texts if text in CHINESE["words"] or "seeds" in text or "mean" in text
+        ]
 
 
 def test_drawing_needs_neither_pyplot_nor_jax():
     code = (
         "import io, sys; from srn_jax.analysis.look import Look; "
-        "import srn_jax.analysis.figures; Look().figure(2, 2).savefig(io.BytesIO(), format='pdf'); "
+        "import srn_jax.analysis.figures; \n"
+        "with Look().applied(2, 1) as figure: figure.savefig(io.BytesIO(), format='pdf')\n"
         "print({'matplotlib.pyplot', 'jax'} & set(sys.modules))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -35,9 +35,8 @@ def page(tmp_path):
     (tmp_path / "figures").mkdir()
     for name, kind in (("6.7", "png"), ("a b", "svg")):
         look = Look(formats=(kind,))
-        figure = look.figure(2, 1)
-        figure.add_subplot()
-        save_figure(figure, tmp_path / "figures" / name, look)
+        with look.axes(2, 0.5) as (figure, _):
+            save_figure(figure, tmp_path / "figures" / name, look)
     return html_page(TEXT, tmp_path)
 
 
