@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from srn_jax.cli import options as cli
-from srn_jax.config import CELLS, DEFAULTS, DataFolder, ExperimentConfig, SweepConfig
+from srn_jax.config import CELLS, DataFolder, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import lengths_in
 
@@ -63,47 +63,40 @@ def main(arguments: list[str]) -> None:
 
     if options.run is None:
         experiment, parameters = pytorch_weights.load(options.source, options.cell)
+        vocabulary = len(parameters.get("embedding", {"table": ()})["table"])
+        data = DataFolder(options.source, "", vocabulary, len(parameters["output"]["bias"]))
+        config = SweepConfig(experiment=experiment, data=data)
     else:
-        experiment, parameters = network_of(options.run, *from_run[:2], which)
+        config, parameters = network_of(options.run, *from_run[:2], which)
     if lengths:
-        print_accuracies(experiment, parameters, Path(options.evaluate), lengths)
+        print_accuracies(config, parameters, Path(options.evaluate), lengths)
     if options.to is not None:
-        print("written:", pytorch_weights.save(experiment.cell, parameters, options.to))
+        print("written:", pytorch_weights.save(config.experiment.cell, parameters, options.to))
 
 
-def network_of(run: str, length: int, seed: int, which: str) -> tuple[ExperimentConfig, dict]:
+def network_of(run: str, length: int, seed: int, which: str) -> tuple[SweepConfig, dict]:
     import jax
 
     from srn_jax.runs.restore import restore
 
-    models = restore(Path(run), [length], [seed], which)
-    return models.config.experiment, jax.tree.map(lambda array: array[0], models.parameters)
+    networks = restore(Path(run), [length], [seed], which)
+    return networks.config, jax.tree.map(lambda array: array[0], networks.parameters)
 
 
 def print_accuracies(
-    experiment: ExperimentConfig, parameters: dict, folder: Path, lengths: tuple[int, ...]
+    config: SweepConfig, parameters: dict, folder: Path, lengths: tuple[int, ...]
 ) -> None:
     import jax
     import numpy as np
 
     from srn_jax.analysis import report
-    from srn_jax.runs import restore as evaluation
-    from srn_jax.tasks import task_of
+    from srn_jax.runs.restore import Networks, accuracies
 
-    answers = task_of(SweepConfig(lengths, (0,), experiment)).answers
-    if "embedding" not in parameters or answers != 1:
-        raise UserError(
-            "--evaluate has sequences of numbers and one label, the network another task"
-        )
-    vocabulary, classes = len(parameters["embedding"]["table"]), len(parameters["output"]["bias"])
-    data = DataFolder(str(folder), "", vocabulary, classes)
-    experiment = dataclasses.replace(experiment, task=DEFAULTS.task, fresh_data=False)
     rows = [["length", "test accuracy", "test loss"]]
     for length in lengths:
-        config = SweepConfig((length,), (0,), experiment, data)
-        one = jax.tree.map(lambda array: array[None], parameters)
-        models = evaluation.Models(config, [(length, 0)], one, np.array([False]))
-        loss, accuracy = evaluation.accuracies(models, folder)
+        one = dataclasses.replace(config, lengths=(length,), seeds=(0,))
+        arrays = jax.tree.map(lambda array: array[None], parameters)
+        loss, accuracy = accuracies(Networks(one, ((length, 0),), arrays, np.array([True])), folder)
         rows.append([str(length), str(accuracy[0]), f"{loss[0]:.4f}"])
     print(report.plain_table(rows))
 

@@ -84,7 +84,7 @@ class Cell(nnx.Module):
             state: `[..., D]`, or a tuple of `states` such.
         """
         name = self.__name__ if isinstance(self, type) else type(self).__name__
-        raise UserError(f"{name}: no method update(x, h, state) in it, a cell has one")
+        raise UserError(f"{name}: no method update(x, h, state), a cell has one")
 
     @classmethod
     def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:

@@ -135,6 +135,8 @@ def check_test_sets(config: SweepConfig, folder: Path, sets: dict[int, Any]) -> 
         raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
     task = task_of(config)
     tokens = getattr(task.inputs, "vocabulary", 0)
+    if not tokens or task.answers > 1:
+        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
     for length, one in sets.items():
         if one.digits.max() >= tokens or one.labels.max() >= task.outputs:
             raise UserError(

@@ -87,7 +87,7 @@ class Task:
             Examples with `inputs [number, width, ...]`.
         """
         raise UserError(
-            f"{type(self).__name__}: no method draw(key, number, length, width) in it, a task has one"
+            f"{type(self).__name__}: no method draw(key, number, length, width), a task has one"
         )
 
     def draw_set(self, key: jax.Array, units: int, length: Any, width: int) -> Examples:
