@@ -16,9 +16,7 @@ from srn_jax.training import experiment as training
 from srn_jax.training.model import hyperparameters_of, new_network, parameters_of
 
 SHORT = ExperimentConfig(epochs=4, eval_interval=50)  # 152 steps, 4 evaluations
-ADDING = ExperimentConfig(
-    task="adding", cell="gru", hidden_size=6, fresh_data=True, steps=12, eval_interval=5
-)
+ADDING = ExperimentConfig(task="adding", hidden_size=6, fresh_data=True, steps=12, eval_interval=5)
 
 
 def trained(lengths=(3, 5, 8), seeds=(0, 1, 2), settings=SHORT, **options):
@@ -66,7 +64,7 @@ def test_an_experiment_in_a_sweep_equals_the_one_alone(nine):
     sweep, _, histories = nine
     assert sweep.experiments == list(SweepConfig((3, 5, 8), (0, 1, 2)).experiments)
     for row, (length, seed) in enumerate(sweep.experiments):
-        if (length, seed) in ((3, 0), (5, 1), (8, 2)):
+        if (length, seed) in ((3, 0), (8, 2)):
             _, own = alone(SHORT, length, seed)
             assert histories["train_loss"][row] == pytest.approx(own["train_loss"], abs=1e-5)
             assert histories["dev_accuracy"][row] == pytest.approx(
@@ -151,7 +149,7 @@ def fresh():
 def test_fresh_data_is_drawn_by_step_and_kept_nowhere(fresh):
     sweep, _, histories = fresh
     assert sweep.data.train is None
-    data = sweep.gather(sweep.data)
+    data = jax.tree.map(jnp.asarray, sweep.gather(sweep.data))
     assert data.dev.inputs.shape == (4, 1000, 9, 2) and (data.overlap == 0).all()
 
     @jax.jit
