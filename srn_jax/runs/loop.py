@@ -29,6 +29,7 @@ from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import join_state, split_state
 from srn_jax.runs.outcome import collect
+from srn_jax.runs.provenance import provenance
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import digest, flat, settings_of
 from srn_jax.runs.signals import Interrupted, stop_requests
@@ -420,6 +421,7 @@ def describe_run(config: SweepConfig, command: str) -> dict[str, Any]:
         "settings": settings_of(config),
         "command": command,
         "device": describe_devices(),
+        **provenance(),
         "versions": {name: version_of(name) for name in PACKAGES}
         | {"python": sys.version.split()[0]},
         "seconds": 0.0,
