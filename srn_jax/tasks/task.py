@@ -202,4 +202,4 @@ def batch_weights(number: int, batch_size: int, reduction: str = "mean") -> np.n
 def overlap(dataset: Dataset) -> jax.Array:
     """How many test sequences also occur in the training set (scalar int)."""
     test, train = (s.inputs.reshape(len(s.inputs), -1) for s in (dataset.test, dataset.train))
-    return jnp.sum(jax.lax.map(lambda row: jnp.any(jnp.all(row == train, axis=1)), test))
+    return jnp.sum(jax.lax.map(lambda row: jnp.any(jnp.all(row[None] == train, axis=1)), test))
