@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from srn_jax.cli import processes
 from srn_jax.errors import UserError
@@ -77,12 +78,20 @@ def configure(
         if isinstance(error, UserError):
             raise
         raise UserError(explain(platform, distributed, error)) from None
+    if jax.process_count() > 1:
+        processes.connect(jax.process_index(), jax.process_count(), *coordination())
+
+
+def coordination() -> tuple[str, Any]:
+    """The address of process 0, and JAX' store of what all processes share."""
+    from jax._src.distributed import global_state  # JAX shows them to nobody
+
+    return global_state.coordinator_address or "", global_state.client
 
 
 def join(distributed: Distributed) -> None:
     """Join the other processes."""
     import jax
-    from jax._src.distributed import global_state  # whose store JAX shows to nobody
 
     if distributed.coordinator is not None:
         host, _, port = distributed.coordinator.rpartition(":")
@@ -92,18 +101,12 @@ def join(distributed: Distributed) -> None:
             raise UserError(
                 f"--coordinator {distributed.coordinator}: no such host ({error.strerror})"
             ) from None
-        place = f"process {distributed.process} of {distributed.processes}"
-        print(f"{place}: waiting for the others at {distributed.coordinator}", flush=True)
+        own = f"process {distributed.process} of {distributed.processes}"
+        print(f"{own}: waiting for the others at {distributed.coordinator}", flush=True)
     with suppress(AttributeError):  # a signal is told to all by our own loop
         jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(distributed.coordinator, distributed.processes, distributed.process)
-    if jax.process_count() > 1:
-        processes.connect(
-            jax.process_index(),
-            jax.process_count(),
-            global_state.coordinator_address or "",
-            global_state.client,
-        )
+    place = (distributed.coordinator, distributed.processes, distributed.process)
+    jax.distributed.initialize(*place)
 
 
 @contextmanager
