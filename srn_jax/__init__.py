@@ -21,17 +21,24 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "DigitSumClassifier": "training.model",
+    "Cell": "cells",
     "Embedding": "training.model",
+    "Examples": "tasks.task",
     "ExperimentConfig": "config",
-    "SRN": "training.model",
+    "GRU": "cells",
+    "LSTM": "cells",
+    "Network": "training.model",
+    "ResidualSRN": "cells",
+    "SRN": "cells",
     "Sweep": "ensemble.sweep",
     "SweepConfig": "config",
+    "Task": "tasks",
+    "Tokens": "tasks.task",
     "UserError": "errors",
-    "draw_dataset": "tasks.digit_sum",
+    "Vectors": "tasks.task",
+    "place_of": "tasks.task",
     "read_histories": "analysis.results",
     "read_results": "analysis.results",
-    "restore_classifier": "runs.restore",
     "run_sweep": "runs.loop",
     "summarise": "analysis.summary",
 }

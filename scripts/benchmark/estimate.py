@@ -108,23 +108,27 @@ def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = 
 
     from srn_jax.ensemble.packing import pack_for
     from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
+    from srn_jax.training.experiment import program_of
+    from srn_jax.training.model import hyperparameters_of
 
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))
+    program = program_of(config)
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
 
-    def on_mesh(shape, dtype):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, AXIS))
+    def on_mesh(array):
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, AXIS))
 
-    slots = on_mesh(packing.experiment.shape, np.uint32)
-    prepare = prepare_packed(mesh, config.experiment, max(config.lengths))
-    state, data = jax.tree.map(
-        lambda array: on_mesh(array.shape, array.dtype), jax.eval_shape(prepare, slots, slots, None)
-    )
-    program = on_mesh(packing.program.shape, np.int32)
-    advance = advance_packed(mesh, config.experiment, packing.widths)
-    traced = advance.trace(state, data, program, np.int32(0), np.int32(1))
+    def of_each(value):
+        return jax.ShapeDtypeStruct(packing.experiment.shape, np.asarray(value).dtype)
+
+    hyper = jax.tree.map(of_each, hyperparameters_of(config.experiment))
+    inputs = of_each(np.uint32(0)), of_each(np.int32(0)), hyper, None
+    prepare = prepare_packed(mesh, program, max(config.lengths))
+    arrays = (*jax.eval_shape(prepare, *inputs), packing.program)
+    advance = advance_packed(mesh, program, packing.widths, packing.padded)
+    traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
     return traced.lower(lowering_platforms=(target.platform,)).compile()
 
 

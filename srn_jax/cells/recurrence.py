@@ -135,15 +135,15 @@ def _backward(cell, residuals, gradients):
     carry = jax.tree.map(jnp.zeros_like, initial), room
     steps = jnp.arange(features.shape[0]), kept, outside, g, before, mask
     (initial_gradient, room), pairs = jax.lax.scan(step, carry, steps, reverse=True)
-    dx, dg = (room, None) if in_place else pairs
+    dx: Any = room if in_place else pairs[0]
+    dg: Any = dx if cell.additive else pairs[1]
 
     hidden = output(before)
     flat = dx.reshape(-1, dx.shape[-1])
-    if cell.additive:  # dg is dx, so one product serves both
+    if cell.additive:  # dg is dx: one product serves both
         both = jnp.concatenate([features, hidden], axis=-1)
         columns = optimization_barrier(both.reshape(-1, both.shape[-1]).T)
         dw, du = jnp.split(product(columns, flat), [input_weight.shape[0]])
-        dg = dx
     else:
         dw = product(features.reshape(-1, features.shape[-1]).T, flat)
         du = product(hidden.reshape(-1, hidden.shape[-1]).T, dg.reshape(flat.shape))

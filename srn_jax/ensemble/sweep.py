@@ -14,7 +14,6 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -125,7 +124,7 @@ class Sweep:
         )
 
     def gather(self, packed: Any) -> Any:
-        """Bring a pytree `[shard, batch, ...]` to every host as NumPy arrays `[experiment, ...]`."""
+        """Bring a pytree `[shard, batch, ...]` to every host as NumPy `[experiment, ...]`."""
         if jax.process_count() > 1:
             packed = multihost_utils.process_allgather(packed, tiled=True)
 
@@ -149,7 +148,7 @@ class Sweep:
         """The inverse of `gather_histories`."""
         taken = self.program.step_of >= 0
 
-        def by_block(rows: np.ndarray) -> np.ndarray:
+        def by_block(rows: Any) -> np.ndarray:
             blocks = np.full((len(rows), *taken.shape), np.nan, np.float32)
             blocks[:, taken] = rows
             return blocks
@@ -294,7 +293,7 @@ def evaluate_experiments(
         return experiment.evaluate(program, parameters, examples, mask_of(length, width)[None])
 
     loss, accuracy = map_experiments(one, parameters, examples, lengths)
-    return loss.astype(float), as_fraction(accuracy, np.prod(examples.targets.shape[1:]))
+    return loss.astype(float), as_fraction(accuracy, examples.targets[0].size)
 
 
 def as_fraction(accuracy: np.ndarray, answers: int) -> np.ndarray:

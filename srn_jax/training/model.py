@@ -26,12 +26,12 @@ Parameters = dict[str, Any]  # arrays by module and name
 
 
 class Hyperparameters(NamedTuple):
-    """Settings that change no shape: scalars, so that experiments with different ones run at once."""
+    """Settings that change no shape: scalars, so that experiments can differ in them."""
 
-    learning_rate: jax.Array | float
-    clip_norm: jax.Array | float
-    forget_bias: jax.Array | float
-    recurrent_init: jax.Array | int  # index into `config.RECURRENT_INITS`
+    learning_rate: Any
+    clip_norm: Any
+    forget_bias: Any
+    recurrent_init: Any  # index into `config.RECURRENT_INITS`
 
 
 def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
@@ -82,7 +82,7 @@ class Network(nnx.Module):
         rngs: nnx.Rngs,
         **cell_options: Any,
     ):
-        """A network with parameters drawn from `rngs`, for a `cell` built as cell(M, D, rngs=...)."""
+        """Parameters are drawn from `rngs`; `cell` is built as cell(M, D, rngs=..., ...)."""
         self.answers = task.answers
         self.hidden_size = hidden_size
         if isinstance(task.inputs, Tokens):
@@ -196,7 +196,7 @@ def new_network(
             cell,
             config.embedding_size,
             config.hidden_size,
-            rngs=nnx.Rngs(params=key),
+            rngs=nnx.Rngs(jax.random.fold_in(key, 1), params=key),  # others for cells of one's own
             **options,
         )
 
@@ -208,10 +208,11 @@ def parameters_of(network: nnx.Module) -> Parameters:
 
 def network_with(task: Task, config: ExperimentConfig, parameters: Parameters) -> Network:
     """The network that has these parameters, as `parameters_of` gives them; costs no copy."""
-    definition, state, rest = _template(
+    definition, states = _template(
         task, cell_class(config.cell), config.cell, config.embedding_size, config.hidden_size
     )
-    nnx.replace_by_pure_dict(state := jax.tree.map(lambda leaf: leaf, state), parameters)
+    state, rest = jax.tree.map(lambda leaf: leaf, states)  # new variables, of the present trace
+    nnx.replace_by_pure_dict(state, parameters)
     return nnx.merge(definition, state, rest)
 
 
@@ -220,11 +221,13 @@ def _template(task: Task, cell: Any, name: str, embedding_size: int, hidden_size
     """Definition, abstract parameters, and whatever else a network holds (none of ours does)."""
     config = ExperimentConfig(cell=name, embedding_size=embedding_size, hidden_size=hidden_size)
 
+    split: Any = nnx.split  # whose types do not know how many parts come back
+
     def build() -> Network:
         return new_network(task, config, jax.random.key(0))
 
-    definition, state, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    definition, state, rest = split(nnx.eval_shape(build), nnx.Param, ...)
     if jax.tree.leaves(rest):  # such as the random state of a module of the user's
         with jax.ensure_compile_time_eval():
-            rest = nnx.split(build(), nnx.Param, ...)[2]
-    return definition, state, rest
+            rest = split(build(), nnx.Param, ...)[2]
+    return definition, (state, rest)
