@@ -100,8 +100,13 @@ def find(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1)) -> Any:
-    """The training program of a sweep, compiled for devices that are not there."""
+def compile_sweep(
+    target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1)
+) -> tuple[Any, list[int]]:
+    """The training program of a sweep, compiled for devices that are not there.
+
+    Returns it, and how many shards the first device takes by each of its branches.
+    """
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding
@@ -116,6 +121,7 @@ def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = 
     program = program_of(config)
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
+    own = packing.program[: len(packing.program) // len(devices)]
 
     def on_mesh(array):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, AXIS))
@@ -129,16 +135,17 @@ def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = 
     arrays = (*jax.eval_shape(prepare, *inputs), packing.program)
     advance = advance_packed(mesh, program, packing.widths, packing.padded)
     traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
-    return traced.lower(lowering_platforms=(target.platform,)).compile()
+    compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
+    return compiled, np.bincount(own, minlength=len(packing.widths) + 1).tolist()
 
 
 def estimate(target: Target, config: SweepConfig) -> Estimate:
     """Compile a sweep for one device and read its cost off the program."""
-    compiled = compile_sweep(target, config)
+    compiled, shards = compile_sweep(target, config)
     program, memory = hlo.parse(compiled.as_text()), compiled.memory_analysis()
     counts: Counter[str] = Counter()
     moved = 0
-    for operation, times in program.training_steps():
+    for operation, times in program.training_steps(shards):
         cost = operation.cycles if target.unit == "cycles" else operation.opcode not in hlo.FREE
         counts[f"{operation.opcode} {operation.source.rpartition(hlo.SCOPE)[2]}"] += times * cost
         moved += times * program.bytes_moved(operation)

@@ -19,7 +19,7 @@ from flax import nnx
 
 from srn_jax.cells.initializers import recurrent_initializer, xavier
 from srn_jax.cells.loops import State, output, product
-from srn_jax.cells.recurrence import Plan, recurrence
+from srn_jax.cells.recurrence import ALL_STATES, Plan, recurrence
 
 
 class Cell(nnx.Module):
@@ -148,7 +148,7 @@ class Cell(nnx.Module):
         input_weight: jax.Array,
         mask: jax.Array | None = None,
         initial_state: State = None,
-        plan: Plan = Plan(),
+        plan: Plan = ALL_STATES,
     ) -> State:
         """Time-major states `[time, batch, D]`, where features @ input_weight is the input side.
 

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from srn_jax.cells.loops import HIGHEST, add_to_output, output
+from srn_jax.cells.loops import HIGHEST, Stacked, add_to_output, output
 from srn_jax.cells.planes import Planes, by_planes, is_planes
 from srn_jax.errors import UserError
 
 ROWS = 8  # of a batch, in one program
 HIDDEN_SIZES = (16, 32, 64)  # powers of two, and U must fit into registers
-WARPS = 4
 
 
 def check_size(hidden_size: int) -> None:
@@ -33,97 +32,75 @@ def check_size(hidden_size: int) -> None:
         raise UserError(f"--kernel takes a hidden size of {sizes}, got {hidden_size}")
 
 
-def forward(cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any) -> tuple[Any, Any]:
-    """All states, and what the cell keeps for its derivative.
+class Kernels(Stacked):
+    """The loops on a GPU, each one kernel."""
 
-    Args:
-        cell: the class.
-        x: the input side, `[time, batch, gates * D]`.
-        weight: U, `[D, gates * D]`.
-        bias: c, `[1, gates * D]` or None.
-        initial: s_0, each `[batch, D]`.
-        mask: `[time, batch]` or `[time, 1]` booleans, or None.
+    def forward(
+        self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any
+    ) -> tuple[Any, Any]:
+        """See `InPlace.forward`."""
 
-    Returns:
-        States, each `[time, batch, D]`, and `[time, batch, gates * D]`, which for a cell that keeps
-        its state is that.
-    """
+        def forward_kernel(sync, x_ref, initial_ref, mask_ref, u_ref, c_ref, states_ref, kept_ref):
+            u, c = planes(cell, u_ref), planes(cell, c_ref)
 
-    def kernel(x_ref, initial_ref, mask_ref, u_ref, c_ref, states_ref, kept_ref):
-        u, c = planes(cell, u_ref), planes(cell, c_ref)
+            def step(t, state):
+                x = planes(cell, x_ref, t)
+                new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
+                new = keep_where(mask_ref, t, together(new), state)
+                put(states_ref, t, new)
+                if kept_ref is not None:
+                    put_planes(kept_ref, t, kept_of(cell, x, new, kept))
+                return new
 
-        def step(t, state):
-            x = planes(cell, x_ref, t)
-            new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
-            new = keep_where(mask_ref, t, together(new), state)
-            put(states_ref, t, new)
-            if kept_ref is not None:
-                put_planes(kept_ref, t, x if kept is None else kept)
-            return new
+            jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0))
 
-        jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0))
+        def call(x, initial, mask):
+            states = jax.tree.map(lambda part: like(part, (len(x), *part.shape[1:])), initial)
+            kept = None if cell.keeps_state else like(x)
+            return launch(forward_kernel, (states, kept))(x, initial, mask, weight, bias)
 
-    def call(x, initial, mask):
-        states = jax.tree.map(lambda part: like(part, (len(x), *part.shape[1:])), initial)
-        kept = None if cell.keeps_state else like(x)
-        return launch(kernel, (states, kept))(x, initial, mask, weight, bias)
+        initial = jax.tree.map(lambda part: part[None], initial)
+        states, kept = over_rows(call, x.shape[1], x, initial, mask)
+        return states, states if cell.keeps_state else kept
 
-    initial = jax.tree.map(lambda part: part[None], initial)
-    states, kept = over_rows(call, x.shape[1], x, initial, mask)
-    return states, states if cell.keeps_state else kept
+    def backward(
+        self,
+        cell: Any,
+        kept: Any,
+        weight: Any,
+        bias: Any,
+        before: Any,
+        mask: Any,
+        outside: Any,
+        last: Any,
+    ) -> tuple[Any, Any, Any]:
+        """See `InPlace.backward`."""
 
+        def backward_kernel(sync, *refs):
+            kept_ref, before_ref, mask_ref, outside_ref, last_ref, u_ref, c_ref, *out = refs
+            dx_ref, dg_ref, ds_ref = out
+            u, c = planes(cell, u_ref), planes(cell, c_ref)
 
-def backward(
-    cell: Any,
-    kept: Any,
-    weight: Any,
-    bias: Any,
-    before: Any,
-    mask: Any,
-    outside: Any,
-    last: Any,
-) -> tuple[Any, Any, Any]:
-    """The gradients with respect to the input side, the recurrent side and s_0.
+            def step(turn, total):
+                t = len(kept_ref) - 1 - turn
+                if outside_ref is not None:
+                    total = jax.tree.map(jnp.add, at(outside_ref, t), total)
+                before, kept = at(before_ref, t), planes(cell, kept_ref, t)
+                dx, dg, passed_on = derivative(cell, kept, before, total, u, c, mask_ref, t)
+                put_planes(dx_ref, t, dx)
+                if dg_ref is not None:
+                    put_planes(dg_ref, t, dg)
+                return passed_on
 
-    Args:
-        cell: the class.
-        kept: what the cell kept, `[time, batch, gates * D]`.
-        weight: U, `[D, gates * D]`.
-        bias: c, `[1, gates * D]` or None.
-        before: s_0..s_{T-1}, each `[time, batch, D]`.
-        mask: `[time, batch]` or `[time, 1]` booleans, or None.
-        outside: gradients with respect to s_1..s_T, each `[time, batch, D]`, or None.
-        last: another with respect to s_T, each `[batch, D]`.
+            put(ds_ref, 0, jax.lax.fori_loop(0, len(kept_ref), step, at(last_ref, 0)))
 
-    Returns:
-        dx and dg `[time, batch, gates * D]`, where dg is dx for an additive cell, and ds_0.
-    """
+        def call(kept, before, mask, outside, last):
+            out = like(kept), None if cell.additive else like(kept), jax.tree.map(like, last)
+            return launch(backward_kernel, out)(kept, before, mask, outside, last, weight, bias)
 
-    def kernel(*refs):
-        kept_ref, before_ref, mask_ref, outside_ref, last_ref, u_ref, c_ref, *out = refs
-        dx_ref, dg_ref, ds_ref = out
-        u, c = planes(cell, u_ref), planes(cell, c_ref)
-
-        def step(turn, total):
-            t = len(kept_ref) - 1 - turn
-            if outside_ref is not None:
-                total = jax.tree.map(jnp.add, at(outside_ref, t), total)
-            before, kept = at(before_ref, t), planes(cell, kept_ref, t)
-            dx, dg, passed_on = derivative(cell, kept, before, total, u, c, mask_ref, t)
-            put_planes(dx_ref, t, dx)
-            if dg_ref is not None:
-                put_planes(dg_ref, t, dg)
-            return passed_on
-
-        put(ds_ref, 0, jax.lax.fori_loop(0, len(kept_ref), step, at(last_ref, 0)))
-
-    def call(kept, before, mask, outside, last):
-        out = like(kept), None if cell.additive else like(kept), jax.tree.map(like, last)
-        return launch(kernel, out)(kept, before, mask, outside, last, weight, bias)
-
-    last = jax.tree.map(lambda part: part[None], last)
-    dx, dg, ds = over_rows(call, kept.shape[1], kept, before, mask, outside, last)
-    return dx, dx if cell.additive else dg, jax.tree.map(lambda part: part[0], ds)
+        last = jax.tree.map(lambda part: part[None], last)
+        dx, dg, ds = over_rows(call, kept.shape[1], kept, before, mask, outside, last)
+        return dx, dx if cell.additive else dg, jax.tree.map(lambda part: part[0], ds)
 
 
 def derivative(cell, kept, before, total, u, c, mask_ref, t):
@@ -136,6 +113,13 @@ def derivative(cell, kept, before, total, u, c, mask_ref, t):
     if mask_ref is None:
         return dx, dg, passed_on
     return dx, dg, jax.tree.map(jnp.add, passed_on, keep_where(mask_ref, t, nothing, total))
+
+
+def kept_of(cell: Any, x: Planes, new: Any, kept: Planes | None) -> Planes:
+    """What is to be kept, where `step` may say that it is the new state, or x."""
+    if kept is not None:
+        return kept
+    return Planes([new]) if cell.keeps_state else x
 
 
 def recurrent_side(state: Any, u: Planes, c: Planes | None) -> Planes:
@@ -206,11 +190,17 @@ def like(array: jax.Array, shape: tuple[int, ...] | None = None) -> jax.ShapeDty
     return jax.ShapeDtypeStruct(array.shape if shape is None else shape, array.dtype)
 
 
-def launch(kernel: Callable[..., None], out: Any) -> Callable[..., Any]:
-    """A kernel as a function of arrays: compiled for a GPU, interpreted on a CPU."""
-    parameters = triton.CompilerParams(num_warps=WARPS, num_stages=1)
-    interpreted = pl.pallas_call(kernel, out, interpret=True)
-    compiled = pl.pallas_call(kernel, out, compiler_params=parameters)
+def launch(kernel: Callable[..., None], out: Any, warps: int = 4) -> Callable[..., Any]:
+    """A kernel as a function of arrays: compiled for a GPU, interpreted on a CPU.
+
+    The first argument of the kernel is a barrier between its threads.
+    """
+    parameters = triton.CompilerParams(num_warps=warps, num_stages=1)
+    name = kernel.__name__
+    compiled = pl.pallas_call(
+        partial(kernel, triton.debug_barrier), out, compiler_params=parameters, name=name
+    )
+    interpreted = pl.pallas_call(partial(kernel, lambda: None), out, interpret=True, name=name)
     return partial(jax.lax.platform_dependent, cpu=interpreted, default=compiled)
 
 

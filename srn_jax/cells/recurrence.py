@@ -20,14 +20,14 @@ loops, which `loops` and `kernels` write in the forms that suit the platforms. `
 fast version, `reference_recurrence` the plain one; the tests hold them equal.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from srn_jax.cells import kernels, loops
-from srn_jax.cells.loops import State, keep_where, output, product, recurrent_side
+from srn_jax.cells.loops import InPlace, Stacked, State, keep_where, output, product, recurrent_side
 
 if TYPE_CHECKING:
     from srn_jax.cells.cell import Cell
@@ -55,11 +55,17 @@ def reference_recurrence(
     return jax.lax.scan(step, initial, (features, mask))[1]
 
 
+Form = InPlace | Stacked  # of which `Kernels` is one
+
+
 class Plan(NamedTuple):
     """How a recurrence is run."""
 
     last: bool = False  # only the last state is wanted
-    kernel: bool = False  # on a GPU each loop is one kernel
+    form: Form | None = None  # of the loops; None takes the one that suits the platform
+
+
+ALL_STATES, LAST_STATE = Plan(), Plan(last=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 7))
@@ -71,7 +77,7 @@ def recurrence(
     recurrent_bias: jax.Array | None,
     initial: State,
     mask: jax.Array | None = None,
-    plan: Plan = Plan(),
+    plan: Plan = ALL_STATES,
 ) -> State:
     """The states s_1..s_T of a cell of the family.
 
@@ -93,47 +99,42 @@ def recurrence(
 
 
 def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
-    weights = input_weight, recurrent_weight, recurrent_bias
-    x = product(features, input_weight)
-    states, kept = _loop("forward", plan, cell, x, *weights[1:], initial, mask)
+    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
+    states, kept = _by_platform(plan, partial(_run, cell), *arguments)
     result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
-    return result, (states, kept, features, *weights, initial, mask)
+    return result, (states, kept, *arguments)
+
+
+def _run(cell, form, features, input_weight, *arguments):
+    return form.forward(cell, product(features, input_weight), *arguments)
 
 
 def _backward(cell, plan, residuals, gradients):
-    states, kept, features, input_weight, recurrent_weight, recurrent_bias, initial, mask = (
-        residuals
-    )
+    return *_by_platform(plan, partial(_gradients, cell, plan.last), gradients, *residuals), None
+
+
+def _gradients(cell, last, form, gradients, states, kept, features, *arguments):
+    input_weight, recurrent_weight, recurrent_bias, initial, mask = arguments
     before = jax.tree.map(
         lambda first, all: jnp.concatenate([first[None], all[:-1]]), initial, states
     )
     nothing = jax.tree.map(jnp.zeros_like, initial)
-    outside, last = (None, gradients) if plan.last else (gradients, nothing)
-    arguments = kept, recurrent_weight, recurrent_bias, before, mask, outside, last
-    dx, dg, initial_gradient = _loop("backward", plan, cell, *arguments)
-
-    sides = features, output(initial), output(states), dx, dg
-    dw, du = _by_platform("weight_gradients", cell, *sides)
+    from_outside = (None, gradients) if last else (gradients, nothing)
+    dx, dg, initial_gradient = form.backward(
+        cell, kept, recurrent_weight, recurrent_bias, before, mask, *from_outside
+    )
+    dw, du = form.weight_gradients(cell, features, output(initial), output(states), dx, dg)
     dc = None if recurrent_bias is None else jnp.sum(dg, axis=(0, 1))[None]
-    return product(dx, input_weight.T), dw, du, dc, initial_gradient, None
+    return product(dx, input_weight.T), dw, du, dc, initial_gradient
 
 
 recurrence.defvjp(_forward, _backward)
 
 
-def _loop(direction: str, plan: Plan, cell: "type[Cell]", *arguments: Any) -> Any:
-    """The loop forward or backward."""
-    if plan.kernel:
-        return getattr(kernels, direction)(cell, *arguments)
-    return _by_platform(direction, cell, *arguments, unroll=GPU_UNROLL)
-
-
-def _by_platform(name: str, cell: "type[Cell]", *arguments: Any, **on_gpu: int) -> Any:
-    """A function of `loops`, in the form that suits the platform."""
-    one = partial(getattr(loops, name), cell)
-    return jax.lax.platform_dependent(
-        *arguments,
-        cpu=partial(getattr(loops, name + "_in_place"), cell),
-        cuda=partial(one, **on_gpu),
-        default=one,
-    )
+def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(form, *arguments)` with the form of the loops that suits the platform."""
+    if plan.form is not None:
+        return function(plan.form, *arguments)
+    forms = {"cpu": InPlace(), "cuda": Stacked(unroll=GPU_UNROLL), "default": Stacked()}
+    branches = {platform: partial(function, form) for platform, form in forms.items()}
+    return jax.lax.platform_dependent(*arguments, **branches)

@@ -17,7 +17,7 @@ from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.cell import given
 from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
 from srn_jax.cells.loops import HIGHEST, output, product
-from srn_jax.cells.recurrence import Plan
+from srn_jax.cells.recurrence import ALL_STATES, LAST_STATE, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
@@ -117,11 +117,11 @@ class Network(nnx.Module):
         if hasattr(self, "vocabulary"):
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
         if self.answers == 1:
-            return self.output(self.states(inputs, mask, Plan(last=True)))
+            return self.output(self.states(inputs, mask, LAST_STATE))
         return self.output(jnp.swapaxes(self.states(inputs, mask)[-self.answers :], 0, 1))
 
     def states(
-        self, inputs: jax.Array, mask: jax.Array | None = None, plan: Plan = Plan()
+        self, inputs: jax.Array, mask: jax.Array | None = None, plan: Plan = ALL_STATES
     ) -> jax.Array:
         """The hidden states, time-major: `[time, batch, D]`; arguments as `__call__`.
 
