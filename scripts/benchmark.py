@@ -16,6 +16,9 @@ from srn_jax.runs.folder import check_place
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu", help="where to run")
+    parser.add_argument(
+        "--cells", nargs="+", choices=("srn", "lstm", "gru"), default=["srn"], help="which [srn]"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer steps and seeds, a rough look")
     parser.add_argument(
         "--whole-process", action="store_true", help="time scripts/sweep.py --seeds 1 as well"
@@ -33,18 +36,18 @@ def main(arguments: list[str]) -> None:
         help="measure nothing: what this device would take, by its compiler alone",
     )
     parser.add_argument("--contender", metavar="NAME", help="measure this one alone, here")
-    parser.add_argument("--task", metavar="JSON", default="{}", help="what, for --contender")
+    parser.add_argument("--job", metavar="JSON", default="{}", help="what, for --contender")
     options = parser.parse_args(arguments)
     from benchmark import report
-    from benchmark.measure import Task
+    from benchmark.measure import Job
 
     if options.contender is not None:
         try:
-            task = Task(**json.loads(options.task))
-            task = replace(task, lengths=tuple(task.lengths))
+            job = Job(**json.loads(options.job))
+            job = replace(job, lengths=tuple(job.lengths))
         except (TypeError, ValueError) as error:
-            raise UserError(f"--task: not a task ({error})") from None
-        report.answer(options.contender, task)
+            raise UserError(f"--job: not a job ({error})") from None
+        report.answer(options.contender, job)
         return
     check_place(Path(options.out))
     if options.estimate is not None:
@@ -52,7 +55,7 @@ def main(arguments: list[str]) -> None:
 
         estimate.run(options.estimate, Path(options.out))
         return
-    measured = report.run_all(options.platform, options.quick, options.whole_process)
+    measured = report.run_all(options.platform, options.quick, options.whole_process, options.cells)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")
 
 

@@ -26,20 +26,21 @@ def main(arguments: list[str]) -> None:
         help="test on DIR/<length>/test.txt [the run's own data]",
     )
     parser.add_argument(
-        "--predict", metavar="DIGITS", help='the sum that the networks see in digits like "3 4 0"'
+        "--predict", metavar="TOKENS", help='what the networks answer to a sequence like "3 4 0"'
     )
     cli.add_platform_options(parser)
     options = parser.parse_args(arguments)
     if options.predict is not None and options.data is not None:
         raise UserError("--predict needs no --data, give one of them")
     cli.start_platform(options)
-    from srn_jax.runs import restore as evaluation
+    from srn_jax.cli.answers import print_accuracies, print_predictions
+    from srn_jax.runs.restore import restore
 
-    models = evaluation.restore(Path(options.run), options.lengths, options.seeds, options.which)
+    networks = restore(Path(options.run), options.lengths, options.seeds, options.which)
     if options.predict is not None:
-        evaluation.print_predictions(models, options.predict)
+        print_predictions(networks, options.predict)
     else:
-        evaluation.print_accuracies(models, options.data)
+        print_accuracies(networks, options.data)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from srn_jax.checks import check_list, whole
 from srn_jax.cli import options as cli
-from srn_jax.config import TEXTBOOK_LENGTHS, check_list, whole
+from srn_jax.config import TEXTBOOK_LENGTHS
 from srn_jax.interop.textbook_files import (
     SPLITS,
     TEXTBOOK_MULTIPLICITIES,

@@ -6,12 +6,20 @@ wrong value before anything expensive starts.
 
 import dataclasses
 import math
-import re
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from srn_jax.checks import (
+    Check,
+    between,
+    check_list,
+    one_of,
+    one_of_or_own,
+    or_none,
+    positive,
+    switch,
+    whole,
+)
 from srn_jax.errors import UserError
 
 TEXTBOOK_LENGTHS = (5, 10, 15, 20, 25, 30, 35)
@@ -20,77 +28,6 @@ TASKS = ("digit-sum", "adding", "recall")
 PROBES = ("gradient-norm", "update-norm", "parameter-norm")
 RECURRENT_INITS = ("xavier", "orthogonal", "identity", "pytorch")
 OPTIMIZERS = ("adam", "sgd", "rmsprop")
-OWN = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")  # mine.py:Mine
-
-Check = Callable[[str, Any], None]
-
-
-def whole(low: int, high: int) -> Check:
-    """A check that a value is an integer in low..high, both included."""
-
-    def check(name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise UserError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-
-    return check
-
-
-def positive(high: float) -> Check:
-    """A check that a value is a finite number above 0 and at most `high`."""
-
-    def check(name: str, value: Any) -> None:
-        if not is_number(value) or not 0 < value <= high:
-            raise UserError(f"{name} must be a number above 0 and at most {high:g}, got {value!r}")
-
-    return check
-
-
-def between(low: float, high: float) -> Check:
-    """A check that a value is a number in low..high, both included."""
-
-    def check(name: str, value: Any) -> None:
-        if not is_number(value) or not low <= value <= high:
-            raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
-
-    return check
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no truth value."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-
-
-def one_of(*choices: str) -> Check:
-    """A check that a value is one of the given words."""
-
-    def check(name: str, value: Any) -> None:
-        if value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-    return check
-
-
-def one_of_or_own(*choices: str) -> Check:
-    """A check that a value is one of the given words, or a class in a file of the user's."""
-
-    def check(name: str, value: Any) -> None:
-        if value not in choices and not (isinstance(value, str) and OWN.fullmatch(value)):
-            expected = f"one of {', '.join(choices)}, or a class of yours as FILE.py:NAME"
-            raise UserError(f"{name} must be {expected}, got {value!r}")
-
-    return check
-
-
-def switch(name: str, value: Any) -> None:
-    """A check that a value is True or False."""
-    if not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, got {value!r}")
-
-
-def or_none(check: Check) -> Check:
-    """A check that lets None through."""
-    return lambda name, value: None if value is None else check(name, value)
 
 
 def knob(default: Any, help: str, check: Check, *, is_data: bool = False) -> Any:
@@ -242,14 +179,3 @@ class Facts:
     chance_loss: float = math.log(19)  # loss of an answer that knows nothing
     test_examples: int = 100
     fixed_data: bool = False  # every seed saw the same files
-
-
-def check_list(name: str, values: tuple[Any, ...], check: Check) -> None:
-    """Raise `UserError` for a list that is empty, repeats a value or holds a bad one."""
-    if not values:
-        raise UserError(f"{name} is empty, expected at least one value")
-    for value in values:
-        check(name, value)
-    repeated = sorted(value for value, times in Counter(values).items() if times > 1)
-    if repeated:
-        raise UserError(f"{name} names {repeated[0]} more than once, expected different values")

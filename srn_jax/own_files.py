@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from srn_jax.config import OWN
+from srn_jax.checks import OWN
 from srn_jax.errors import UserError
 
 

@@ -101,7 +101,7 @@ def find(package: str) -> bool:
 
 
 def compile_sweep(
-    target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1)
+    target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1), kernel: bool = False
 ) -> tuple[Any, list[int]]:
     """The training program of a sweep, compiled for devices that are not there.
 
@@ -118,7 +118,7 @@ def compile_sweep(
 
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))
-    program = program_of(config)
+    program = program_of(config, kernel=kernel)
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
     own = packing.program[: len(packing.program) // len(devices)]

@@ -21,11 +21,12 @@ H200_FLOPS, H200_BANDWIDTH = 67e12, 4.8e12  # datasheet: float32 operations and 
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """What is measured: the lengths, the sizes and how long to measure."""
 
     platform: str = "cpu"
     lengths: tuple[int, ...] = TEXTBOOK_LENGTHS
+    cell: str = "srn"
     hidden_size: int = 32
     seeds: int = 1
     steps: int = 200  # measured, after a warm-up
@@ -34,7 +35,8 @@ class Task:
     @property
     def sweep(self) -> SweepConfig:
         """The same as the settings of a sweep."""
-        experiment = ExperimentConfig(hidden_size=self.hidden_size, embedding_size=self.hidden_size)
+        size = self.hidden_size
+        experiment = ExperimentConfig(cell=self.cell, hidden_size=size, embedding_size=size)
         return SweepConfig(self.lengths, tuple(range(self.seeds)), experiment)
 
 
@@ -43,6 +45,7 @@ class Measurement:
     """Seconds and bytes of one contender."""
 
     contender: str
+    cell: str
     seeds: int
     step_seconds: float  # one training step of every length, divided by the number of seeds
     compile_seconds: float = 0.0
@@ -83,22 +86,22 @@ def bytes_moved(length: int, size: int = 32, batch: int = 8) -> int:
     return 2 * 3 * 4 * parameters(size) + batch * (length + 4)
 
 
-def measure_srn_jax(task: Task) -> Measurement:
+def measure_srn_jax(job: Job) -> Measurement:
     """This project: a whole sweep, evaluations on the dev set included."""
-    from srn_jax.cli import devices as platform
+    from srn_jax.cli import devices
 
-    platform.configure(task.platform)
+    devices.configure(job.platform)
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)  # to time the compilation itself
     from srn_jax.ensemble.sweep import Sweep
 
     began = time.perf_counter()
-    sweep = Sweep(task.sweep)
+    sweep = Sweep(job.sweep)
     jax.block_until_ready(sweep.state)
     compile_seconds = time.perf_counter() - began
-    interval = task.sweep.experiment.eval_interval
-    blocks = max(1, task.steps // interval)
+    interval = job.sweep.experiment.eval_interval
+    blocks = max(1, job.steps // interval)
 
     def run(repeat: int) -> None:
         sweep.advance(1 + repeat * blocks, 1 + (repeat + 1) * blocks)
@@ -106,21 +109,21 @@ def measure_srn_jax(task: Task) -> Measurement:
 
     sweep.advance(0, 1)
     jax.block_until_ready(sweep.state)
-    seconds = median_seconds(run, min(task.repeats, (len(sweep.eval_steps) - 1) // blocks))
-    step = seconds / (blocks * interval) / task.seeds
-    return Measurement("srn_jax", task.seeds, step, compile_seconds, peak_bytes())
+    seconds = median_seconds(run, min(job.repeats, (len(sweep.eval_steps) - 1) // blocks))
+    step = seconds / (blocks * interval) / job.seeds
+    return Measurement("srn_jax", job.cell, job.seeds, step, compile_seconds, peak_bytes())
 
 
-def measure_jax(task: Task, contender: str) -> Measurement:
+def measure_jax(job: Job, contender: str) -> Measurement:
     """What a JAX user writes first: vmap over lengths padded to the longest, scan over steps."""
     import jax
 
-    if task.platform != "auto":
-        jax.config.update("jax_platforms", task.platform)
+    if job.platform != "auto":
+        jax.config.update("jax_platforms", job.platform)
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32, as everywhere here
     from benchmark.baselines import jax_experiment
 
-    train, state, data = jax_experiment(task.sweep, contender, task.steps)
+    train, state, data = jax_experiment(job.sweep, contender, job.steps)
     began = time.perf_counter()
     program = jax.jit(train).lower(state, data).compile()
     compile_seconds = time.perf_counter() - began
@@ -129,48 +132,48 @@ def measure_jax(task: Task, contender: str) -> Measurement:
         jax.block_until_ready(program(state, data))
 
     run(0)
-    seconds = median_seconds(run, task.repeats)
-    step = seconds / task.steps / task.seeds
-    return Measurement(contender, task.seeds, step, compile_seconds, peak_bytes())
+    seconds = median_seconds(run, job.repeats)
+    step = seconds / job.steps / job.seeds
+    return Measurement(contender, job.cell, job.seeds, step, compile_seconds, peak_bytes())
 
 
-def measure_pytorch(task: Task, contender: str) -> Measurement:
+def measure_pytorch(job: Job, contender: str) -> Measurement:
     """The textbook's program, eager, length after length."""
     from benchmark.pytorch_steps import pytorch_step, pytorch_synchronize
 
     details = {}
-    for length in task.lengths:
-        step = pytorch_step(task.sweep.experiment, contender, length, task.platform)
+    for length in job.lengths:
+        step = pytorch_step(job.sweep.experiment, contender, length, job.platform)
         for _ in range(20):
             step()
 
         def run(_: int, step: Callable[[], object] = step) -> None:
-            for _ in range(task.steps):
+            for _ in range(job.steps):
                 step()
-            pytorch_synchronize(task.platform)
+            pytorch_synchronize(job.platform)
 
-        details[str(length)] = median_seconds(run, task.repeats) / task.steps
-    total = sum(details.values()) * len(TEXTBOOK_LENGTHS) / len(task.lengths)
-    return Measurement(contender, 1, total, peak_bytes=peak_bytes(), details=details)
+        details[str(length)] = median_seconds(run, job.repeats) / job.steps
+    total = sum(details.values()) * len(TEXTBOOK_LENGTHS) / len(job.lengths)
+    return Measurement(contender, job.cell, 1, total, peak_bytes=peak_bytes(), details=details)
 
 
-CONTENDERS: dict[str, Callable[[Task], Measurement]] = {
-    "pytorch-loop": lambda task: measure_pytorch(task, "pytorch-loop"),
-    "pytorch-rnn": lambda task: measure_pytorch(task, "pytorch-rnn"),
-    "flax-rnn": lambda task: measure_jax(task, "flax-rnn"),
-    "plain-scan": lambda task: measure_jax(task, "plain-scan"),
+CONTENDERS: dict[str, Callable[[Job], Measurement]] = {
+    "pytorch-loop": lambda job: measure_pytorch(job, "pytorch-loop"),
+    "pytorch-rnn": lambda job: measure_pytorch(job, "pytorch-rnn"),
+    "flax-rnn": lambda job: measure_jax(job, "flax-rnn"),
+    "plain-scan": lambda job: measure_jax(job, "plain-scan"),
     "srn_jax": measure_srn_jax,
 }
 
 
-def measure(contender: str, task: Task) -> Measurement:
+def measure(contender: str, job: Job) -> Measurement:
     """Measure one contender in this process; raises `UserError` for an unknown one."""
     if contender not in CONTENDERS:
         raise UserError(f"no contender {contender!r}, expected one of {', '.join(CONTENDERS)}")
-    return CONTENDERS[contender](task)
+    return CONTENDERS[contender](job)
 
 
-def measure_forward(task: Task) -> dict[str, float]:
+def measure_forward(job: Job) -> dict[str, float]:
     """The textbook's comparison: seconds of one forward pass, hand-written against built in.
 
     A batch of 8 sequences of 20 positions, hidden size 32. Keys name the four ways; PyTorch's are
@@ -179,14 +182,14 @@ def measure_forward(task: Task) -> dict[str, float]:
     from benchmark.baselines import forward_passes
 
     times = {}
-    for name, forward in forward_passes(task.hidden_size).items():
+    for name, forward in forward_passes(job.cell, job.hidden_size).items():
         forward()
 
         def run(_: int, forward: Callable[[], object] = forward) -> None:
-            for _ in range(task.steps):
+            for _ in range(job.steps):
                 forward()
 
-        times[name] = median_seconds(run, task.repeats) / task.steps
+        times[name] = median_seconds(run, job.repeats) / job.steps
     return times
 
 

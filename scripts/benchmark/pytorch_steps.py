@@ -25,6 +25,16 @@ def pytorch_program() -> Any:
     return module
 
 
+def pytorch_cells(cell: str) -> tuple[Any, Any]:
+    """The recurrent layer of a cell, as the textbook writes it by hand and as PyTorch has it."""
+    program = pytorch_program()
+    return {
+        "srn": (program.SRN, program.BuiltInRNN),
+        "lstm": (program.LSTM, program.BuiltInLSTM),
+        "gru": (program.GRU, program.BuiltInGRU),
+    }[cell]
+
+
 def pytorch_step(
     config: ExperimentConfig, contender: str, length: int, platform: str
 ) -> Callable[[], object]:
@@ -35,7 +45,8 @@ def pytorch_step(
     device = "cuda" if platform == "gpu" else "cpu"
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    rnn = {"pytorch-loop": program.SRN, "pytorch-rnn": program.BuiltInRNN}[contender]
+    by_hand, built_in = pytorch_cells(config.cell)
+    rnn = {"pytorch-loop": by_hand, "pytorch-rnn": built_in}[contender]
     model = program.Model_RNN4SeqClass(config.hidden_size, rnn).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
     sequences = digit_sum(length, config.multiplicity, np.random.RandomState(0))

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmark import measure as benchmark
-from benchmark.measure import STEPS, Task
+from benchmark.measure import STEPS, Job
 from srn_jax.analysis.report import plain_table
 from srn_jax.config import TEXTBOOK_LENGTHS
 from srn_jax.errors import UserError
@@ -24,10 +25,10 @@ SWEEP = SCRIPT.with_name("sweep.py")
 MARK = "measured: "  # begins the line with which a child process answers
 
 
-def child(contender: str, task: Task) -> dict[str, Any]:
+def child(contender: str, job: Job) -> dict[str, Any]:
     """Measure in a process of its own; raises `UserError` if it fails."""
     command = [sys.executable, str(SCRIPT), "--contender", contender]
-    command += ["--task", json.dumps(dataclasses.asdict(task))]
+    command += ["--job", json.dumps(dataclasses.asdict(job))]
     environment = os.environ | {"JAX_TRACEBACK_FILTERING": "off"}  # an error's last line is itself
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     answers = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
@@ -37,54 +38,63 @@ def child(contender: str, task: Task) -> dict[str, Any]:
     return json.loads(answers[-1].removeprefix(MARK))
 
 
-def answer(contender: str, task: Task) -> None:
+def answer(contender: str, job: Job) -> None:
     """Be the child: measure and print the answer."""
     if contender == "forward":
-        found: dict[str, Any] = benchmark.measure_forward(task)
+        found: dict[str, Any] = benchmark.measure_forward(job)
     else:
-        measurement = benchmark.measure(contender, task)
+        measurement = benchmark.measure(contender, job)
         found = dataclasses.asdict(measurement)
         found["experiment_seconds"] = measurement.experiment_seconds
     print(MARK + json.dumps(found), flush=True)
 
 
-def plan(platform: str, quick: bool) -> list[tuple[str, Task]]:
-    """The contenders and their tasks, slow ones for fewer steps."""
+def plan(platform: str, quick: bool, cells: Sequence[str] = ("srn",)) -> list[tuple[str, Job]]:
+    """The contenders and their jobs, slow ones for fewer steps."""
     seeds = [4] if quick else [1, 64, 1000] if platform == "gpu" else [1, 16, 64]
     steps = 100 if quick else 300
     # PyTorch on a GPU waits for the GPU at every step, so one length tells the others'.
     lengths = (20,) if platform == "gpu" else TEXTBOOK_LENGTHS
-    slow = Task(platform, lengths, steps=steps // 5, repeats=1 if quick else 3)
-    fast = Task(platform, steps=steps, repeats=2 if quick else 5)
-    contenders = [("pytorch-loop", slow), ("pytorch-rnn", slow)]
-    contenders += [("flax-rnn", fast), ("plain-scan", fast)]
-    return contenders + [("srn_jax", dataclasses.replace(fast, seeds=n)) for n in seeds]
+    contenders = []
+    for cell in cells:
+        slow = Job(platform, lengths, cell, steps=steps // 5, repeats=1 if quick else 3)
+        fast = Job(platform, cell=cell, steps=steps, repeats=2 if quick else 5)
+        contenders += [("pytorch-loop", slow), ("pytorch-rnn", slow)]
+        contenders += [("flax-rnn", fast), ("plain-scan", fast)]
+        contenders += [("srn_jax", dataclasses.replace(fast, seeds=n)) for n in seeds]
+    return contenders
 
 
-def growth_plan(platform: str, quick: bool) -> dict[str, list[tuple[float, Task]]]:
+def growth_plan(platform: str, quick: bool) -> dict[str, list[tuple[float, Job]]]:
     """Tasks that show how the cost of this project grows with one thing at a time."""
-    task = Task(platform, lengths=(20,), steps=100 if quick else 400, repeats=2)
+    job = Job(platform, lengths=(20,), steps=100 if quick else 400, repeats=2)
     sizes, lengths, seeds = [16, 32, 64, 128], [5, 10, 20, 40, 80], [1, 4, 16, 64]
     if quick:
-        return {"seeds": [(n, dataclasses.replace(task, seeds=n)) for n in (1, 4)]}
+        return {"seeds": [(n, dataclasses.replace(job, seeds=n)) for n in (1, 4)]}
     return {
-        "sequence length": [(n, dataclasses.replace(task, lengths=(n,))) for n in lengths],
-        "hidden size": [(n, dataclasses.replace(task, hidden_size=n)) for n in sizes],
-        "seeds": [(n, dataclasses.replace(task, seeds=n)) for n in seeds],
+        "sequence length": [(n, dataclasses.replace(job, lengths=(n,))) for n in lengths],
+        "hidden size": [(n, dataclasses.replace(job, hidden_size=n)) for n in sizes],
+        "seeds": [(n, dataclasses.replace(job, seeds=n)) for n in seeds],
     }
 
 
-def run_all(platform: str, quick: bool, whole_process: bool) -> dict[str, Any]:
+def run_all(
+    platform: str, quick: bool, whole_process: bool, cells: Sequence[str] = ("srn",)
+) -> dict[str, Any]:
     """Measure everything; the content of the JSON file."""
     report: dict[str, Any] = {"machine": describe_machine(), "floor": floor(platform)}
     print_facts(report)
-    report["contenders"] = measure_in_turns(plan(platform, quick), rounds=1 if quick else 3)
-    print("\n" + contenders_table(report["contenders"]) + "\n", flush=True)
-    report["forward"] = child("forward", Task(platform, steps=100 if quick else 1000))
-    rows = [[name, f"{seconds * 1e6:.0f} us"] for name, seconds in report["forward"].items()]
-    print(plain_table([["forward pass, 8 x 20", "time"], *rows]) + "\n", flush=True)
+    report["contenders"] = measure_in_turns(plan(platform, quick, cells), rounds=1 if quick else 3)
+    report["forward"] = {}
+    for cell in cells:
+        own = [c for c in report["contenders"] if c["cell"] == cell]
+        print(f"\n{cell}\n{contenders_table(own)}\n", flush=True)
+        forward = child("forward", Job(platform, cell=cell, steps=100 if quick else 1000))
+        report["forward"][cell] = forward
+        rows = [[name, f"{seconds * 1e6:.0f} us"] for name, seconds in forward.items()]
+        print(plain_table([["forward pass, 8 x 20", "time"], *rows]) + "\n", flush=True)
     report["growth"] = {
-        what: [[n, child("srn_jax", task)["step_seconds"]] for n, task in points]
+        what: [[n, child("srn_jax", job)["step_seconds"]] for n, job in points]
         for what, points in growth_plan(platform, quick).items()
     }
     for what, points in report["growth"].items():
@@ -97,21 +107,21 @@ def run_all(platform: str, quick: bool, whole_process: bool) -> dict[str, Any]:
     return report
 
 
-def measure_in_turns(tasks: list[tuple[str, Task]], rounds: int) -> list[dict[str, Any]]:
+def measure_in_turns(jobs: list[tuple[str, Job]], rounds: int) -> list[dict[str, Any]]:
     """Measure the contenders one after another, over and over; of each the best round.
 
     What else a machine does only makes it slower, so the best is the least disturbed; in turns, so
     that a spell of it meets all of them.
     """
-    missing = missing_for_pytorch(tasks[0][1].platform)
+    missing = missing_for_pytorch(jobs[0][1].platform)
     if missing:
         print(f"left out: pytorch-loop and pytorch-rnn, {missing}", flush=True)
-        tasks = [(name, task) for name, task in tasks if not name.startswith("pytorch")]
-    measured: list[list[dict[str, Any]]] = [[] for _ in tasks]
+        jobs = [(name, job) for name, job in jobs if not name.startswith("pytorch")]
+    measured: list[list[dict[str, Any]]] = [[] for _ in jobs]
     for number in range(rounds):
-        for (contender, task), own in zip(tasks, measured, strict=True):
-            own.append(child(contender, task))
-            print(f"round {number + 1}: {contender}, {task.seeds} seeds", flush=True)
+        for (contender, job), own in zip(jobs, measured, strict=True):
+            own.append(child(contender, job))
+            print(f"round {number + 1}: {job.cell} {contender}, {job.seeds} seeds", flush=True)
     return [min(own, key=lambda one: one["step_seconds"]) for own in measured]
 
 
@@ -187,7 +197,7 @@ def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> di
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             seconds[f"sweep.py --seeds 1, {name}, seconds"] = time.perf_counter() - began
     for one in contenders:
-        if one["contender"] == "pytorch-loop":
+        if (one["contender"], one["cell"]) == ("pytorch-loop", "srn"):
             for name, value in list(seconds.items()):
                 ratio = name.replace("seconds", "times faster than the eager PyTorch loop")
                 seconds[ratio] = one["experiment_seconds"] / value
@@ -211,11 +221,11 @@ def draw(report: dict[str, Any]) -> Any:
 
     from srn_jax.analysis.figures import TRAIN_COLOR, new_figure
 
-    figure = new_figure(9.6, 6.0)
+    figure = new_figure(9.6, 5.0 + 0.14 * len(report["contenders"]))
     halves: Any = figure.subfigures(2, 1)
     top, bottom = halves
     axes = top.subplots()
-    names = [f"{c['contender']} ({c['seeds']} seeds)" for c in report["contenders"]]
+    names = [f"{c['cell']} {c['contender']} ({c['seeds']} seeds)" for c in report["contenders"]]
     seconds = [c["experiment_seconds"] for c in report["contenders"]]
     bars = axes.barh(names, seconds, color=TRAIN_COLOR)
     axes.bar_label(bars, [f"{value:,.1f} s" for value in seconds], padding=3)

@@ -1,30 +1,22 @@
 """The figures of runs: results and histories in, Matplotlib `Figure` objects out.
 
-No pyplot and no global state. Colours are the textbook's; line styles, markers and the filling of
-bands differ as well, so print and colour-blind readers can tell everything apart. Values that are
-missing, or not there yet in a run still going on, are left out.
+Colours are the textbook's; line styles, markers and the filling of bands differ as well, so print
+and colour-blind readers can tell everything apart. Values that are missing, or not there yet in a
+run still going on, are left out.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
-from srn_jax.analysis.look import (
-    CHARACTER_WIDTH,
-    DEFAULT_LOOK,
-    HANDLE_WIDTH,
-    Look,
-    save_figure,
-)
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
 from srn_jax.analysis.results import Histories, Results, Run, loss_stride, window_means
 from srn_jax.analysis.summary import mean_interval, mean_of
 from srn_jax.config import DEFAULTS, Facts
@@ -37,35 +29,15 @@ RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", 
 RUN_LINES = ("-", "--", "-.", ":")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Figure 6.12: dev and test of the first network and of the second.
-PAIR_COLORS = (("#e4007f", "#f19ec2"), ("#e8609b", "#000000"))
-PAIR_STYLES = (("o-", "s--"), ("^-.", "D:"))
+PAIR_STYLES = ((("#e4007f", "o-"), ("#f19ec2", "s--")), (("#e8609b", "^-."), ("#000000", "D:")))
 # Figures 6.8 and 6.9: the recurrent layer's tensors, and the steps that are shown.
-NORM_STYLES = {"W": ("#e4007f", "-"), "U": ("#f19ec2", "-."), "b": ("#000000", "--")}
 NORM_PROBE = "gradient_norm"
+NORM_STYLES = {"W": ("#e4007f", "-"), "U": ("#f19ec2", "-."), "b": ("#000000", "--")}
 FIRST_STEPS = {"6.8": 40, "6.9": 100}
 LOSS_FIGURES = {"srn": "6.6", "lstm": "6.11"}  # in the textbook; others are called loss
 MOST_POINTS = 400  # of a probe's line, each a mean over some steps in long runs
 MOST_TICKS = 12
-LABEL_WIDTH = 70  # characters of a legend that fit under a figure of full width
-
-
-def legend_below(figure: Figure) -> None:
-    """Put one legend of all axes below them, where it hides nothing, in columns that fit."""
-    entries: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    letter = FontProperties(size="small").get_size_in_points() / 72  # inches
-    widest = max((len(line) for label in entries for line in label.split("\n")), default=1)
-    columns = figure.get_figwidth() / letter / (CHARACTER_WIDTH * widest + HANDLE_WIDTH)
-    legend = figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside lower center",
-        ncols=int(np.clip(columns, 1, 4)),
-    )
-    for handle in filter(None, legend.legend_handles):
-        handle.set_alpha(None)  # points may be too faint to see one by one
+LABEL_WIDTH = 70  # characters of a legend that fit under a figure
 
 
 def loss_figure(
@@ -81,9 +53,7 @@ def loss_figure(
     95 % quantiles, at each step over the seeds that have a value there. `scale` is "linear", as in
     the textbook, or "log". Raises `UserError` if the histories have no such length.
     """
-    with look.applied(6.4) as width:
-        figure = look.figure(width, 0.69 * width)
-        axes = figure.add_subplot()
+    with look.axes(6.4, 0.64) as (figure, axes):
         top = draw_losses(axes, histories, length, facts, look)
         axes.set_yscale(scale)
         if scale == "linear":
@@ -94,12 +64,7 @@ def loss_figure(
 
 
 def draw_losses(
-    axes: Axes,
-    histories: Histories,
-    length: int,
-    facts: Facts,
-    look: Look,
-    by_epoch: bool = False,
+    axes: Axes, histories: Histories, length: int, facts: Facts, look: Look, by_epoch: bool = False
 ) -> float:
     """Draw the losses of a length, on an axis as long as the whole run; returns a height for it.
 
@@ -107,34 +72,30 @@ def draw_losses(
     seed that explodes would press all others onto the axis.
     """
     rows = rows_of(histories, length)
-    count = histories.train_loss.shape[1]
+    count, seeds = histories.train_loss.shape[1], int(rows.sum())
+    stride, name, train_loss = loss_stride(count), "train", histories.train_loss
+    train_steps: np.ndarray = np.arange(0, count, stride)
     if by_epoch:
-        train_loss, window = histories.epoch_loss[rows], histories.steps_an_epoch
+        window, name = histories.steps_an_epoch, "train, mean of each epoch"
+        train_loss, stride = histories.epoch_loss, 1
         train_steps = np.minimum((np.arange(train_loss.shape[1]) + 0.5) * window, count - 1)
-        name = look.say("train, mean of each epoch")
-    else:
-        stride, name = loss_stride(count), look.say("train")
-        train_loss, train_steps = histories.train_loss[rows, ::stride], np.arange(0, count, stride)
     dev_loss = histories.dev_loss[rows]
-    several = "{name}, median and 5-95 % of {seeds} seeds" if rows.sum() > 1 else "{name}"
-    styles: tuple[dict[str, Any], ...] = (
-        {"label": name, "color": TRAIN_COLOR, "linestyle": "-"},
-        {"label": look.say("dev"), "color": DEV_COLOR, "linestyle": "--", "hatch": "////"},
-    )
-    for style in styles:
-        style["label"] = look.say(several, name=style["label"], seeds=rows.sum())
-    train = draw_seeds(axes, train_steps, train_loss, **styles[0])
-    dev = draw_seeds(axes, histories.eval_steps, dev_loss, **styles[1])
+    label = "{name}, median and 5-95 % of {seeds} seeds" if seeds > 1 else "{name}"
+    drawn: list[Any] = [[0.0 if math.isnan(facts.chance_loss) else facts.chance_loss]]
+    for words, steps, values, style in (
+        (name, train_steps, train_loss[rows, ::stride], (TRAIN_COLOR, "-")),
+        ("dev", histories.eval_steps, dev_loss, (DEV_COLOR, "--")),
+    ):
+        words = look.say(label, name=look.say(words), seeds=seeds)
+        hatch = "////" if words.startswith(look.say("dev")) else None
+        drawn.append(draw_seeds(axes, steps, values, style, words, hatch))
     gone = np.isnan(dev_loss) & ~np.isnan(dev_loss).all(axis=0)  # while other seeds went on
+    words = ", {gone} of {seeds} seeds diverged" if gone.any() else ""
     title = look.say("length {length}", length=length)
-    if gone.any():
-        words = ", {gone} of {seeds} seeds diverged"
-        title += look.say(words, gone=gone.any(axis=1).sum(), seeds=len(gone))
-    axes.set_title(title)
+    axes.set_title(title + look.say(words, gone=gone.any(axis=1).sum(), seeds=seeds))
     axes.set(xlim=(0, max(count - 1, 1)), xlabel=look.say("step"))
-    least = 0.0 if math.isnan(facts.chance_loss) else facts.chance_loss
-    drawn = np.concatenate([train, dev, [least]])
-    return 1.05 * max(min(drawn.max(), max(least, 5 * np.quantile(drawn, 0.95))), 1e-9)
+    heights = np.concatenate(drawn)
+    return 1.05 * max(min(heights.max(), max(heights[0], 5 * np.quantile(heights, 0.95))), 1e-9)
 
 
 def rows_of(histories: Histories, length: int) -> np.ndarray:
@@ -147,28 +108,42 @@ def rows_of(histories: Histories, length: int) -> np.ndarray:
 
 
 def draw_seeds(
-    axes: Axes, steps: np.ndarray, values: np.ndarray, hatch: str | None = None, **style: Any
+    axes: Axes,
+    steps: np.ndarray,
+    values: np.ndarray,
+    style: tuple[str, str],
+    label: str,
+    hatch: str | None = None,
 ) -> np.ndarray:
     """Draw `values [seed, step]`: one seed's line, or the median and the 5-95 % band of several.
 
-    A band is filled, or hatched, which shows in greyscale too. Returns the upper edge of what is
-    drawn, `[known step]`.
+    `style` is a colour and a line. A band is filled, or hatched, which shows in greyscale too.
+    Returns the upper edge of what is drawn, `[known step]`.
     """
+    color, line = style
     values = np.where(np.isfinite(values), values.astype(float), np.nan)
     known = ~np.isnan(values).all(axis=0)
     steps, values = steps[known], values[:, known]
-    if steps.size == 1:
-        style["marker"] = "o"  # a line of one point would be invisible
+    draw_line = partial(axes.plot, color=color, linestyle=line, label=label, zorder=3)
     if len(values) == 1 or not steps.size:
-        axes.plot(steps, values[0], **style)
+        draw_line(steps, values[0], marker="o" if steps.size == 1 else None)  # or it is invisible
         return values[0]
-    low, median, high = np.nanquantile(values, [0.05, 0.5, 0.95], axis=0)
-    axes.plot(steps, median, zorder=3, **style)
-    band = axes.fill_between(steps, low, high)
-    color = style["color"]
-    band.set(facecolor=(color, 0.0 if hatch else 0.18), edgecolor=(color, 0.6), hatch=hatch)
-    band.set(linestyle=style["linestyle"], linewidth=0.6)
+    low, median, high = quantiles(values, [0.05, 0.5, 0.95])
+    draw_line(steps, median, marker="o" if steps.size == 1 else None)
+    band = axes.fill_between(steps, low, high, linestyle=line, linewidth=0.6, hatch=hatch)
+    band.set(facecolor=(color, 0.0 if hatch else 0.18), edgecolor=(color, 0.6))
     return high
+
+
+def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Quantiles `[share, step]` over the seeds of `values [seed, step]`, NaN left out.
+
+    `np.nanquantile` takes a hundred times as long, so it sees only the steps that need it.
+    """
+    found = np.quantile(values, shares, axis=0)
+    if (some := np.isnan(values).any(axis=0)).any():
+        found[:, some] = np.nanquantile(values[:, some], shares, axis=0)
+    return found
 
 
 def probe_figure(
@@ -178,26 +153,22 @@ def probe_figure(
 
     In a long run each point is the mean over as many steps as make a few hundred points.
     """
-    rows, names = rows_of(histories, length), histories.probes[probe]
-    count = histories.train_loss.shape[1]
+    rows, count = rows_of(histories, length), histories.train_loss.shape[1]
     window = -(-count // MOST_POINTS)
     middles = (np.arange(-(-count // window)) + 0.5) * window - 0.5
-    with look.applied(6.4) as width:
-        figure = look.figure(width, 0.75 * width)
-        axes = figure.add_subplot()
-        above = [1.0]
-        for place, name in enumerate(names):
+    above = [1.0]
+    with look.axes(6.4, 0.66) as (figure, axes):
+        for place, name in enumerate(histories.probes[probe]):
             values = window_means(histories.steps[name][rows], window)
-            line = {"color": RUN_COLORS[place % 7], "linestyle": RUN_LINES[place % 4]}
-            label = name.partition(".")[2] or look.say(name)
-            drawn = draw_seeds(axes, middles, values, label=label, **line)
+            style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
+            drawn = draw_seeds(axes, middles, values, style, name.partition(".")[2] or name)
             above.extend(drawn[drawn > 0])
         if max(above) > 100 * min(above):
             axes.set_yscale("log")
         words = "{name}, mean of {window} steps" if window > 1 else "{name}"
         label = look.say(words, name=look.say(probe.replace("_", " ")), window=window)
-        axes.set(xlabel=look.say("step"), ylabel=label, xlim=(0, max(count - 1, 1)))
-        axes.set_title(seeds_title(look, length, rows.sum()))
+        finish_step_axes(axes, length, int(rows.sum()), label, look)
+        axes.set_xlim(0, max(count - 1, 1))
         legend_below(figure)
     return figure
 
@@ -205,23 +176,20 @@ def probe_figure(
 def norm_figure(histories: Histories, length: int, steps: int, look: Look = DEFAULT_LOOK) -> Figure:
     """Figures 6.8 and 6.9: norms of the recurrent layer's gradients at each of the first steps."""
     rows = rows_of(histories, length)
-    with look.applied(6.4) as width:
-        figure = look.figure(width, 0.69 * width)
-        axes = figure.add_subplot()
-        for tensor, (color, line) in NORM_STYLES.items():
+    with look.axes(6.4, 0.69) as (figure, axes):
+        for tensor, style in NORM_STYLES.items():
             values = histories.steps[f"{NORM_PROBE}.{tensor}"][rows, :steps]
-            style = {"color": color, "linestyle": line, "label": tensor}
-            draw_seeds(axes, np.arange(values.shape[1]), values, **style)
-        axes.set(xlabel=look.say("step"), ylabel=look.say("L2 Norm"))
-        axes.set_title(seeds_title(look, length, rows.sum()))
+            draw_seeds(axes, np.arange(values.shape[1]), values, style, tensor)
+        finish_step_axes(axes, length, int(rows.sum()), look.say("L2 Norm"), look)
         axes.legend(loc="upper right")
     return figure
 
 
-def seeds_title(look: Look, length: int, seeds: int) -> str:
-    """The length of a figure, and what its lines and bands are over several seeds."""
+def finish_step_axes(axes: Axes, length: int, seeds: int, name: str, look: Look) -> None:
+    """Label axes over steps, and say what lines and bands are over several seeds."""
     words = ", median and 5-95 % of {seeds} seeds" if seeds > 1 else ""
-    return look.say("length {length}", length=length) + look.say(words, seeds=seeds)
+    axes.set_title(look.say("length {length}", length=length) + look.say(words, seeds=seeds))
+    axes.set(xlabel=look.say("step"), ylabel=name)
 
 
 def accuracy_figure(results: Results, facts: Facts, look: Look = DEFAULT_LOOK) -> Figure:
@@ -229,24 +197,23 @@ def accuracy_figure(results: Results, facts: Facts, look: Look = DEFAULT_LOOK) -
 
     Several seeds: each a faint point, their mean, and its 95 % bootstrap interval.
     """
-    with look.applied(6.4) as width:
-        figure = look.figure(width, 0.75 * width)
-        draw_accuracies(figure.add_subplot(), results, facts, look)
+    with look.axes(6.4, 0.68) as (figure, axes):
+        draw_accuracies(axes, results, facts, look)
         legend_below(figure)
     return figure
 
 
 def draw_accuracies(axes: Axes, results: Results, facts: Facts, look: Look) -> None:
     """Draw both accuracies; single seeds stand a little to the left (dev) or right (test)."""
-    lengths = results.length
-    seeds = np.unique(results.seed).size
+    lengths, seeds = results.length, np.unique(results.seed).size
     alpha = np.clip(10 / max(1, seeds), 0.04, 0.3)
     shift = 0.12 * spacing(lengths)
     places = lengths + np.random.default_rng(0).uniform(-0.6, 0.6, len(results)) * shift
-    for name, scores, color, style, side in (
-        (look.say("best dev"), results.best_dev_accuracy, DEV_COLOR, "s--", -shift),
-        (look.say("test"), results.test_accuracy, TEST_COLOR, "o-", shift),
+    for words, scores, color, style, side in (
+        ("best dev", results.best_dev_accuracy, DEV_COLOR, "s--", -shift),
+        ("test", results.test_accuracy, TEST_COLOR, "o-", shift),
     ):
+        name = look.say(words)
         if seeds > 1:
             label = look.say("{name}, single seeds", name=name)
             axes.scatter(places + side, scores, 8, color, alpha=alpha, lw=0, label=label)
@@ -296,18 +263,16 @@ def overview_figure(
     lengths = np.unique(histories.length)
     columns = min(4, lengths.size + 1, max(1, int((look.width or 12) / 1.6)))
     rows = -(-(lengths.size + 1) // columns)
-    with look.applied(2.9 * columns) as width:
-        figure = look.figure(width, width / 2.9 / columns * (2.4 * rows + 1.0))
+    with look.applied(2.9 * columns, (2.4 * rows + 0.2) / 2.9 / columns) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        loss_panels = panels[: lengths.size]
-        pairs = zip(loss_panels, lengths, strict=True)
+        pairs = list(zip(panels, lengths, strict=False))
         tops = [draw_losses(axes, histories, n, facts, look, by_epoch=True) for axes, n in pairs]
-        for place, axes in enumerate(loss_panels):
+        for place, (axes, _) in enumerate(pairs):
             axes.set_ylim(0, max(tops))
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            if place % columns == 0:
-                axes.set_ylabel(look.say("loss"))
+            axes.set_ylabel("" if place % columns else look.say("loss"))
+            axes.tick_params(labelleft=place % columns == 0)  # they have one scale
         draw_accuracies(panels[lengths.size], results, facts, look)
         for axes in panels[lengths.size + 1 :]:
             axes.set_axis_off()
@@ -317,9 +282,7 @@ def overview_figure(
 
 def comparison_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Figure:
     """Test accuracy of several runs against the sequence length: means with 95 % intervals."""
-    with look.applied(6.4) as width:
-        figure = look.figure(width, width * (0.66 + 0.03 * len(runs)))
-        axes = figure.add_subplot()
+    with look.axes(6.4, 0.66) as (figure, axes):
         for place, (name, run) in enumerate(runs.items()):
             seeds = np.unique(run.results.seed).size
             label = look.say("{name} (seeds: {seeds})", name=name, seeds=seeds)
@@ -327,11 +290,10 @@ def comparison_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Fig
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],
                 "capsize": 2 + 1.5 * place,  # where intervals cover each other
-                "label": fill(label, int(LABEL_WIDTH * math.sqrt(width / 6.4))),
+                "label": fill(label, LABEL_WIDTH),
             }
             draw_means(axes, run.results.length, run.results.test_accuracy, **style)
-        lengths = np.concatenate([run.results.length for run in runs.values()])
-        finish_accuracy_axes(axes, lengths, common_facts(runs), look, "test accuracy")
+        finish_comparison(axes, runs, look, "test accuracy")
         axes.set_title(look.say("mean over seeds and its 95 % bootstrap interval"))
         legend_below(figure)
     return figure
@@ -339,26 +301,25 @@ def comparison_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Fig
 
 def pair_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Figure:
     """Figure 6.12: dev and test accuracy of two runs, such as SRN and LSTM, against the length."""
-    with look.applied(6.4) as width:
-        figure = look.figure(width, 0.75 * width)
-        axes = figure.add_subplot()
-        for (name, run), colors, styles in zip(runs.items(), PAIR_COLORS, PAIR_STYLES, strict=True):
-            scores = run.results.best_dev_accuracy, run.results.test_accuracy
-            for part, color, style, score in zip(
-                ("dev", "test"), colors, styles, scores, strict=True
+    with look.axes(6.4, 0.75) as (figure, axes):
+        for (name, run), (dev, test) in zip(runs.items(), PAIR_STYLES, strict=True):
+            for part, (color, style), scores in (
+                ("dev", dev, run.results.best_dev_accuracy),
+                ("test", test, run.results.test_accuracy),
             ):
                 label = f"{name}, {look.say(part)}"
-                draw_means(axes, run.results.length, score, fmt=style, color=color, label=label)
-        lengths = np.concatenate([run.results.length for run in runs.values()])
-        finish_accuracy_axes(axes, lengths, common_facts(runs), look, "accuracy")
+                draw_means(axes, run.results.length, scores, fmt=style, color=color, label=label)
+        finish_comparison(axes, runs, look, "accuracy")
         axes.legend(loc="lower left")
     return figure
 
 
-def common_facts(runs: Mapping[str, Run]) -> Facts:
-    """What the tasks of several runs say alike; there is no one chance where they differ."""
+def finish_comparison(axes: Axes, runs: Mapping[str, Run], look: Look, name: str) -> None:
+    """`finish_accuracy_axes` for several runs; where tasks differ there is no one chance."""
     told = {run.facts for run in runs.values()}
-    return told.pop() if len(told) == 1 else Facts(chance=math.nan, chance_loss=math.nan)
+    facts = told.pop() if len(told) == 1 else Facts(chance=math.nan)
+    lengths = np.concatenate([run.results.length for run in runs.values()])
+    finish_accuracy_axes(axes, lengths, facts, look, name)
 
 
 def gate_figure(
@@ -372,42 +333,31 @@ def gate_figure(
         inputs: what stands at each position, its label.
         look: how it looks.
     """
-    low, high = (-5, 5) if name == "C" else (0, 1)
-    with look.applied(16, 16) as width:
-        figure = look.figure(width, width * 6 / 16)
-        axes = figure.add_subplot()
-        colors = "RdBu_r" if name == "C" else "magma"
+    low, high, colors = (-5, 5, "RdBu_r") if name == "C" else (0, 1, "magma")
+    with look.axes(16, 6 / 16, type_size=16) as (figure, axes):
         image = axes.imshow(
             values, colors, vmin=low, vmax=high, aspect="auto", interpolation="none"
         )
         axes.set_xticks(range(len(inputs)), map(str, inputs))
-        axes.set(xlabel=look.say("position"), ylabel=look.say("unit"), title=look.title or name)
+        axes.set(xlabel=look.say("position"), ylabel=look.say("unit"), title=name)
         figure.colorbar(image, ax=axes, pad=0.01)
     return figure
 
 
-def save_figures(folder: Path, run: Run, look: Look = DEFAULT_LOOK) -> list[Path]:
-    """Write all figures of a run into `folder/figures/`, named as in the textbook; their paths."""
-    target = folder / "figures"
-    target.mkdir(parents=True, exist_ok=True)
-    drawn = figures_of(run, look).items()
-    return [path for name, draw in drawn for path in save_figure(draw(), target / name, look)]
-
-
 def figures_of(run: Run, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure of a run, by the name of its file."""
+    """What draws each figure of a run, by the name of its file, which is the textbook's."""
     results, histories, facts, settings = run.results, run.histories, run.facts, run.settings
     own = settings["task"] != DEFAULTS.task
     losses = "loss" if own else LOSS_FIGURES.get(settings["cell"], "loss")
     accuracies = "6.7" if losses == "6.6" else "accuracy"
     figures: dict[str, Callable[[], Figure]] = {}
-    lengths = np.unique(results.length).tolist()
-    if histories is not None:
-        for n in lengths:
-            figures[f"{losses}_{n}"] = partial(loss_figure, histories, n, facts, look=look)
     figures[accuracies] = partial(accuracy_figure, results, facts, look)
     if histories is None:
         return figures
+    figures["overview"] = partial(overview_figure, histories, results, facts, look)
+    lengths = np.unique(histories.length).tolist()
+    for length in lengths:
+        figures[f"{losses}_{length}"] = partial(loss_figure, histories, length, facts, look=look)
     for length in lengths:
         for probe in histories.probes:
             figures[f"{probe}_{length}"] = partial(probe_figure, histories, probe, length, look)
@@ -415,5 +365,4 @@ def figures_of(run: Run, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Fi
             number = "6.8" if settings["clip_norm"] is None else "6.9"
             name = f"{number}_{length}" if len(lengths) > 1 else number
             figures[name] = partial(norm_figure, histories, length, FIRST_STEPS[number], look=look)
-    figures["overview"] = partial(overview_figure, histories, results, facts, look)
     return figures

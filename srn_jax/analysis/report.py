@@ -1,4 +1,4 @@
-"""What runs and their comparison say, in words and tables: plain values in, text out.
+"""What a run says, in words and tables: plain values in, text out.
 
 Nothing is printed or written here. What does not exist is shown as `-`.
 """
@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import PurePath
-from string import ascii_uppercase
-from textwrap import fill
 from typing import Any
 from urllib.parse import quote
 
@@ -18,10 +16,8 @@ import numpy as np
 from srn_jax.analysis.results import Results, Run, loss_stride
 from srn_jax.analysis.summary import (
     DEFAULT_THRESHOLD,
-    Difference,
     LengthSummary,
     MemorySpan,
-    holm,
     memory_span,
     paired_difference,
     summarise,
@@ -32,15 +28,11 @@ from srn_jax.analysis.tables import (
     listed,
     markdown_table,
     number,
-    p_text,
     plain_table,
 )
 from srn_jax.config import Facts
-from srn_jax.errors import UserError
 
 EMBEDDABLE = {".png", ".svg", ".jpg"}
-TERMINAL_WIDTH = 80
-SHORT_LABEL = 4  # characters of a label for which a comparison in the terminal has room
 INTERVAL_NOTE = "Intervals are 95 % bootstrap intervals of the mean over seeds."
 DEV_NOTE = "Best dev is a maximum over evaluations, so it flatters."
 ONE_SEED_NOTE = (
@@ -48,9 +40,9 @@ ONE_SEED_NOTE = (
 )
 FIXED_DATA_NOTE = "Every seed saw the same data: intervals cover the initial weights alone."
 SPIKES_NOTE = (
-    "Losses are drawn at every {stride}th step, as in the textbook. An epoch has {epoch} steps, so "
-    "every {period:,} steps the same batch is met again, and a hard one shows as a regular spike; "
-    "the overview has the mean of each epoch instead."
+    "One training loss in {stride} is drawn (one in 100 in the textbook). An epoch has {epoch} "
+    "steps, so every {period:,} steps the same batch is met again, and a hard one shows as a "
+    "regular spike; the overview has the mean of each epoch instead."
 )
 PROVENANCE = ("device", "processor", "date", "commit")  # in a run file
 MACHINE_NOTE = (
@@ -97,124 +89,6 @@ def accuracy_cells(results: Results) -> list[list[str]]:
 def results_table(results: Results) -> str:
     """The terminal table of a run: a row a length."""
     return plain_table(accuracy_cells(results))
-
-
-def differences_by_length(run: Run, baseline: Run) -> dict[int, tuple[Difference, float]]:
-    """Each length's paired difference and its p-value corrected for the number of lengths.
-
-    A length or seeds that only one side has leave nothing to pair; nor do runs on other data.
-    """
-    found = {}
-    if run.data == baseline.data:
-        for length in np.intersect1d(run.results.length, baseline.results.length).tolist():
-            sides = run.results.of_length(length), baseline.results.of_length(length)
-            try:
-                found[length] = paired_difference(*sides)
-            except UserError:  # no common seed: unknown, and the rest can still be shown
-                continue
-    corrected = holm([difference.p_value for difference in found.values()])
-    return dict(zip(found, zip(found.values(), corrected, strict=True), strict=True))
-
-
-def comparison_cells(
-    runs: Mapping[str, Run], baseline: str, shown: Mapping[str, str]
-) -> list[list[str]]:
-    """The header and, length by length, a row a run with its difference to the baseline."""
-    header = ["length", "run", "seeds", "mean", "95 % interval"]
-    header += ["difference", "its interval", "p"]
-    rows = []
-    for position, (name, run) in enumerate(runs.items()):
-        paired = {} if name == baseline else differences_by_length(run, runs[baseline])
-        for summary in summarise(run.results):
-            row = [str(summary.length), shown[name], scored_seeds(summary), number(summary.mean)]
-            row += [interval_text(summary.interval)]
-            nothing = "" if name == baseline else ABSENT
-            found = [nothing] * 3
-            if summary.length in paired:
-                difference, p_value = paired[summary.length]
-                found = [number(difference.mean, "+"), interval_text(difference.interval, "+")]
-                found += [p_text(p_value)]
-            rows.append((summary.length, position, [*row, *found]))
-    return [header, *(row for _, _, row in sorted(rows))]
-
-
-def comparison_notes(runs: Mapping[str, Run], baseline: str) -> list[str]:
-    """What the differences are, what could not be paired, and the memory span of each run."""
-    notes = ["Mean: of the test accuracies of all seeds, with its 95 % bootstrap interval."]
-    others = {name: run for name, run in runs.items() if name != baseline}
-    pairs = [
-        found.pairs
-        for run in others.values()
-        for found, _ in differences_by_length(run, runs[baseline]).values()
-    ]
-    if others:
-        notes.append(f"Difference: the run minus {baseline}, paired seed by seed.")
-    if pairs:
-        notes.append(
-            "p: of a paired sign-flip test, corrected for the number of lengths (Holm); the "
-            "intervals are not corrected."
-        )
-        lengths = np.unique(runs[baseline].results.length).size
-        smallest = min(1.0, lengths * 2 / 2 ** max(pairs))
-        if smallest > 0.05:
-            notes.append(f"With {max(pairs)} pairs at most, no p can be below {smallest:.3f}.")
-    for name, run in others.items():
-        if run.data != runs[baseline].data:
-            notes.append(f"{name} was trained on other data than {baseline}: nothing is paired.")
-    return notes + [f"{name}: {span_text(memory_span(runs[name].results))}." for name in runs]
-
-
-def told_settings(runs: Mapping[str, Run]) -> dict[str, str]:
-    """The settings, and the data, in which runs differ, as text for each run."""
-    settings = {name: run.settings for name, run in runs.items()}
-    names = list(dict.fromkeys(name for own in settings.values() for name in own))
-    varying = [n for n in names if len({str(own.get(n)) for own in settings.values()}) > 1]
-    return {
-        run: ", ".join(f"{name} {own.get(name)}" for name in varying) or "no setting differs"
-        for run, own in settings.items()
-    }
-
-
-def comparison_table(runs: Mapping[str, Run], baseline: str | None = None) -> str:
-    """Several runs side by side for the terminal, at most 80 columns wide.
-
-    Above the table are the settings in which the runs differ, and letters for long labels.
-
-    Raises:
-        UserError: if the baseline is none of the runs.
-    """
-    baseline = check_baseline(runs, baseline)
-    short = all(len(name) <= SHORT_LABEL for name in runs) or len(runs) > len(ascii_uppercase)
-    shown = {name: name if short else ascii_uppercase[i] for i, name in enumerate(runs)}
-    legend = [name if short else f"{shown[name]} = {name}" for name in runs]
-    settings = told_settings(runs).values()
-    head = [f"{label}: {text}" for label, text in zip(legend, settings, strict=True)]
-    notes = comparison_notes(runs, baseline)
-    table = plain_table(comparison_cells(runs, baseline, shown))
-
-    def wrapped(lines: list[str]) -> list[str]:
-        return [fill(line, TERMINAL_WIDTH, subsequent_indent="  ") for line in lines]
-
-    return "\n".join([*wrapped(head), "", table, "", *wrapped(notes)])
-
-
-def comparison_report(
-    runs: Mapping[str, Run], figures: Sequence[str | PurePath] = (), baseline: str | None = None
-) -> str:
-    """The same in Markdown, with `figures` by their paths relative to it."""
-    baseline = check_baseline(runs, baseline)
-    head = [f"- {name}: {text}" for name, text in told_settings(runs).items()]
-    cells = comparison_cells(runs, baseline, {name: name for name in runs})
-    notes = [f"- {note}" for note in comparison_notes(runs, baseline)]
-    blocks = ["# Comparison of runs", "\n".join(head), markdown_table(cells)]
-    return "\n\n".join([*blocks, "\n".join(notes), *map(figure_link, figures)]) + "\n"
-
-
-def check_baseline(runs: Mapping[str, Run], baseline: str | None) -> str:
-    """The name of the run that others are compared with; the first if none is given."""
-    if baseline is not None and baseline not in runs:
-        raise UserError(f"--baseline {baseline} is none of the runs: {', '.join(runs)}")
-    return baseline if baseline is not None else next(iter(runs), "")
 
 
 def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
@@ -315,7 +189,8 @@ def flat(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from flat(value)
         else:
-            yield name, listed(value) if isinstance(value, (list, tuple)) else str(value)
+            text = listed(value) if isinstance(value, (list, tuple)) else str(value)
+            yield name, "none" if value is None else text or "none"
 
 
 def duration(seconds: float) -> str:

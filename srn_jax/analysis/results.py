@@ -6,6 +6,7 @@ A run folder holds the rows as `results.csv` (tidy: a row a length and seed) and
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -21,6 +22,7 @@ import numpy as np
 from srn_jax.config import DEFAULTS, Facts
 from srn_jax.errors import UserError
 
+RUN_FILE = "run.json"
 RESULTS_FILE = "results.csv"
 HISTORIES_FILE = "histories.npz"
 LOG_FILE = "log.txt"
@@ -176,6 +178,59 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def digest_of(value: Any) -> str:
+    """SHA-256 of plain values, by their JSON text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as a JSON file that a person can read, with a digest of them."""
+    values = {name: value for name, value in values.items() if name != "sha256"}
+    write_json(path, {**values, "sha256": digest_of(values)})
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What `write_manifest` has written; files of old versions have no digest.
+
+    Raises:
+        UserError: if the file is missing or is not what was written.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError(f"it holds {type(values).__name__}, expected an object")
+        rest = {name: value for name, value in values.items() if name != "sha256"}
+        if "sha256" in values and values["sha256"] != digest_of(rest):
+            raise ValueError("it is not what the run wrote")
+        return values
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(
+            f"{path}: cannot be read ({reason}), expected the folder of a run"
+        ) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+
+
+def read_checked(path: Path) -> bytes:
+    """The content of a file of a run, which must be what the run file says that it wrote.
+
+    Raises:
+        UserError: if it cannot be read, or is not what the run wrote.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}), expected a run folder"
+        ) from None
+    run_file = path.with_name(RUN_FILE)
+    written = read_manifest(run_file).get("files", {}) if run_file.exists() else {}
+    if path.name in written and written[path.name] != hashlib.sha256(content).hexdigest():
+        raise UserError(f"{path}: damaged (it is not what the run wrote)")
+    return content
+
+
 def write_results(results: Results, folder: Path) -> Path:
     """Write `results.csv`: numbers in full precision, so that reading them back loses nothing."""
     names = [f.name for f in dataclasses.fields(results)]
@@ -189,20 +244,17 @@ def write_results(results: Results, folder: Path) -> Path:
 
 
 def read_results(folder: Path) -> Results:
-    """Read a run folder's `results.csv`; raises `UserError` if it is missing or malformed."""
+    """Read a run folder's `results.csv`; raises `UserError` if it is missing or damaged."""
     path = folder / RESULTS_FILE
+    content = read_checked(path)
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(content.decode("utf-8").splitlines()))
         kinds = {"length": int, "seed": int, "best_step": int, "overlap": int, "diverged": bool}
         columns: dict[str, np.ndarray] = {}
         for f in dataclasses.fields(Results):
             kind = kinds.get(f.name, float)
             parse = {"True": True, "False": False}.__getitem__ if kind is bool else kind
             columns[f.name] = np.array([parse(row[f.name]) for row in rows], dtype=kind)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}), expected a run folder"
-        ) from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a table of results ({error!r})") from None
     return Results(**columns)
@@ -217,6 +269,7 @@ def write_histories(histories: Histories, folder: Path) -> Path:
     for kind, table in (("step", histories.steps), ("evaluation", histories.evaluations)):
         arrays |= {name if name in PLAIN else f"{kind}.{name}": table[name] for name in table}
     buffer = io.BytesIO()
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     np.savez(buffer, **arrays)
     write_atomically(folder / HISTORIES_FILE, buffer.getvalue())
     return folder / HISTORIES_FILE
@@ -225,8 +278,9 @@ def write_histories(histories: Histories, folder: Path) -> Path:
 def read_histories(folder: Path) -> Histories:
     """Read a run folder's `histories.npz`; raises `UserError` if it is missing or malformed."""
     path = folder / HISTORIES_FILE
+    content = read_checked(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             tables: dict[str, dict[str, np.ndarray]] = {"step": {}, "evaluation": {}}
             for key in arrays.files:
                 kind, _, name = (PLAIN.get(key) or key).partition(".")
@@ -247,10 +301,6 @@ def read_histories(folder: Path) -> Histories:
         return Histories(
             length, seed, eval_steps, tables["step"], tables["evaluation"], steps_an_epoch
         )
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}), expected a run folder"
-        ) from None
     except Exception as error:  # a damaged zip file raises from a dozen places
         raise UserError(f"{path}: not a file of histories ({error!r})") from None
 

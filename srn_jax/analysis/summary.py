@@ -80,16 +80,6 @@ class MemorySpan:
     shortest: int  # of the lengths measured
     longest: int
 
-    @property
-    def below(self) -> bool:
-        """Whether the mean accuracy is at or below the threshold at the shortest length already."""
-        return self.length == -np.inf
-
-    @property
-    def beyond(self) -> bool:
-        """Whether the mean accuracy is still above the threshold at the longest length."""
-        return self.length == np.inf
-
 
 def resampled_means(values: np.ndarray) -> np.ndarray:
     """Bootstrap means over seeds: whole seeds are drawn with replacement, columns stay together.

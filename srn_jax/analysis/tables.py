@@ -1,10 +1,9 @@
 """Tables, a header and rows of text, for the terminal, Markdown and LaTeX; numbers as CSV."""
 
 import csv
-import dataclasses
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,18 +68,17 @@ def latex_table(cells: Cells) -> str:
     return "\n".join([rf"\begin{{tabular}}{{{'r' * len(cells[0])}}}", *body, "\\end{tabular}", ""])
 
 
-def csv_table(rows: Sequence[Any], first: Sequence[dict[str, Any]] = ()) -> str:
-    """Dataclasses as CSV in full precision, with `first` columns before those of each row.
-
-    An interval takes two columns; what is not known is an empty cell.
-    """
+def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows by column as CSV in full precision; an interval has two columns, NaN is left empty."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     for place, row in enumerate(rows):
-        columns = dict(first[place]) if first else {}
-        for name, value in dataclasses.asdict(row).items():
-            ends = value if isinstance(value, dict) else {"": value}
-            columns |= {f"{name}_{end}".rstrip("_"): ends[end] for end in ends}
+        columns: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, Interval):
+                columns |= {f"{name}_low": value.low, f"{name}_high": value.high}
+            else:
+                columns[name] = value
         if not place:
             writer.writerow(columns)
         writer.writerow(["" if value != value else value for value in columns.values()])

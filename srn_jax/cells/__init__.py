@@ -6,7 +6,7 @@ from srn_jax.cells.cell import Cell
 from srn_jax.cells.gru import GRU
 from srn_jax.cells.lstm import LSTM
 from srn_jax.cells.srn import SRN, ResidualSRN
-from srn_jax.config import OWN
+from srn_jax.checks import OWN
 from srn_jax.own_files import load_class
 
 __all__ = ["GRU", "LSTM", "SRN", "Cell", "ResidualSRN", "cell_class"]

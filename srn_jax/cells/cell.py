@@ -20,6 +20,7 @@ from flax import nnx
 from srn_jax.cells.initializers import recurrent_initializer, xavier
 from srn_jax.cells.loops import State, output, product
 from srn_jax.cells.recurrence import ALL_STATES, Plan, recurrence
+from srn_jax.errors import UserError
 
 
 class Cell(nnx.Module):
@@ -84,13 +85,15 @@ class Cell(nnx.Module):
             h: recurrent side, `[..., gates, D]`.
             state: `[..., D]`, or a tuple of `states` such.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method update(x, h, state)")
+        name = self.__name__ if isinstance(self, type) else type(self).__name__
+        raise UserError(f"{name}: no method update(x, h, state), a cell has one")
 
     @classmethod
     def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:
         """The new state by `update`, of sides `[..., gates * D]`."""
         by_gate = [side.reshape(*side.shape[:-1], cls.gates, -1) for side in (x, h)]
-        return cls.update(cls, *by_gate, state)  # type: ignore[arg-type]
+        update: Any = cls.update
+        return update(cls, *by_gate, state)
 
     # A cell may say these two itself, to be faster. Their sides are flat, `[..., gates * D]`:
     # a loop with a reshape in it does not become one kernel on a CPU and takes twice as long.

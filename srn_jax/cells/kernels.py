@@ -22,6 +22,7 @@ from srn_jax.cells.planes import Planes, by_planes, is_planes
 from srn_jax.errors import UserError
 
 ROWS = 8  # of a batch, in one program
+WARPS = 4  # of 32 threads, in a program
 HIDDEN_SIZES = (16, 32, 64)  # powers of two, and U must fit into registers
 
 
@@ -190,12 +191,12 @@ def like(array: jax.Array, shape: tuple[int, ...] | None = None) -> jax.ShapeDty
     return jax.ShapeDtypeStruct(array.shape if shape is None else shape, array.dtype)
 
 
-def launch(kernel: Callable[..., None], out: Any, warps: int = 4) -> Callable[..., Any]:
+def launch(kernel: Callable[..., None], out: Any) -> Callable[..., Any]:
     """A kernel as a function of arrays: compiled for a GPU, interpreted on a CPU.
 
     The first argument of the kernel is a barrier between its threads.
     """
-    parameters = triton.CompilerParams(num_warps=warps, num_stages=1)
+    parameters = triton.CompilerParams(num_warps=WARPS, num_stages=1)
     name = kernel.__name__
     compiled = pl.pallas_call(
         partial(kernel, triton.debug_barrier), out, compiler_params=parameters, name=name

@@ -65,7 +65,7 @@ class Plan(NamedTuple):
     form: Form | None = None  # of the loops; None takes the one that suits the platform
 
 
-ALL_STATES, LAST_STATE = Plan(), Plan(last=True)
+ALL_STATES = Plan()
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 7))

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from srn_jax.checks import positive, whole
 from srn_jax.cli.devices import PLATFORMS, Distributed
-from srn_jax.config import PROBES, ExperimentConfig, SweepConfig, option_name, positive, whole
+from srn_jax.config import PROBES, ExperimentConfig, SweepConfig, option_name
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import lengths_in, read_data
 
@@ -311,13 +312,14 @@ def check_run_options(options: argparse.Namespace) -> None:
 def run_sweeps(options: argparse.Namespace, command: str) -> None:
     """Do what the options of `scripts/sweep.py` say; everything is checked before JAX starts."""
     from srn_jax.runs import folder as run_folder
+    from srn_jax.runs.settings import default_folder
 
     if options.resume is not None:
         folder = Path(options.resume)
         configs = run_folder.read_configs(folder)
     else:
         configs = sweeps_of(options)
-        folder = Path(options.out) if options.out else run_folder.default_folder(configs)
+        folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
     start_platform(options)
     from srn_jax.cli.study import run_study

@@ -120,7 +120,7 @@ def headline(progress: Progress, rate: float) -> str:
 
 def curves(config: SweepConfig, progress: Progress, separator: str = "  ") -> str:
     """Training loss and dev accuracy of each length, the mean over its seeds that still train."""
-    shape = (len(config.lengths), len(config.seeds))
+    shape = (len(config.lengths), -1)
     going = ~progress.diverged.reshape(shape)
     parts = []
     for row, length in enumerate(config.lengths):

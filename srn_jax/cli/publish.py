@@ -2,22 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srn_jax.analysis import report
-from srn_jax.analysis.results import (
-    HISTORIES_FILE,
-    RESULTS_FILE,
-    Histories,
-    Results,
-    Run,
-    read_histories,
-    read_results,
-    write_atomically,
-    write_log,
-)
-from srn_jax.config import SweepConfig
-from srn_jax.errors import UserError, warn
+from srn_jax.analysis.comparison import compare
+from srn_jax.analysis.drawing import Helper, save_figures
+from srn_jax.analysis.page import html_page
+from srn_jax.analysis.results import Run, write_atomically, write_log
+from srn_jax.analysis.summary import summarise
+from srn_jax.analysis.tables import Cells, csv_table, latex_table
+from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -26,28 +20,57 @@ if TYPE_CHECKING:
 COMPARISON = "comparison"
 
 
-def publish(folder: Path, run: Run, look: "Look | None" = None) -> list[Path]:
-    """Draw the figures and write the report and the log of a run; returns the files and folders.
+def publish(
+    folder: Path, run: Run, look: "Look | None" = None, process: Helper | None = None
+) -> list[Path]:
+    """Draw the figures and write tables, report and log of a run; returns the files and folders.
 
     A figure that cannot be drawn costs neither the results nor the report.
     """
     pictures: list[Path] = []
-
-    def draw() -> None:
-        from srn_jax.analysis.figures import save_figures
-        from srn_jax.analysis.look import Look
-
-        pictures.extend(save_figures(folder, run, look or Look()))
-
-    attempt("the figures could not be drawn", draw)
+    attempt(
+        "the figures could not be drawn",
+        lambda: pictures.extend(save_figures(folder, run, look, process)),
+    )
     paths = [folder / "figures"] if pictures else []
-    shown = [path.relative_to(folder) for path in pictures if path.suffix == ".png"]
-    text = report.run_report(run, shown)
-    write_atomically(folder / run_folder.REPORT_FILE, text.encode())
-    paths.append(folder / run_folder.REPORT_FILE)
+    cells, rows = report.accuracy_cells(run.results), map(vars, summarise(run.results))
+    paths += write_tables(folder / run_folder.TABLES_FOLDER / "accuracy", cells, [*rows])
+    text = report.run_report(run, [path.relative_to(folder) for path in one_of_each(pictures)])
+    paths += write_report(folder / run_folder.REPORT_FILE, text)
     if run.histories is not None:
         paths.append(write_log(run.histories, folder))
     return paths
+
+
+def one_of_each(pictures: Sequence[Path]) -> list[Path]:
+    """One file of each figure for a report: PNG if there is one, SVG, or what there is."""
+    suffixes = [".png", ".svg", ".pdf"]
+    order = sorted(pictures, key=lambda path: suffixes.index(path.suffix), reverse=True)
+    best = {path.with_suffix(""): path for path in order}
+    return [best[stem] for stem in dict.fromkeys(path.with_suffix("") for path in pictures)]
+
+
+def write_tables(stem: Path, cells: Cells, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write a table as LaTeX, as it is shown, and as CSV, with everything in full precision."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = {
+        stem.with_suffix(".tex"): latex_table(cells),
+        stem.with_suffix(".csv"): csv_table(rows),
+    }
+    for path, text in files.items():
+        write_atomically(path, text.encode())
+    return [*files]
+
+
+def write_report(path: Path, text: str) -> list[Path]:
+    """Write a report as Markdown, and beside it as one page of HTML with the figures inside."""
+    write_atomically(path, text.encode())
+    page = path.with_suffix(".html")
+    attempt(
+        f"{page} could not be written",
+        lambda: write_atomically(page, html_page(text, path.parent).encode()),
+    )
+    return [path, page]
 
 
 def attempt(complaint: str, action: Callable[[], None]) -> None:
@@ -66,27 +89,28 @@ def publish_comparison(
 ) -> None:
     """Print, draw and write the comparison of several runs."""
     run_folder.check_place(folder)
-    table = report.comparison_table(runs, baseline)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{COMPARISON}.md"]
+    comparison = compare(runs, baseline)
+    pictures: list[Path] = []
 
     def draw() -> None:
         from srn_jax.analysis.figures import comparison_figure, pair_figure
         from srn_jax.analysis.look import Look, save_figure
 
-        (folder / "figures").mkdir(exist_ok=True)
+        wanted = look or Look()
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
         figures = {COMPARISON: comparison_figure}
         if [run.settings["cell"] for run in runs.values()] == ["srn", "lstm"]:
             figures["6.12"] = pair_figure
         for name, figure in figures.items():
-            drawn = figure(runs, look or Look())
-            paths.extend(save_figure(drawn, folder / "figures" / name, look or Look()))
+            pictures.extend(save_figure(figure(runs, wanted), folder / "figures" / name, wanted))
 
+    folder.mkdir(parents=True, exist_ok=True)
     attempt("the comparison could not be drawn", draw)
-    shown = [path.relative_to(folder) for path in paths[1:]]
-    text = report.comparison_report(runs, shown, baseline)
-    write_atomically(paths[0], text.encode())
-    print(f"{table}\n\nwritten: {', '.join(map(str, paths))}", flush=True)
+    shown = [path.relative_to(folder) for path in one_of_each(pictures)]
+    paths = [*write_report(folder / f"{COMPARISON}.md", comparison.report(shown)), *pictures]
+    rows = [row.columns for row in comparison.rows]
+    paths += write_tables(folder / COMPARISON, comparison.cells(), rows)
+    print(f"{comparison.table()}\n\nwritten: {', '.join(map(str, paths))}", flush=True)
 
 
 def load_run(folder: Path) -> Run:
@@ -98,36 +122,25 @@ def load_run(folder: Path) -> Run:
         UserError: if there is nothing to read yet.
     """
     info = run_folder.read_run(folder)
-    config = run_folder.config_of(info["settings"])
     if info["finished"]:
-        results, histories = read_results(folder), read_histories(folder)
-        check_experiments(folder / RESULTS_FILE, results, config)
-        check_experiments(folder / HISTORIES_FILE, histories, config)
-        return Run(results, histories, info)
-    from srn_jax.runs.checkpoint import join_state, restore
+        return run_folder.read_finished(folder, info)
+    from srn_jax.runs.restore import load_unfinished
 
-    newest = restore(folder, warn=warn)
-    if newest is None:
-        raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
-    run_folder.check_settings(folder, newest.settings, info["settings"])
-    from srn_jax.ensemble.sweep import Sweep
-    from srn_jax.runs.outcome import collect
-
-    run_folder.check_data(config, info["settings"].get("data_sha256"))
-    sweep = Sweep(config)
-    like = sweep.gather(sweep.state)
-    sweep.state = sweep.scatter(join_state(newest.items, like))
-    return Run(*collect(sweep), info)
+    return load_unfinished(folder, info)
 
 
-def check_experiments(path: Path, table: Results | Histories, config: SweepConfig) -> None:
-    """Raise `UserError` if a file's experiments are not exactly those of its sweep."""
-    lengths, seeds = zip(*config.experiments, strict=True)
-    if (table.length.tolist(), table.seed.tolist()) != ([*lengths], [*seeds]):
-        raise UserError(f"{path}: its experiments are not those of the run")
+def names_of(folders: Sequence[Path], labels: Sequence[str] | None = None) -> list[str]:
+    """Names that tell runs apart: labels, or the last part of each path, or all of it.
 
-
-def short_names(runs: Sequence[Path]) -> list[str]:
-    """Names that tell runs apart: the last part of each path, or all of it where two share that."""
-    names = [run.resolve().name for run in runs]
-    return names if len(set(names)) == len(names) else [str(run) for run in runs]
+    Raises:
+        UserError: if there is not one label for each run.
+    """
+    if labels is not None:
+        if len(labels) != len(folders) or len(set(labels)) < len(labels):
+            raise UserError(
+                f"--labels must be {len(folders)} different names, one for each run, "
+                f"got {', '.join(labels)}"
+            )
+        return [*labels]
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

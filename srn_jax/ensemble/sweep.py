@@ -14,7 +14,6 @@ from functools import cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -51,6 +50,7 @@ class Sweep:
         configs: SweepConfig | Sequence[SweepConfig],
         files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
+        kernel: bool = False,
     ):
         """Draw the parameters and the data of each experiment.
 
@@ -59,6 +59,7 @@ class Sweep:
             files: the data of each length where they are not drawn, as `textbook_files.Splits`;
                 the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
+            kernel: train by the kernels for GPUs.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
         first = self.configs[0]
@@ -68,7 +69,7 @@ class Sweep:
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
         number = None if files is None else len(files[first.lengths[0]].train)
-        self.program = program_of(*self.configs, train_examples=number)
+        self.program = program_of(*self.configs, train_examples=number, kernel=kernel)
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)
@@ -125,7 +126,7 @@ class Sweep:
         )
 
     def gather(self, packed: Any) -> Any:
-        """Bring a pytree `[shard, batch, ...]` to every host as NumPy arrays `[experiment, ...]`."""
+        """Bring a pytree `[shard, batch, ...]` to every host as NumPy `[experiment, ...]`."""
         if jax.process_count() > 1:
             packed = multihost_utils.process_allgather(packed, tiled=True)
 
@@ -149,7 +150,7 @@ class Sweep:
         """The inverse of `gather_histories`."""
         taken = self.program.step_of >= 0
 
-        def by_block(rows: np.ndarray) -> np.ndarray:
+        def by_block(rows: Any) -> np.ndarray:
             blocks = np.full((len(rows), *taken.shape), np.nan, np.float32)
             blocks[:, taken] = rows
             return blocks
@@ -285,7 +286,7 @@ def evaluate_experiments(
         return experiment.evaluate(program, parameters, examples, mask_of(length, width)[None])
 
     loss, accuracy = map_experiments(one, parameters, examples, lengths)
-    return loss.astype(float), as_fraction(accuracy, np.prod(examples.targets.shape[1:]))
+    return loss.astype(float), as_fraction(accuracy, examples.targets[0].size)
 
 
 def as_fraction(accuracy: np.ndarray, answers: int) -> np.ndarray:

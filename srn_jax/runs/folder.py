@@ -1,7 +1,10 @@
-"""The folder of a run: whose it is, who may write to it, and the settings it was started with."""
+"""The folder of a run: whose it is, who may write to it, and the file that says what it holds.
 
-import dataclasses
-import hashlib
+The run file is also the run's manifest: it holds digests of itself, of the results and of the
+histories, which are checked whenever one of them is read.
+"""
+
+import errno
 import json
 import math
 import os
@@ -11,15 +14,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from srn_jax.analysis.results import HISTORIES_FILE, LOG_FILE, PARTIAL, RESULTS_FILE, write_json
-from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import SPLITS
+from filelock import FileLock, Timeout
 
-RUN_FILE = "run.json"
+from srn_jax.analysis.results import (
+    HISTORIES_FILE,
+    LOG_FILE,
+    PARTIAL,
+    RESULTS_FILE,
+    RUN_FILE,
+    Run,
+    read_histories,
+    read_manifest,
+    read_results,
+    write_atomically,
+    write_manifest,
+)
+from srn_jax.config import SweepConfig
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import read_bytes
+from srn_jax.runs.settings import (
+    CODE_FOLDER,
+    config_of,
+    differences,
+    digest,
+    own_files,
+    settings_of,
+    variants_of,
+)
+
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
 REPORT_FILE = "report.md"
+PAGE_FILE = "report.html"
+TABLES_FOLDER = "tables"
 KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "settings": dict,
     "command": str,
@@ -28,119 +55,83 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "seconds": (int, float),
     "finished": bool,
 }
+# Which it may hold since it has a digest.
+NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
-    "checkpoints",
-    "figures",
-    HISTORIES_FILE,
-    LOG_FILE,
-    REPORT_FILE,
-    RESULTS_FILE,
-    RUN_FILE,
+    *("checkpoints", "figures", CODE_FOLDER, TABLES_FOLDER, HISTORIES_FILE, LOG_FILE),
+    *(PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
-
-
-def settings_of(config: SweepConfig) -> dict[str, Any]:
-    """The settings of a sweep as plain JSON values; a data folder counts by its content."""
-    settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    if config.data is not None:
-        settings["data_sha256"] = data_digest(Path(config.data), config.lengths)
-    return settings
-
-
-def config_of(settings: dict[str, Any]) -> SweepConfig:
-    """The inverse of `settings_of`; raises `UserError` for settings that are not a sweep's."""
-    try:
-        if not isinstance(settings["data"], str | None) or "\0" in (settings["data"] or ""):
-            raise TypeError(f"data is {settings['data']!r}")
-        return SweepConfig(
-            lengths=tuple(settings["lengths"]),
-            seeds=tuple(settings["seeds"]),
-            experiment=ExperimentConfig(**settings["experiment"]),
-            data=settings["data"],
-        )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"damaged settings of a run ({error})") from None
-
-
-def data_digest(folder: Path, lengths: tuple[int, ...]) -> str:
-    """SHA-256 over the data files that a sweep reads; raises `UserError` if one can't be read."""
-    digest = hashlib.sha256()
-    for length in lengths:
-        for name in SPLITS:
-            path = folder / str(length) / f"{name}.txt"
-            try:
-                digest.update(path.read_bytes())
-            except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return digest.hexdigest()
-
-
-def check_data(config: SweepConfig, sha256: str | None) -> None:
-    """Raise `UserError` if the files in a run's data folder are not those that it began with."""
-    if config.data is not None and data_digest(Path(config.data), config.lengths) != sha256:
-        raise UserError(f"{config.data} has changed since the run, which had other data")
-
-
-def default_folder(configs: Sequence[SweepConfig]) -> Path:
-    """A folder that belongs to these settings, so that the same command finds its own run again."""
-    settings = [settings_of(config) for config in configs]
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    sweep = configs[0]
-    parts = [f"{len(sweep.lengths)}-lengths", f"{len(sweep.seeds)}-seeds"]
-    parts.append(
-        f"{sweep.experiment.epochs}-epochs" if len(configs) == 1 else f"{len(configs)}-variants"
-    )
-    return Path("runs") / "-".join([*parts, digest[:8]])
-
-
-def variants_of(configs: Sequence[SweepConfig]) -> dict[str, SweepConfig]:
-    """The sweeps by the settings in which they differ: `hidden_size=16`."""
-    experiments = [dataclasses.asdict(config.experiment) for config in configs]
-    varying = [name for name in experiments[0] if len({e[name] for e in experiments}) > 1]
-    names = [",".join(f"{name}={e[name]}" for name in varying) for e in experiments]
-    return dict(zip(names, configs, strict=True))
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The settings in which two runs differ, as `name: old value, now new value`."""
-
-    def flat(settings: dict[str, Any]) -> dict[str, Any]:
-        return {
-            k: v for k, v in settings.items() if k not in ("experiment", "data")
-        } | settings.get("experiment", {})
-
-    old, new = flat(old), flat(new)
-    return [
-        f"{name}: {old.get(name)}, now {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The run file of a run folder; raises `UserError` if it is missing or damaged."""
     path = folder / RUN_FILE
+    info = read_manifest(path)
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        unknown = info.keys() - KINDS.keys() - set(NEWER)
+        if unknown or (info.keys() & set(NEWER) and "sha256" not in info):
+            raise KeyError(*unknown, "sha256")
         config_of(info["settings"])
         for name, kind in KINDS.items():
             if not isinstance(info[name], kind):
                 raise TypeError(f"{name} is {info[name]!r}")
         if not math.isfinite(info["seconds"]):
             raise ValueError(f"seconds is {info['seconds']!r}")
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(
-            f"{path}: cannot be read ({reason}), expected the folder of a run"
-        ) from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
+        json.dumps(info, ensure_ascii=False).encode()  # which half of a character cannot be
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: damaged ({error})"[:500]) from None
     return info
 
 
 def write_run(folder: Path, info: dict[str, Any]) -> None:
     """Write the run file."""
-    write_json(folder / RUN_FILE, info)
+    write_manifest(folder / RUN_FILE, info)
+
+
+def read_finished(folder: Path, info: dict[str, Any]) -> Run:
+    """A run that has ended, from its files alone.
+
+    Raises:
+        UserError: if they are damaged, or hold other experiments than the run.
+    """
+    config = config_of(info["settings"])
+    run = Run(read_results(folder), read_histories(folder), info)
+    lengths, seeds = (list(column) for column in zip(*config.experiments, strict=True))
+    for name, table in ((RESULTS_FILE, run.results), (HISTORIES_FILE, run.histories)):
+        if table is None or (table.length.tolist(), table.seed.tolist()) != (lengths, seeds):
+            raise UserError(f"{folder / name}: its experiments are not those of the run")
+    return run
+
+
+def config_in(folder: Path, settings: dict[str, Any]) -> SweepConfig:
+    """The sweep of settings that a folder holds; its own files are the copies in the folder.
+
+    Raises:
+        UserError: for settings that are not a sweep's, and if a copy is not the file of then.
+    """
+    config = config_of(settings, folder)
+    for name, sha256 in settings.get("own_files", {}).items():
+        path = folder / CODE_FOLDER / name
+        if digest(read_bytes(path)) != sha256:
+            raise UserError(f"{path} has changed since the run began, put the old file back")
+    return config
+
+
+def keep_own_files(folder: Path, config: SweepConfig) -> None:
+    """Copy the user's own files into a folder, unless they are there.
+
+    Raises:
+        UserError: if other content is there.
+    """
+    for name, content in own_files(config).items():
+        path = folder / CODE_FOLDER / name
+        if path.exists():
+            if path.read_bytes() != content:
+                raise UserError(f"{path} is not the {name} of the run, put the old file back")
+            continue
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, content)
 
 
 def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> bool:
@@ -181,18 +172,36 @@ def check_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) 
 
 
 def check_place(folder: Path) -> None:
-    """Raise `UserError` if a folder cannot be there, because a file is in its place."""
+    """Raise `UserError` if a folder cannot be there, because something else is in its place."""
     try:
         for path in (folder, *folder.parents):
-            if path.exists() and not path.is_dir():
-                raise UserError(f"{path} is a file, expected a folder (--out)")
+            if os.path.lexists(path) and not path.is_dir():
+                raise UserError(f"{path} is not a folder, expected one (--out)")
+            if path.name == ".." and not path.is_dir():
+                raise UserError(f"{folder}: goes through a folder that is not there (--out)")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: no possible folder ({reason})") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder; raises `UserError` if it can't be there, `OSError` if the machine fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: no possible folder ({error.strerror})") from None
+        if error.errno in MACHINE_FAILS:
+            raise
+        raise UserError(f"{folder}: cannot be made ({error.strerror}), see --out") from None
 
 
 def content_of(folder: Path) -> set[str]:
     """The names in a folder that mean something; none if there is no folder."""
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    except OSError as error:
+        if error.errno in MACHINE_FAILS:
+            raise
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return names - {LOCK_FILE, *(name + PARTIAL for name in (*OURS, STUDY_FILE))}
 
 
@@ -207,7 +216,7 @@ def check_folders(folder: Path, configs: Sequence[SweepConfig], overwrite: bool)
     if content and STUDY_FILE not in content:
         raise UserError(f"{folder} is not empty and holds no variants, choose another --out")
     if content and not overwrite:
-        names = [*variants_of(read_configs(folder))]
+        names = [*read_study(folder)]
         if set(names) != set(wanted):
             raise UserError(
                 f"{folder} holds other variants ({', '.join(names)}): "
@@ -218,38 +227,48 @@ def check_folders(folder: Path, configs: Sequence[SweepConfig], overwrite: bool)
 
 
 def write_study(folder: Path, configs: Sequence[SweepConfig]) -> None:
-    """Create the folder of several variants, with their settings."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create the folder of several variants, with their settings and the user's own files."""
+    make_folder(folder)
     settings = {name: settings_of(config) for name, config in variants_of(configs).items()}
-    write_json(folder / STUDY_FILE, settings)
+    write_manifest(folder / STUDY_FILE, settings)
+    for config in configs:
+        keep_own_files(folder, config)
+
+
+def read_study(folder: Path) -> dict[str, SweepConfig]:
+    """The variants of a folder of several; raises `UserError` if its file is damaged."""
+    path = folder / STUDY_FILE
+    settings = {name: own for name, own in read_manifest(path).items() if name != "sha256"}
+    try:
+        configs = {name: config_in(folder, own) for name, own in settings.items()}
+        names = [*variants_of([*configs.values()])]
+    except (AttributeError, IndexError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error})") from None
+    if len(configs) < 2 or [*configs] != names:
+        raise UserError(f"{path}: damaged (its variants are not what their names say)")
+    return configs
 
 
 def read_configs(folder: Path) -> list[SweepConfig]:
     """The sweeps of a run folder or of a folder of variants; raises `UserError` for neither."""
-    if not (folder / STUDY_FILE).exists():
-        return [config_of(read_run(folder)["settings"])]
-    try:
-        settings = json.loads((folder / STUDY_FILE).read_text(encoding="utf-8"))
-        configs = [config_of(own) for own in settings.values()]
-        if len(configs) < 2 or [*variants_of(configs)] != [*settings]:
-            raise ValueError("its variants are not what their names say")
-    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{folder / STUDY_FILE}: damaged ({error})") from None
-    return configs
+    if os.path.lexists(folder / STUDY_FILE):
+        return [*read_study(folder).values()]
+    return [config_in(folder, read_run(folder)["settings"])]
 
 
 def runs_in(folder: Path) -> list[Path]:
     """The run folders that a folder of variants holds; of anything else, the folder itself."""
-    if not (folder / STUDY_FILE).exists():
+    if not os.path.lexists(folder / STUDY_FILE):
         return [folder]
-    return [folder / name for name in variants_of(read_configs(folder))]
+    return [folder / name for name in read_study(folder)]
 
 
 def clear(folder: Path) -> None:
     """Remove a run from its folder; touches nothing that is not a run's."""
+    # The run file last: what a kill leaves behind is still the folder of a run.
     for name in (*OURS, *(name + PARTIAL for name in OURS)):
         path = folder / name
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -264,25 +283,23 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
     Raises:
         UserError: if another process holds it.
     """
+    path = folder / LOCK_FILE
+    lock = FileLock(path, timeout=0)
     try:
-        import fcntl
-    except ImportError:  # Windows has no such lock
-        yield lambda: None
-        return
-    with open(folder / LOCK_FILE, "w") as file:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder} is in use by another process, wait for it or stop it") from None
+    held = os.stat(path)
+
+    def check() -> None:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.path.samestat(held, os.stat(path))
         except OSError:
-            raise UserError(
-                f"{folder} is in use by another process, wait for it or stop it"
-            ) from None
+            same = False
+        if not same:
+            raise OSError(f"{folder} was removed or replaced while its run was going on")
 
-        def check() -> None:
-            try:
-                same = os.path.samestat(os.fstat(file.fileno()), os.stat(folder / LOCK_FILE))
-            except OSError:
-                same = False
-            if not same:
-                raise OSError(f"{folder} was removed or replaced while its run was going on")
-
+    try:
         yield check
+    finally:
+        lock.release()

@@ -1,60 +1,100 @@
 """What the state of a sweep says, finished or not: its results and histories."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import jax
 import numpy as np
 
-from srn_jax.analysis.results import Histories, Results
-from srn_jax.config import SweepConfig
-from srn_jax.ensemble.sweep import Sweep, as_fraction, evaluate_experiments
-from srn_jax.training.experiment import TrainState, evaluation_steps
+from srn_jax.analysis import results
+from srn_jax.analysis.results import Results
+from srn_jax.config import SweepConfig, steps_an_epoch
+from srn_jax.ensemble.sweep import (
+    as_fraction,
+    evaluate_experiments,
+    files_by_experiment,
+    map_experiments,
+)
+from srn_jax.tasks.task import Examples, draw_dataset, overlap
+from srn_jax.training.experiment import Program, experiment_key, program_of
 
 
-def collect(sweep: Sweep) -> tuple[Results, Histories]:
-    """Results and histories of a sweep, finished or not."""
-    state, test, overlap = sweep.gather((sweep.state, sweep.data.test, sweep.data.overlap))
-    histories = histories_of(sweep.config, state)
-    test_loss, test_accuracy = evaluate_experiments(
-        sweep.config.experiment, state.best_parameters, test
-    )
-    dev_examples = sweep.data.dev.labels.shape[-1]
-    never = untrained(state.diverged, state.best_step)
-    best = np.searchsorted(histories.eval_steps, np.maximum(state.best_step, 0))
+def collect(
+    config: SweepConfig, files: Mapping[int, Any] | None, items: Mapping[str, Any]
+) -> tuple[Results, results.Histories]:
+    """Results and histories of a sweep, finished or not; nothing is compiled for training.
 
-    def unless_never(values: np.ndarray) -> np.ndarray:
-        return np.where(never, np.nan, np.asarray(values, float))
-
-    results = Results(
-        length=histories.length,
-        seed=histories.seed,
-        best_dev_accuracy=unless_never(as_fraction(state.best_accuracy, dev_examples)),
-        best_step=state.best_step,
-        dev_loss=unless_never(state.dev_loss[np.arange(len(best)), best]),
-        test_accuracy=unless_never(test_accuracy),
-        test_loss=unless_never(test_loss),
-        final_train_loss=histories.epoch_loss[:, -1].astype(float),
-        overlap=overlap,
-        diverged=state.diverged,
-    )
-    return results, histories
-
-
-def untrained(diverged: np.ndarray, best_step: np.ndarray) -> np.ndarray:
-    """Which experiments diverged before any evaluation, so that there is nothing to test."""
-    return diverged & (best_step < 0)
-
-
-def histories_of(config: SweepConfig, state: TrainState) -> Histories:
-    """The histories in a state `[experiment, ...]`, finished or not."""
+    Args:
+        config: the sweep.
+        files: its data, where they are not drawn.
+        items: of its newest checkpoint, `[experiment, ...]`.
+    """
+    training = items["training"]
+    program = program_in(config, files)
     lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-    train_loss = np.asarray(state.train_loss)
-    steps = train_loss.shape[1]
-    return Histories(
+    evaluations = {name: np.asarray(v) for name, v in training["evaluations"].items()}
+    histories = results.Histories(
         length=lengths,
         seed=seeds,
-        eval_steps=evaluation_steps(config.experiment, steps),
-        steps={"train_loss": train_loss},
-        evaluations={
-            "dev_loss": np.asarray(state.dev_loss),
-            "dev_accuracy": np.asarray(state.dev_accuracy),
-        },
-        steps_an_epoch=steps // config.experiment.epochs,
+        eval_steps=program.eval_steps,
+        steps={name: np.asarray(v) for name, v in training["steps"].items()},
+        evaluations=evaluations,
+        steps_an_epoch=steps_an_epoch(config.experiment, program.train_examples),
     )
+    test, overlaps = test_sets(config, files)
+    loss, accuracy = evaluate_experiments(program, items["models"]["best"], test, lengths)
+    answers = int(np.prod(test.targets.shape[1:]))  # as many as in the development set
+    nothing = without_best(training)
+    best = np.searchsorted(program.eval_steps, np.maximum(training["best_step"], 0))
+
+    def scored(values: np.ndarray) -> np.ndarray:
+        return np.where(nothing, np.nan, np.asarray(values, float))
+
+    table = Results(
+        length=lengths,
+        seed=seeds,
+        best_dev_accuracy=scored(as_fraction(training["best_accuracy"], answers)),
+        best_step=np.asarray(training["best_step"]),
+        dev_loss=scored(evaluations["dev_loss"][np.arange(len(best)), best]),
+        test_accuracy=scored(accuracy),
+        test_loss=scored(loss),
+        final_train_loss=np.where(
+            training["diverged"], np.nan, histories.epoch_loss[:, -1].astype(float)
+        ),
+        overlap=overlaps,
+        diverged=np.asarray(training["diverged"]),
+    )
+    return table, histories
+
+
+def without_best(training: Mapping[str, Any]) -> np.ndarray:
+    """Which experiments kept no best parameters, so that nothing is to be scored: `[experiment]`.
+
+    They diverged before their first evaluation, or never gave a right answer in the development
+    set. Their scores are NaN wherever they are shown.
+    """
+    return np.asarray(training["best_step"]) < 0
+
+
+def program_in(config: SweepConfig, files: Mapping[int, Any] | None = None) -> Program:
+    """The program of a sweep, with as many training examples as its files have."""
+    number = None if files is None else len(files[config.lengths[0]].train)
+    return program_of(config, train_examples=number)
+
+
+def test_sets(config: SweepConfig, files: Mapping[int, Any] | None) -> tuple[Examples, np.ndarray]:
+    """The test set of each experiment, padded, and how much of it is in the training set too."""
+    program, width = program_in(config, files), max(config.lengths)
+    lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+
+    def measure(dataset: Any) -> tuple[Examples, Any]:
+        return dataset.test, 0 if config.experiment.fresh_data else overlap(dataset)
+
+    def draw(length: jax.Array, seed: jax.Array) -> tuple[Examples, Any]:
+        data_key, _ = jax.random.split(experiment_key(seed, length))
+        units = config.experiment.multiplicity
+        return measure(draw_dataset(program.task, data_key, units, length, width))
+
+    if files is None:
+        return map_experiments(draw, lengths.astype(np.int32), seeds.astype(np.uint32))
+    return map_experiments(measure, files_by_experiment(files, lengths, width))

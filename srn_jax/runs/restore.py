@@ -1,59 +1,77 @@
-"""Testing restored networks: of which experiments, on which data, and what they answer."""
+"""Networks out of the checkpoint of a run: of which experiments, and what they score."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.analysis import report
-from srn_jax.config import NUM_DIGITS, SweepConfig
-from srn_jax.ensemble.sweep import draw_test_sets, evaluate_experiments
+from srn_jax.analysis.results import Run
+from srn_jax.config import SweepConfig
+from srn_jax.ensemble.sweep import draw_test_sets, evaluate_experiments, pad_examples
 from srn_jax.errors import UserError, warn
-from srn_jax.interop.textbook_files import read_sequences
+from srn_jax.interop.textbook_files import read_data, read_sequences
 from srn_jax.runs import checkpoint
-from srn_jax.runs.folder import check_data, config_of
-from srn_jax.runs.outcome import untrained
-from srn_jax.tasks.digit_sum import pad_examples
-from srn_jax.training.model import DigitSumClassifier, Parameters, classifier_with
+from srn_jax.runs import folder as run_folder
+from srn_jax.runs.outcome import collect, without_best
+from srn_jax.tasks import task_of
+from srn_jax.training.experiment import program_of
+from srn_jax.training.model import Network, Parameters, network_with
 
 
-class Models(NamedTuple):
-    """Restored parameters `[experiment, ...]` of some experiments of a run."""
+@dataclass(frozen=True)
+class Networks:
+    """Restored networks of some experiments of a run."""
 
     config: SweepConfig  # of the whole run
-    experiments: list[tuple[int, int]]  # (length, seed) of each
-    parameters: Parameters
-    untrained: np.ndarray  # [experiment]: see `outcome.untrained`
-    data_sha256: str | None = None  # of the files that the run was trained on
+    experiments: tuple[tuple[int, int], ...]  # (length, seed) of each
+    parameters: Parameters  # [experiment, ...]
+    scored: np.ndarray  # [experiment]: whether its best parameters were ever kept
+
+    def __len__(self) -> int:
+        return len(self.experiments)
+
+    def network(self, index: int) -> Network:
+        """One of them as a module."""
+        parameters = jax.tree.map(lambda array: array[index], self.parameters)
+        return network_with(task_of(self.config), self.config.experiment, parameters)
 
 
 def restore(
-    run: Path,
+    run: Path | str,
     lengths: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     which: str = "best",
-) -> Models:
+) -> Networks:
     """Restore the best or last parameters of a run's experiments, all or some of them.
+
+    Args:
+        run: a run folder, finished or not, of whatever platform.
+        lengths: only of these; None of all.
+        seeds: only of these; None of all.
+        which: `best` (on the development set) or `last` parameters.
 
     Raises:
         UserError: if there is no readable checkpoint, or no such length or seed in the run.
     """
     if which not in ("best", "last"):
         raise UserError(f"which must be 'best' or 'last', got {which!r}")
-    newest = checkpoint.restore(run, warn=warn)
+    newest = checkpoint.restore(Path(run), warn=warn)
     if newest is None:
         raise UserError(f"{run}: no checkpoint in it, expected the folder of a run (see --out)")
-    config = config_of(newest.settings)
-    experiments = [(n, s) for n in lengths or config.lengths for s in seeds or config.seeds]
+    config = run_folder.config_in(Path(run), newest.settings)
+    experiments = tuple((n, s) for n in lengths or config.lengths for s in seeds or config.seeds)
     rows = np.array([find_experiment(config, *one) for one in experiments])
     chosen = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
-    training = newest.items["training"]
-    nothing = untrained(training["diverged"], training["best_step"])
-    digest = newest.settings.get("data_sha256")
-    return Models(config, experiments, chosen, nothing[rows], digest)
+    nothing = without_best(newest.items["training"])
+    return Networks(config, experiments, chosen, ~nothing[rows])
+
+
+def restore_network(run: Path | str, length: int, seed: int, which: str = "best") -> Network:
+    """The trained network of one experiment; arguments and errors are those of `restore`."""
+    return restore(run, [length], [seed], which).network(0)
 
 
 def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
@@ -67,90 +85,75 @@ def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
     return config.lengths.index(length) * len(config.seeds) + config.seeds.index(seed)
 
 
-def restore_classifier(
-    run: Path | str, length: int, seed: int, which: str = "best"
-) -> DigitSumClassifier:
-    """The trained network of one experiment, on whatever platform JAX runs on.
-
-    Args:
-        run: a run folder, finished or not.
-        length: sequence length it was trained on.
-        seed: its seed.
-        which: `best` (on the development set) or `last` parameters.
+def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
+    """The data files of a run, None if its data were drawn.
 
     Raises:
-        UserError: if the run has no such experiment or no readable checkpoint.
+        UserError: if they cannot be read, or are not those that the run began with.
     """
-    parameters = restore(Path(run), [length], [seed], which).parameters
-    return classifier_with(jax.tree.map(lambda array: array[0], parameters))
+    if config.data is None:
+        return None
+    found, files = read_data(config.data.path, config.lengths)
+    if found.sha256 != config.data.sha256:
+        raise UserError(f"{config.data.path} has changed since the run, which had other data")
+    return files
 
 
-def accuracies(models: Models, data: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Test loss and accuracy of each model, `[experiment]`; NaN for one that is untrained.
+def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Test loss and accuracy of each network, `[experiment]`; NaN where no best one was kept.
 
     Args:
-        models: restored models.
+        networks: restored networks.
         data: a folder with `<length>/test.txt`; None takes the data that the run was tested on.
 
     Raises:
-        UserError: for data that cannot be read, or the run's own that has changed since.
+        UserError: for data that cannot be read or that the networks cannot take, or the run's own
+            that have changed since.
     """
-    config = models.config
-    if data is None:
-        check_data(config, models.data_sha256)
-    folder = data if data is not None else config.data
+    config = networks.config
+    lengths = np.array([length for length, _ in networks.experiments])
     width = max(config.lengths)  # as the run did, so that its results come out to the bit
-    if folder is None:
-        examples = draw_test_sets(config.experiment, width, models.experiments)
+    if data is None and config.data is None:
+        examples = draw_test_sets(config, networks.experiments)
     else:
-        lengths = dict.fromkeys(length for length, _ in models.experiments)
-        sets = {n: read_sequences(Path(folder) / str(n) / "test.txt", n) for n in lengths}
-        if len({len(one) for one in sets.values()}) > 1:
-            raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
-        padded = [pad_examples(sets[length], width) for length, _ in models.experiments]
+        if data is None:
+            sets = {n: splits.test for n, splits in (read_data_of(config) or {}).items()}
+        else:
+            path = Path(data)
+            sets = {n: read_sequences(path / str(n) / "test.txt", n) for n in set(lengths.tolist())}
+            check_test_sets(config, path, sets)
+        padded = [pad_examples(sets[length], width) for length in lengths.tolist()]
         examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
-    scores = evaluate_experiments(config.experiment, models.parameters, examples)
-    loss, accuracy = (np.where(models.untrained, np.nan, values) for values in scores)
+    scores = evaluate_experiments(program_of(config), networks.parameters, examples, lengths)
+    loss, accuracy = (np.where(networks.scored, values, np.nan) for values in scores)
     return loss, accuracy
 
 
-def print_accuracies(models: Models, data: str | None) -> None:
-    """A line for each experiment, and the means."""
-    loss, accuracy = accuracies(models, data)
-    rows = [
-        [str(length), str(seed), "-" if np.isnan(a) else str(a), "-" if np.isnan(b) else f"{b:.4f}"]
-        for (length, seed), a, b in zip(models.experiments, accuracy, loss, strict=True)
-    ]
-    print(report.plain_table([["length", "seed", "test accuracy", "test loss"], *rows]))
-    lengths = np.array([length for length, _ in models.experiments])
-    scored = ~models.untrained
-    means = [
-        f"{n}: {accuracy[scored & (lengths == n)].mean():.3f}"
-        for n in dict.fromkeys(lengths[scored].tolist())
-    ]
-    print(f"mean test accuracy by length  {'  '.join(means)}")
+def check_test_sets(config: SweepConfig, folder: Path, sets: dict[int, Any]) -> None:
+    """Raise `UserError` for test sets of different sizes, or of other tokens or classes."""
+    if len({len(one) for one in sets.values()}) > 1:
+        raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
+    task = task_of(config)
+    tokens = getattr(task.inputs, "vocabulary", 0)
+    if not tokens or task.answers > 1:
+        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
+    for length, one in sets.items():
+        if one.digits.max() >= tokens or one.labels.max() >= task.outputs:
+            raise UserError(
+                f"{folder / str(length) / 'test.txt'}: the networks know {tokens} tokens and "
+                f"{task.outputs} classes, it has more"
+            )
 
 
-def parse_digits(text: str) -> np.ndarray:
-    """Digits `[length]` out of `3 4 0` or `340`; raises `UserError` for anything else."""
-    parts = text.split() if len(text.split()) > 1 else list(text.strip())
-    if not parts or not all(len(part) == 1 and part in "0123456789" for part in parts):
-        raise UserError(f"--predict wants digits 0 to {NUM_DIGITS - 1} like '3 4 0', got {text!r}")
-    return np.array([int(part) for part in parts], np.int8)
+def load_unfinished(folder: Path, info: dict[str, Any]) -> Run:
+    """Results and histories of a run that is still going on, as of its newest checkpoint.
 
-
-def print_predictions(models: Models, text: str) -> None:
-    """What each network answers to a sequence, with its probability."""
-    digits = jnp.asarray(parse_digits(text))[None]
-
-    def answer(parameters: Parameters) -> jax.Array:
-        return jax.nn.softmax(classifier_with(parameters)(digits)[0])
-
-    probabilities = np.asarray(jax.lax.map(answer, models.parameters))
-    rows = [
-        [str(length), str(seed), str(row.argmax()), f"{row.max():.3f}"]
-        for (length, seed), row in zip(models.experiments, probabilities, strict=True)
-    ]
-    print(report.plain_table([["trained on length", "seed", "answer", "probability"], *rows]))
-    if digits.shape[1] >= 2:
-        print(f"the first two digits add up to {int(digits[0, 0] + digits[0, 1])}")
+    Raises:
+        UserError: if there is nothing to read yet.
+    """
+    newest = checkpoint.restore(folder, warn=warn)
+    if newest is None:
+        raise UserError(f"{folder}: this run has no checkpoint yet, wait for its first")
+    run_folder.check_settings(folder, newest.settings, info["settings"])
+    config = run_folder.config_in(folder, info["settings"])
+    return Run(*collect(config, read_data_of(config), newest.items), info)

@@ -16,7 +16,7 @@ class Adding(Task):
         value  .31  .77  .05  .62  .48  .90
         mark    0    1    0    0    1    0   -> 1.25
 
-    Always answering 1 has a loss of 1/6. In the form of Le et al. (2015) and Arjovsky et al. (2016).
+    Always answering 1 has a loss of 1/6. As in Le et al. (2015) and Arjovsky et al. (2016).
     """
 
     inputs = Vectors(2)

@@ -57,9 +57,9 @@ class Batches(NamedTuple):
     under which a weighted sum over a batch is the mean, or the sum, over its examples.
     """
 
-    inputs: jax.Array
-    targets: jax.Array
-    weights: jax.Array
+    inputs: Array
+    targets: Array
+    weights: Array
 
 
 class Task:
@@ -86,17 +86,19 @@ class Task:
         Returns:
             Examples with `inputs [number, width, ...]`.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no method draw")
+        raise UserError(
+            f"{type(self).__name__}: no method draw(key, number, length, width), a task has one"
+        )
 
     def draw_set(self, key: jax.Array, units: int, length: Any, width: int) -> Examples:
         """Draw a training, development or test set of `units * examples` examples."""
         return self.draw(key, units * self.examples, length, width)
 
-    def loss(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def loss(self, outputs: jax.Array, targets: Array) -> jax.Array:
         """Cross-entropy, `[..., outputs]` and `[...]` -> `[...]`."""
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
-    def correct(self, outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    def correct(self, outputs: jax.Array, targets: Array) -> jax.Array:
         """Whether the most likely class is the right one, `[..., outputs]` and `[...]` -> `[...]`.
 
         Accuracy is the share of answers for which this is True.
@@ -155,7 +157,7 @@ def facts_of(task: Task) -> Facts:
 
 
 def place_of(length: Any, width: int) -> jax.Array:
-    """The position `[width]` that each column of left-padded sequences holds; negative in padding."""
+    """The position `[width]` in each column of left-padded sequences; negative in padding."""
     return jnp.arange(width) - (width - length)
 
 
@@ -200,4 +202,4 @@ def batch_weights(number: int, batch_size: int, reduction: str = "mean") -> np.n
 def overlap(dataset: Dataset) -> jax.Array:
     """How many test sequences also occur in the training set (scalar int)."""
     test, train = (s.inputs.reshape(len(s.inputs), -1) for s in (dataset.test, dataset.train))
-    return jnp.sum(jax.lax.map(lambda row: jnp.any(jnp.all(row == train, axis=1)), test))
+    return jnp.sum(jax.lax.map(lambda row: jnp.any(jnp.all(row[None] == train, axis=1)), test))

@@ -55,6 +55,7 @@ def applies(program: Any) -> bool:
     cell = cell_class(config.cell)
     return (
         issubclass(cell, Cell)
+        and cell.gates == 1  # the registers of more spill
         and {config.hidden_size, config.embedding_size} <= set(HIDDEN_SIZES)
         and isinstance(task.inputs, Tokens)
         and task.answers == 1
@@ -65,33 +66,42 @@ def applies(program: Any) -> bool:
 
 
 def train_block(
-    cell: type[Cell],
-    rate: jax.Array,
+    program: Any,
+    data: Any,
+    mask: jax.Array | None,
     parameters: Any,
     optimizer: Any,
-    batches: Batches,
-    mask: jax.Array | None,
     first: jax.Array,
-    count: jax.Array,
-    places: int,
+    last: jax.Array,
 ) -> tuple[Any, Any, jax.Array]:
-    """`count` training steps from global step `first` on, at most `places`.
+    """The training steps first <= step < last of an experiment.
 
-    Returns parameters, the state of `optimizer.new_optimizer`'s Adam, and the losses `[places]`,
-    NaN beyond `count`.
+    Args:
+        program: an `experiment.Program` to which this applies.
+        data: `ExperimentData`, padded.
+        mask: `[1, time]` or None.
+        parameters: by module and name.
+        optimizer: the state of `optimizer.new_optimizer`'s Adam.
+        first: scalar.
+        last: scalar, at most the places of a block further.
+
+    Returns:
+        Parameters, optimizer, and the losses `[place]`, NaN where the block has ended.
     """
+    cell, batches = cell_class(program.config.cell), data.train
+    places, count = program.step_of.shape[1], last - first
     adam, unravel = optimizer[0], ravel_pytree(parameters)[1]
     trained = [padded(parameters, NEVER), *(padded(unravel(m)) for m in (adam.mu, adam.nu))]
     taken = adam.count + 1 + jnp.arange(places)
     settings = Settings(
         numbers=jnp.stack([first, count]).astype(jnp.int32),
-        rate=jnp.reshape(jnp.float32(rate), 1),
+        rate=jnp.reshape(jnp.float32(data.hyper.learning_rate), 1),
         corrections=jnp.stack([1 - jnp.float32(beta) ** taken for beta in BETAS]),
     )
     _, batch, time = batches.inputs.shape
     rows = power_of_two(batch, 8)
     missing = [(0, 0), (0, rows - batch)]
-    data = Batches(
+    filled = Batches(
         jnp.pad(batches.inputs, [*missing, (0, 0)], constant_values=PADDING),
         jnp.pad(batches.targets, missing),
         jnp.pad(batches.weights, missing),
@@ -120,9 +130,7 @@ def train_block(
         jax.lax.fori_loop(0, settings_ref.numbers[1], step, None)
 
     out = jax.tree.map(like, trained), like(hidden, (places,)), before, kept
-    trained, losses, *_ = launch(block_kernel, out, warps=4 if cell.gates == 1 else 8)(
-        settings, data, keep, trained
-    )
+    trained, losses, *_ = launch(block_kernel, out)(settings, filled, keep, trained)
     new, mu, nu = (
         jax.tree.map(lambda a, b: a[tuple(map(slice, b.shape))], tree, parameters)
         for tree in trained

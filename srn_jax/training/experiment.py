@@ -13,10 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from srn_jax.cells import Cell, cell_class
+from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
-from srn_jax.errors import UserError
-from srn_jax.own_files import own_mistakes, path_of
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
     Batches,
@@ -24,22 +22,21 @@ from srn_jax.tasks.task import (
     Examples,
     Task,
     batch_weights,
-    check_length,
     draw_dataset,
     mask_of,
     overlap,
     to_batches,
 )
+from srn_jax.training import block_kernel
 from srn_jax.training.model import (
     Hyperparameters,
     Parameters,
-    hyperparameters_of,
     network_with,
     new_network,
     parameters_of,
 )
 from srn_jax.training.optimizer import new_optimizer
-from srn_jax.training.probes import Step, record
+from srn_jax.training.probes import LOSS, Step, record
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ class Program:
     probes: tuple[str, ...] = ()
     inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
     train_examples: int = 300
+    kernel: bool = False  # on a GPU: whole blocks of steps, or else the loops over time
 
     @property
     def steps(self) -> int:
@@ -70,7 +68,7 @@ class Program:
 
     @property
     def step_of(self) -> np.ndarray:
-        """The global steps that a block takes, `[block, place]`; -1 for a place that is left over."""
+        """The global steps that a block takes, `[block, place]`; -1 for places left over."""
         ends = self.eval_steps
         starts = np.concatenate([[0], ends[:-1] + 1])
         steps = starts[:, None] + np.arange((ends + 1 - starts).max())
@@ -78,14 +76,23 @@ class Program:
 
 
 def program_of(
-    config: SweepConfig, *others: SweepConfig, train_examples: int | None = None
+    config: SweepConfig,
+    *others: SweepConfig,
+    train_examples: int | None = None,
+    kernel: bool = False,
 ) -> Program:
-    """The program of a sweep, and of others that differ in what changes no shape."""
+    """The program of a sweep, and of others that differ in what changes no shape.
+
+    Raises:
+        UserError: for sizes that the kernels do not know, if they are asked for.
+    """
+    if kernel:
+        check_size(config.experiment.hidden_size)
     task = task_of(config)
     every = [config.experiment, *(other.experiment for other in others)]
     inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
     number = train_examples or task.examples * config.experiment.multiplicity
-    return Program(task, config.experiment.program, config.probes, inits, number)
+    return Program(task, config.experiment.program, config.probes, inits, number, kernel)
 
 
 class TrainState(NamedTuple):
@@ -102,14 +109,14 @@ class TrainState(NamedTuple):
 class Histories(NamedTuple):
     """What is recorded, by name; NaN where training has not got to."""
 
-    steps: dict[str, jax.Array]  # [block, place], see `Program.step_of`
-    evaluations: dict[str, jax.Array]  # [block]
+    steps: dict[str, Any]  # [block, place], see `Program.step_of`
+    evaluations: dict[str, Any]  # [block]
 
 
 class ExperimentData(NamedTuple):
     """What one experiment trains on and is measured by."""
 
-    length: jax.Array  # scalar
+    length: Any  # scalar
     hyper: Hyperparameters
     key: jax.Array  # data of the key from which fresh examples are drawn
     train: Batches | None  # None where every step draws its own
@@ -186,7 +193,8 @@ def weighted_loss(
     program: Program, parameters: Parameters, batch: Any, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the losses of a batch of `Batches`, and the network's answers."""
-    outputs = network_with(program.task, program.config, parameters)(batch.inputs, mask)
+    form = Kernels() if program.kernel else None
+    outputs = network_with(program.task, program.config, parameters)(batch.inputs, mask, form)
     losses = program.task.loss(outputs, batch.targets)
     if losses.ndim > 1:  # several answers
         losses = jnp.mean(losses, axis=tuple(range(1, losses.ndim)))
@@ -262,13 +270,19 @@ def run_block(
 
     nothing = {name: jnp.full(row.shape[1:], jnp.nan) for name, row in histories.steps.items()}
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
-        parameters, optimizer, recorded = jax.lax.fori_loop(
-            first, ends[block] + 1, step, (state.parameters, state.optimizer, nothing)
-        )
+        if program.kernel and block_kernel.applies(program):
+            parameters, optimizer, losses = block_kernel.train_block(
+                program, data, mask, state.parameters, state.optimizer, first, ends[block] + 1
+            )
+            recorded = {LOSS: losses}
+        else:
+            parameters, optimizer, recorded = jax.lax.fori_loop(
+                first, ends[block] + 1, step, (state.parameters, state.optimizer, nothing)
+            )
     dev_loss, dev_accuracy = evaluate(program, parameters, data.dev, mask)
 
     places = jnp.asarray(program.step_of)[block] >= 0
-    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(recorded["train_loss"]) | ~places)
+    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(recorded[LOSS]) | ~places)
     good = finite & ~state.diverged
     improved = good & (dev_accuracy > state.best_accuracy)
     new = TrainState(
@@ -339,50 +353,3 @@ def train(
 def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` over whole pytrees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
-
-
-def check_program(config: SweepConfig) -> None:
-    """Try a sweep's task, cell and probes on abstract values.
-
-    Raises:
-        UserError: for what is wrong with them, by line where it is a user's file.
-    """
-    task, settings = task_of(config), config.experiment
-    names = (settings.cell, settings.task, *config.probes)
-    length = max(config.lengths)
-    for one in config.lengths if config.data is None else ():
-        check_length(task, one)
-    with own_mistakes(*map(path_of, names)):
-        check_cell(settings)
-        program = program_of(config)
-        hyper = hyperparameters_of(settings)
-        inputs = jnp.uint32(0), jnp.int32(length), hyper
-        state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs)
-        for part, size in (("inputs", 1), ("targets", 0)):
-            found = getattr(data.dev, part).shape
-            wanted = (task.examples, length)[: 1 + size]
-            if found[: len(wanted)] != wanted:
-                raise UserError(f"{settings.task}: draw gives {part} {found}, expected {wanted}...")
-
-        def step(state, data):
-            batch = batch_of(program, data, jnp.int32(0), length)
-            return train_step(program, data.hyper, state.parameters, state.optimizer, batch)
-
-        recorded = jax.eval_shape(step, state, data)[2]
-        wrong = [name for name, value in recorded.items() if value.shape]
-        if wrong:
-            raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
-
-
-def check_cell(config: ExperimentConfig) -> None:
-    """Raise `UserError` for a cell of the family whose new state has another shape than the old."""
-    cell = cell_class(config.cell)
-    if not (isinstance(cell, type) and issubclass(cell, Cell)):
-        return
-    side = jax.ShapeDtypeStruct((2, cell.gates * config.hidden_size), jnp.float32)
-    one = jax.ShapeDtypeStruct((2, config.hidden_size), jnp.float32)
-    state = one if cell.states == 1 else (one,) * cell.states
-    new = jax.eval_shape(cell.plain_step, side, side, state)
-    if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, state):
-        found, wanted = (jax.tree.map(jnp.shape, s) for s in (new, state))
-        raise UserError(f"{config.cell}: update gives a state {found}, expected {wanted}")

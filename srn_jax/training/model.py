@@ -17,7 +17,7 @@ from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.cell import given
 from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
 from srn_jax.cells.loops import HIGHEST, output, product
-from srn_jax.cells.recurrence import ALL_STATES, LAST_STATE, Plan
+from srn_jax.cells.recurrence import ALL_STATES, Form, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
@@ -27,12 +27,12 @@ Parameters = dict[str, Any]  # arrays by module and name
 
 
 class Hyperparameters(NamedTuple):
-    """Settings that change no shape: scalars, so that experiments with different ones run at once."""
+    """Settings that change no shape: scalars, so that experiments can differ in them."""
 
-    learning_rate: jax.Array | float
-    clip_norm: jax.Array | float
-    forget_bias: jax.Array | float
-    recurrent_init: jax.Array | int  # index into `config.RECURRENT_INITS`
+    learning_rate: Any
+    clip_norm: Any
+    forget_bias: Any
+    recurrent_init: Any  # index into `config.RECURRENT_INITS`
 
 
 def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
@@ -83,7 +83,7 @@ class Network(nnx.Module):
         rngs: nnx.Rngs,
         **cell_options: Any,
     ):
-        """A network with parameters drawn from `rngs`, for a `cell` built as cell(M, D, rngs=...)."""
+        """Parameters are drawn from `rngs`; `cell` is built as cell(M, D, rngs=..., ...)."""
         self.answers = task.answers
         self.hidden_size = hidden_size
         if isinstance(task.inputs, Tokens):
@@ -103,13 +103,16 @@ class Network(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, mask: jax.Array | None = None, form: Form | None = None
+    ) -> jax.Array:
         """Answers `[batch, outputs]`, or `[batch, answers, outputs]` where there are several.
 
         Args:
             inputs: tokens `[batch, time]` or vectors `[batch, time, size]`.
             mask: `[batch, time]` or `[1, time]`; False where a sequence has not begun yet. None
                 says that nothing is padded.
+            form: of the loops over time; None takes the one that suits the platform.
 
         Raises:
             UserError: a `ValueError`, for tokens out of range.
@@ -117,8 +120,9 @@ class Network(nnx.Module):
         if hasattr(self, "vocabulary"):
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
         if self.answers == 1:
-            return self.output(self.states(inputs, mask, LAST_STATE))
-        return self.output(jnp.swapaxes(self.states(inputs, mask)[-self.answers :], 0, 1))
+            return self.output(self.states(inputs, mask, Plan(True, form)))
+        states = self.states(inputs, mask, Plan(False, form))[-self.answers :]
+        return self.output(jnp.swapaxes(states, 0, 1))
 
     def states(
         self, inputs: jax.Array, mask: jax.Array | None = None, plan: Plan = ALL_STATES
@@ -211,7 +215,7 @@ def parameters_of(network: nnx.Module) -> Parameters:
 
 def network_with(task: Task, config: ExperimentConfig, parameters: Parameters) -> Network:
     """The network that has these parameters, as `parameters_of` gives them; costs no copy."""
-    definition, *states = _template(
+    definition, states = _template(
         task, cell_class(config.cell), config.cell, config.embedding_size, config.hidden_size
     )
     state, rest = jax.tree.map(lambda leaf: leaf, states)  # new variables, of the present trace
@@ -224,11 +228,13 @@ def _template(task: Task, cell: Any, name: str, embedding_size: int, hidden_size
     """Definition, abstract parameters, and whatever else a network holds (none of ours does)."""
     config = ExperimentConfig(cell=name, embedding_size=embedding_size, hidden_size=hidden_size)
 
+    split: Any = nnx.split  # whose types do not know how many parts come back
+
     def build() -> Network:
         return new_network(task, config, jax.random.key(0))
 
-    definition, state, rest = nnx.split(nnx.eval_shape(build), nnx.Param, ...)
+    definition, state, rest = split(nnx.eval_shape(build), nnx.Param, ...)
     if jax.tree.leaves(rest):  # such as the random state of a module of the user's
         with jax.ensure_compile_time_eval():
-            rest = nnx.split(build(), nnx.Param, ...)[2]
-    return definition, state, rest
+            rest = split(build(), nnx.Param, ...)[2]
+    return definition, (state, rest)

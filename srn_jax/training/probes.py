@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from srn_jax.config import OWN
+from srn_jax.checks import OWN
 from srn_jax.own_files import load_class
 
 LOSS = "train_loss"

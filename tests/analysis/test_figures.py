@@ -3,7 +3,10 @@
 import dataclasses
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
@@ -11,6 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from srn_jax.analysis.drawing import helper, save_figures
 from srn_jax.analysis.figures import (
     DEV_COLOR,
     TEST_COLOR,
@@ -24,9 +28,8 @@ from srn_jax.analysis.figures import (
     overview_figure,
     pair_figure,
     probe_figure,
-    save_figures,
 )
-from srn_jax.analysis.look import save_figure
+from srn_jax.analysis.look import CHINESE, Look, save_figure
 from srn_jax.analysis.results import Histories, Results, Run
 from srn_jax.analysis.summary import mean_interval
 from srn_jax.config import Facts
@@ -323,13 +326,13 @@ def test_figures_are_named_by_the_textbooks_section_or_by_what_they_show():
         results, _ = a_run(lengths, seeds=2)
         return [*figures_of(Run(results, histories, {"settings": {"experiment": experiment}}))]
 
-    assert names(histories) == ["6.6_5", "6.6_10", "6.7", "overview"]
-    assert names(histories, cell="lstm") == ["6.11_5", "6.11_10", "accuracy", "overview"]
-    assert names(histories, cell="gru") == ["loss_5", "loss_10", "accuracy", "overview"]
-    assert names(histories, task="adding") == ["loss_5", "loss_10", "accuracy", "overview"]
+    assert names(histories) == ["6.7", "overview", "6.6_5", "6.6_10"]
+    assert names(histories, cell="lstm") == ["accuracy", "overview", "6.11_5", "6.11_10"]
+    assert names(histories, cell="gru") == ["accuracy", "overview", "loss_5", "loss_10"]
+    assert names(histories, task="adding") == ["accuracy", "overview", "loss_5", "loss_10"]
     assert names(None) == ["6.7"]
     norms = ["gradient_norm_5", "6.8_5", "gradient_norm_10", "6.8_10"]
-    assert names(with_probe(histories))[3:-1] == norms
+    assert names(with_probe(histories))[4:] == norms
     assert "6.9_5" in names(with_probe(histories), clip_norm=5.0)
     _, one = a_run(lengths=(20,), seeds=2)
     assert "6.8" in names(with_probe(one), (20,))
@@ -424,7 +427,7 @@ def test_results_and_histories_without_a_single_value_can_be_drawn(seeds):
 def test_saved_figures_have_the_textbooks_names_and_the_same_bytes_every_time(tmp_path):
     results, histories = a_run(lengths=(5, 10), seeds=3)
     paths = save_figures(tmp_path / "once", Run(results, histories))
-    names = ["6.6_5", "6.6_10", "6.7", "overview"]
+    names = ["6.7", "overview", "6.6_5", "6.6_10"]
     expected = [f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
     assert [path.relative_to(tmp_path / "once/figures").as_posix() for path in paths] == expected
     assert sorted(path.name for path in (tmp_path / "once/figures").iterdir()) == sorted(expected)
@@ -441,10 +444,114 @@ def test_a_name_with_a_point_keeps_all_of_it(tmp_path):
     assert all(path.exists() for path in paths)
 
 
+def test_a_helper_draws_the_same_files_and_one_that_dies_costs_none(tmp_path):
+    run = Run(*a_run(lengths=(5, 10), seeds=3))
+    alone = save_figures(tmp_path / "alone", run)
+    with helper() as process:
+        together = save_figures(tmp_path / "together", run, process=process)
+        assert process.poll() is None
+        assert together == save_figures(tmp_path / "together", run, process=process)
+    with helper() as process:
+        process.kill()
+        without = save_figures(tmp_path / "without", run, process=process)
+    for path, twin, third in zip(alone, together, without, strict=True):
+        assert path.read_bytes() == twin.read_bytes() == third.read_bytes()
+
+
+def test_a_helper_that_is_not_needed_ends():
+    with helper() as process:
+        pass
+    assert process.returncode is not None
+    with helper(wanted=False) as process:
+        assert process is None
+
+
+def test_a_helper_ends_when_its_owner_is_killed():
+    code = (
+        "from srn_jax.analysis.drawing import helper; import time\n"
+        "with helper() as process: print(process.pid, flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    helper = int(owner.stdout.readline())
+    owner.kill()
+    owner.communicate()
+    deadline = time.monotonic() + 60
+    while runs(helper):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def runs(process):
+    """Whether a process is still there, and not as a zombie."""
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_a_pdf_has_truetype_fonts_and_nothing_global_changes(tmp_path):
+    before = dict(matplotlib.rcParams)
+    results, histories = a_run(lengths=(5, 10), seeds=2)
+    for figure in (accuracy_figure(results, FACTS), loss_figure(histories, 5, FACTS)):
+        (path,) = save_figure(figure, tmp_path / "figure", Look(formats=("pdf",)))
+        content = path.read_bytes()
+        assert b"/FontFile2" in content and b"/Type3" not in content
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("width", [3.3, 6.4, 13])
+def test_a_width_scales_the_figure_and_its_type(width):
+    results, histories = a_run()
+    look = Look(width=width, title="a title")
+    figures = [
+        loss_figure(histories, 5, FACTS, look=look),
+        accuracy_figure(results, FACTS, look),
+        overview_figure(histories, results, FACTS, look),
+        comparison_figure({"a": Run(results), "b": Run(results)}, look),
+    ]
+    for figure in figures:
+        assert figure.get_figwidth() == width
+        assert figure.get_suptitle() == "a title"
+        assert text_stays_inside(figure)
+    size = figures[0].axes[0].xaxis.label.get_fontsize()
+    assert size == pytest.approx(10 * np.sqrt(width / 6.4))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"width": 0.0}, {"width": np.nan}, {"formats": ("gif",)}, {"language": "fr"}]
+)
+def test_a_look_that_cannot_be_had_is_one_line(wrong):
+    with pytest.raises(UserError, match=r"^--(width|format|lang) must be "):
+        Look(**wrong)
+
+
+def test_labels_are_chinese_where_a_font_is_there_and_one_line_says_so_where_none_is(monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: ["DejaVu Sans"])
+    with pytest.raises(UserError, match="needs a font with Chinese characters"):
+        Look(language="zh")
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: [CHINESE["fonts"][3]])
+    results, histories = a_run(seeds=2)
+    look = Look(language="zh")
+    axes = loss_figure(histories, 5, FACTS, look=look).axes[0]
+    assert (axes.get_xlabel(), axes.get_title()) == ("步", "长度 5")
+    figures = [
+        accuracy_figure(results, FACTS, look),
+        overview_figure(histories, results, FACTS, look),
+    ]
+    figures += [comparison_figure({"x": Run(results)}, look)]
+    figures += [probe_figure(with_probe(histories), "gradient_norm", 5, look)]
+    for figure in figures:
+        texts = [text.get_text() for text in figure.findobj(Text)]
+        assert not [
+            text for text in texts if text in CHINESE["words"] or "seeds" in text or "mean" in text
+        ]
+
+
 def test_drawing_needs_neither_pyplot_nor_jax():
     code = (
         "import io, sys; from srn_jax.analysis.look import Look; "
-        "import srn_jax.analysis.figures; Look().figure(2, 2).savefig(io.BytesIO(), format='pdf'); "
+        "import srn_jax.analysis.figures; \n"
+        "with Look().applied(2, 1) as figure: figure.savefig(io.BytesIO(), format='pdf')\n"
         "print({'matplotlib.pyplot', 'jax'} & set(sys.modules))"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
+from srn_jax.analysis.comparison import compare
 from srn_jax.analysis.report import (
-    comparison_report,
-    comparison_table,
     duration,
     results_table,
     run_report,
@@ -140,6 +139,7 @@ def test_what_a_report_says_of_the_task_comes_with_the_run():
 def test_a_report_names_its_machine_and_what_another_would_change():
     told = {"processor": "AMD EPYC", "commit": "abc123", "date": "2026-01-02", "command": "x"}
     text = run_report(Run(GOOD, info=told))
+    assert "- `clip_norm`: none" in run_report(Run(GOOD, info={"settings": {"clip_norm": None}}))
     for line in ("- processor: AMD EPYC", "- commit: abc123", "- date: 2026-01-02"):
         assert line in text.splitlines()
     assert "0.51 on one processor and 0.31 on another" in text
@@ -166,6 +166,11 @@ def a_run(scores, first_seed=0, data=None, **experiment):
 
 
 BETTER = results_of({5: [0.8, 0.9, 1.0], 20: [0.5, 0.5, 0.5]})
+
+
+def comparison_table(runs, baseline=None):
+    """What the terminal shows of a comparison."""
+    return compare(runs, baseline).table()
 
 
 def rows_of(table):
@@ -240,15 +245,15 @@ def test_a_comparison_of_runs_without_common_seeds_leaves_the_difference_open():
 
 
 def test_a_comparisons_markdown_has_the_same_numbers_and_its_figures():
-    text = comparison_report({"plain": Run(GOOD), "a|b": Run(BETTER)}, ["figures/comparison.png"])
+    text = compare({"plain": Run(GOOD), "a|b": Run(BETTER)}).report(["figures/comparison.png"])
     assert "| 5 | a\\|b | 3 | 0.900 | 0.800 to 1.000 | +0.100 |" in text
     assert "- plain: memory span (mean test accuracy above 0.5): 20.0" in text
     assert "![comparison](figures/comparison.png)" in text
 
 
-def test_no_runs_compare_to_an_empty_table():
-    assert "length" in comparison_table({})
-    assert "Difference" not in comparison_table({"alone": Run(GOOD)})
+def test_a_run_alone_is_compared_with_nothing():
+    table = comparison_table({"alone": Run(GOOD)})
+    assert "Difference" not in table and rows_of(table)[0][-3:] == ["-", "-", "-"]
 
 
 def test_no_number_is_a_negative_zero():

@@ -1,4 +1,4 @@
-"""The hand-written backward pass is autodiff's, in float64, whatever is asked of it."""
+"""The hand-written backward pass is autodiff's, in float64, for every cell."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,35 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from srn_jax.cells.recurrence import recurrence, reference_recurrence
+from srn_jax import GRU, LSTM, SRN, Cell, ResidualSRN
+from srn_jax.cells.recurrence import output, recurrence, reference_recurrence
+
+
+class Gated(Cell):
+    """As a user writes one; it maps (0, 0) to something else, and its sides do not add up."""
+
+    gates = 2
+
+    def update(self, x, h, state):
+        z = jax.nn.sigmoid(x[..., 0, :] - 2 * h[..., 0, :])
+        return z * state + (1 - z) * jnp.cos(x[..., 1, :] * h[..., 1, :])
+
+
+class Pair(Cell):
+    """Two parts of a state, and a recurrent bias."""
+
+    gates = 3
+    states = 2
+    recurrent_bias = True
+
+    def update(self, x, h, state):
+        f, i, o = (jax.nn.sigmoid(x[..., n, :] + h[..., n, :]) for n in range(3))
+        memory = f * state[1] + i * jnp.tanh(x[..., 1, :] * h[..., 2, :])
+        return o * memory + state[0] / 2, memory
+
+
+CELLS = [SRN, ResidualSRN, LSTM, GRU, Gated, Pair]
+by_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 
 
 @pytest.fixture(autouse=True)
@@ -16,96 +44,121 @@ def float64():
     jax.config.update("jax_enable_x64", False)
 
 
-def problem(time, batch=3, features=4, hidden=5, seed=0):
+def problem(cell, time, batch=3, features=4, hidden=5, seed=0):
+    """The arguments of `recurrence` after the cell, and a gradient that reaches every state."""
     random = np.random.default_rng(seed)
+    columns = cell.gates * hidden
     inputs = random.normal(size=(time, batch, features))
-    input_weight = random.normal(size=(features, hidden)) / 2
-    weight = random.normal(size=(hidden, hidden)) / 2
-    initial = random.normal(size=(batch, hidden))
+    input_weight = random.normal(size=(features, columns)) / 2
+    weight = random.normal(size=(hidden, columns)) / 2
+    bias = random.normal(size=(1, columns)) if cell.recurrent_bias else None
+    state = [random.normal(size=(batch, hidden)) for _ in range(cell.states)]
+    outside = [random.normal(size=(time, batch, hidden)) for _ in range(cell.states)]
     mask = random.random((time, batch)) < 0.6
-    outside = random.normal(size=(time, batch, hidden))  # gradient that reaches every state
-    return inputs, input_weight, weight, initial, mask, outside
+    initial, outside = (tuple(s) if cell.states > 1 else s[0] for s in (state, outside))
+    return (inputs, input_weight, weight, bias, initial), mask, outside
 
 
-def value_and_gradients(function, *arguments):
-    *arrays, mask, outside = arguments
-
+def value_and_gradients(function, cell, arrays, mask, outside):
     def scalar(*arrays):
-        return jnp.sum(function(*arrays, mask) * outside)
+        states = function(cell, *arrays, mask)
+        return sum(jax.tree.leaves(jax.tree.map(lambda s, o: jnp.sum(s * o), states, outside)))
 
-    return function(*arrays, mask), *jax.grad(scalar, argnums=(0, 1, 2, 3))(*arrays)
+    return function(cell, *arrays, mask), jax.grad(scalar, argnums=(0, 1, 2, 3, 4))(*arrays)
+
+
+def both(cell, *arguments, mapped=lambda function: function):
+    """What the fast and the plain recurrence give."""
+    return (
+        jax.jit(mapped(lambda *arguments, f=function: value_and_gradients(f, cell, *arguments)))(
+            *arguments
+        )
+        for function in (recurrence, reference_recurrence)
+    )
 
 
 def assert_equal(ones, others):
-    for one, other in zip(ones, others, strict=True):
+    assert jax.tree.structure(ones) == jax.tree.structure(others)
+    for one, other in zip(jax.tree.leaves(ones), jax.tree.leaves(others), strict=True):
         assert one.dtype == jnp.float64
         assert np.abs(np.asarray(one - other)).max() < 1e-10
 
 
-@pytest.mark.parametrize("time", [1, 2, 5, 35])
+@by_cell
+@pytest.mark.parametrize("time", [1, 7])
 @pytest.mark.parametrize("masked", [False, True])
-def test_values_and_gradients_equal_the_reference(time, masked):
-    *arrays, mask, outside = problem(time)
-    mask = mask if masked else None
-    fast, plain = (
-        value_and_gradients(function, *arrays, mask, outside)
-        for function in (recurrence, reference_recurrence)
-    )
-    assert_equal(fast, plain)
+def test_values_and_gradients_equal_the_reference(cell, time, masked):
+    arrays, mask, outside = problem(cell, time)
+    assert_equal(*both(cell, arrays, mask if masked else None, outside))
 
 
-def test_they_are_equal_under_vmap_over_everything():
-    problems = [
-        jnp.stack(arrays) for arrays in zip(*(problem(6, seed=s) for s in range(4)), strict=True)
-    ]
-    fast, plain = (
-        jax.jit(jax.vmap(lambda *arrays, f=function: value_and_gradients(f, *arrays)))(*problems)
-        for function in (recurrence, reference_recurrence)
-    )
-    assert_equal(fast, plain)
+@by_cell
+def test_they_are_equal_under_vmap_over_everything(cell):
+    problems = [problem(cell, 35, seed=seed) for seed in range(4)]
+    stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *problems)
+    assert_equal(*both(cell, *stacked, mapped=jax.vmap))
 
 
-def test_they_are_equal_inside_a_scan():
-    inputs, input_weight, weight, initial, _, _ = problem(6)
+@by_cell
+def test_they_are_equal_inside_a_scan(cell):
+    (inputs, input_weight, weight, bias, initial), _, _ = problem(cell, 6)
+    mask = jnp.arange(6)[:, None] > 1  # [time, 1]: the same for the whole batch
 
     def descend(function):
-        def step(weight, _):
-            def loss(weight):
-                return jnp.sum(function(inputs, input_weight, weight, initial)[-1] ** 2)
+        def step(weights, _):
+            def loss(weights):
+                states = function(cell, inputs, *weights, bias, initial, mask)
+                return jnp.sum(output(states)[-1] ** 2)
 
-            value, gradient = jax.value_and_grad(loss)(weight)
-            return weight - 0.1 * gradient, value
+            value, gradient = jax.value_and_grad(loss)(weights)
+            return jax.tree.map(lambda w, g: w - 0.1 * g, weights, gradient), value
 
-        weight_, losses = jax.lax.scan(step, jnp.asarray(weight), length=10)
-        return weight_, losses
+        start = jnp.asarray(input_weight), jnp.asarray(weight)
+        return jax.jit(lambda: jax.lax.scan(step, start, length=10))()
 
     assert_equal(descend(recurrence), descend(reference_recurrence))
 
 
-def test_the_gradient_agrees_with_finite_differences():
-    *arrays, mask, _ = problem(4)
-    check_grads(
-        lambda *args: recurrence(*args, mask),
-        tuple(map(jnp.asarray, arrays)),
-        order=1,
-        modes=["rev"],
-        atol=1e-7,
-        rtol=1e-7,
-        eps=1e-5,
-    )
+@by_cell
+def test_the_gradient_agrees_with_finite_differences(cell):
+    arrays, mask, _ = problem(cell, 4)
+    given = tuple(jax.tree.map(jnp.asarray, array) for array in arrays if array is not None)
+
+    def states(*arrays):
+        if not cell.recurrent_bias:
+            arrays = (*arrays[:3], None, *arrays[3:])
+        return recurrence(cell, *arrays, mask)
+
+    check_grads(states, given, order=1, modes=["rev"], atol=1e-7, rtol=1e-7, eps=1e-5)
 
 
-def test_a_masked_step_leaves_the_state_as_it_was():
-    *arrays, initial, _, _ = problem(3)
-    mask = np.zeros((3, 3), bool)
-    states = recurrence(*arrays, initial, jnp.asarray(mask))
-    assert (np.asarray(states) == initial[None]).all()
+@by_cell
+def test_a_masked_step_leaves_the_state_as_it_was(cell):
+    arrays, _, _ = problem(cell, 3)
+    states = recurrence(cell, *arrays, jnp.zeros((3, 3), bool))
+    for all, first in zip(*map(jax.tree.leaves, (states, arrays[-1])), strict=True):
+        assert (np.asarray(all) == first[None]).all()
 
 
-def test_zero_features_on_the_left_leave_a_zero_state_at_exactly_zero():
-    features, *weights, initial, _, _ = problem(6)
+@by_cell
+def test_a_cells_own_step_and_derivative_are_those_of_its_update(cell):
+    """The formulas that a cell brings to be faster, against `update` and autodiff of it."""
+    random = np.random.default_rng(0)
+    x, h = (jnp.asarray(random.normal(size=(3, cell.gates * 5))) for _ in range(2))
+    parts = jnp.asarray(random.normal(size=(2, cell.states, 3, 5)))
+    state, gradient = (tuple(part) if cell.states > 1 else part[0] for part in parts)
+    new, kept = cell.step(x, h, state)
+    assert_equal(new, cell.plain_step(x, h, state))
+    kept = new if cell.keeps_state else x if kept is None else kept
+    assert kept.shape == x.shape
+    own = cell.derivative(kept, None if cell.additive else h, state, gradient)
+    assert_equal(own, jax.vjp(cell.plain_step, x, h, state)[1](gradient))
+
+
+def test_zero_features_on_the_left_leave_a_zero_state_of_an_srn_at_exactly_zero():
+    (features, *weights, initial), _, _ = problem(SRN, 6)
     zeros = np.zeros_like(initial)
     padded = np.concatenate([np.zeros((4, *features.shape[1:])), features])
-    states = recurrence(padded, *weights, zeros)
+    states = recurrence(SRN, padded, *weights, zeros)
     assert (np.asarray(states[:4]) == 0).all()
-    assert (np.asarray(states[4:]) == np.asarray(recurrence(features, *weights, zeros))).all()
+    assert (np.asarray(states[4:]) == np.asarray(recurrence(SRN, features, *weights, zeros))).all()

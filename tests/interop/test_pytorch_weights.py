@@ -13,32 +13,55 @@ import pytest
 from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.pytorch import (
+    LAYOUTS,
+    LSTM,
+    SRN,
+    TORCH_GRU,
+    TORCH_LSTM,
     TORCH_RNN,
     TORCH_SUFFIXES,
     load,
-    parameters_from_state_dict,
+    network_from_state_dict,
     save,
-    state_dict_from_parameters,
+    state_dict_of,
 )
-from srn_jax.training.model import classifier_with, new_classifier, parameters_of
+from srn_jax.tasks import Adding, DigitSum
+from srn_jax.training.model import network_with, new_network, parameters_of
 
 M, D = 5, 7
+KINDS = {"srn": SRN, "lstm": LSTM, "nn.RNN": TORCH_RNN, "nn.LSTM": TORCH_LSTM, "nn.GRU": TORCH_GRU}
 TORCHS = [pytest.param(suffix, marks=pytest.mark.needs_torch) for suffix in TORCH_SUFFIXES]
 
 
-def weights(framework=False, seed=0):
-    """A state dict of NumPy arrays: with W, U and b, or of PyTorch's own `nn.RNN`."""
-    random = np.random.default_rng(seed)
-    shapes = {"embedding.W": (10, M), "linear.weight": (19, D), "linear.bias": (19,)}
-    if framework:
-        shapes |= {"rnn_model.weight_ih_l0": (D, M), "rnn_model.weight_hh_l0": (D, D)}
-        shapes |= {"rnn_model.bias_ih_l0": (D,), "rnn_model.bias_hh_l0": (D,)}
+def shapes_of(kind):
+    """The names and shapes of a state dict, as the textbook or PyTorch's documentation has them."""
+    if kind == "srn":
+        cell = {"W": (M, D), "U": (D, D), "b": (1, D)}
+    elif kind == "lstm":
+        cell = {
+            f"{name}_{gate}": shape
+            for gate in "ifoc"
+            for name, shape in {"W": (M, D), "U": (D, D), "b": (1, D)}.items()
+        }
     else:
-        shapes |= {"rnn_model.W": (M, D), "rnn_model.U": (D, D), "rnn_model.b": (1, D)}
-    state = {name: random.normal(size=shape) for name, shape in shapes.items()}
+        rows = {"nn.RNN": 1, "nn.LSTM": 4, "nn.GRU": 3}[kind] * D
+        cell = {"weight_ih_l0": (rows, M), "weight_hh_l0": (rows, D)}
+        cell |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
+    around = {"embedding.W": (10, M), "linear.weight": (19, D), "linear.bias": (19,)}
+    return around | {f"rnn_model.{name}": shape for name, shape in cell.items()}
+
+
+def weights(kind="srn", seed=0):
+    """A state dict of NumPy arrays."""
+    random = np.random.default_rng(seed)
+    state = {name: random.normal(size=shape) for name, shape in shapes_of(kind).items()}
     state = {name: array.astype(np.float32) for name, array in state.items()}
     state["embedding.W"][0, :3] = -0.0, 1e-45, np.finfo(np.float32).max
     return state
+
+
+def parameters_from(state):
+    return network_from_state_dict(state)[1]
 
 
 def same_bits(one, other):
@@ -51,116 +74,172 @@ def same_bits(one, other):
     )
 
 
-def pytorch_program(framework):
+def pytorch_program(kind):
     """The textbook's network in PyTorch with M and D of its own."""
     torch = pytest.importorskip("torch")
-    from pytorch_program import SRN, Embedding, Model_RNN4SeqClass
+    import pytorch_program as textbook
 
-    class FrameworkRNN(torch.nn.RNN):
-        def forward(self, inputs):
-            return super().forward(inputs)[1][0]
-
+    cells = {"srn": textbook.SRN, "lstm": textbook.LSTM, "gru": textbook.GRU}
+    cells |= {"nn.RNN": textbook.BuiltInRNN, "nn.LSTM": textbook.BuiltInLSTM}
+    cells |= {"nn.GRU": textbook.BuiltInGRU}
     torch.manual_seed(0)
-    program = Model_RNN4SeqClass()
-    program.embedding = Embedding(10, M)
-    program.rnn_model = FrameworkRNN(M, D, batch_first=True) if framework else SRN(M, D)
+    program = textbook.Model_RNN4SeqClass()
+    program.embedding = textbook.Embedding(10, M)
+    program.rnn_model = cells[kind](M, D)
     program.linear = torch.nn.Linear(D, 19)
     return program
 
 
-def logits_of_both(program, parameters):
+def logits_of_both(program, config, parameters):
     import torch
 
     digits = np.random.default_rng(1).integers(0, 10, (64, 9))
     with torch.no_grad():
         theirs = program(torch.tensor(digits)).numpy()
-    return np.asarray(classifier_with(parameters)(jnp.asarray(digits, jnp.int8))), theirs
+    network = network_with(DigitSum(), config, parameters)
+    return np.asarray(network(jnp.asarray(digits, jnp.int8))), theirs
 
 
 @pytest.mark.needs_torch
-@pytest.mark.parametrize("framework", [False, True], ids=["srn", "nn.RNN"])
-def test_a_network_from_pytorch_gives_the_logits_that_it_gave_there(framework, tmp_path):
-    program = pytorch_program(framework)
+@pytest.mark.parametrize("kind", [*KINDS, "gru"])
+def test_a_network_from_pytorch_gives_the_logits_that_it_gave_there(kind, tmp_path):
+    program = pytorch_program(kind)
     import torch
 
-    ours, theirs = logits_of_both(program, parameters_from_state_dict(program.state_dict()))
+    config, parameters = network_from_state_dict(program.state_dict())
+    assert config.cell == kind.lower().removeprefix("nn.").replace("rnn", "srn")
+    assert (config.embedding_size, config.hidden_size) == (M, D)
+    ours, theirs = logits_of_both(program, config, parameters)
     assert np.abs(ours - theirs).max() < 1e-6
-    torch.save(program.state_dict(), tmp_path / "srn.pdparams")
-    from_file, _ = logits_of_both(program, load(tmp_path / "srn.pdparams"))
+    torch.save(program.state_dict(), tmp_path / "net.pdparams")
+    from_file, _ = logits_of_both(program, *load(tmp_path / "net.pdparams"))
     assert from_file.tobytes() == ours.tobytes()
 
 
 @pytest.mark.needs_torch
-def test_a_network_from_here_gives_the_same_logits_in_pytorch(tmp_path):
-    program = pytorch_program(framework=False)
+@pytest.mark.parametrize(("cell", "kind"), [("srn", "srn"), ("lstm", "lstm"), ("gru", "nn.GRU")])
+def test_a_network_from_here_gives_the_same_logits_in_pytorch(cell, kind, tmp_path):
+    program = pytorch_program(kind)
     import torch
 
-    config = ExperimentConfig(hidden_size=D, embedding_size=M)
-    parameters = parameters_of(new_classifier(config, jax.random.key(3)))
-    state = torch.load(save(parameters, tmp_path / "new" / "srn.pth"), weights_only=True)
+    config = ExperimentConfig(cell=cell, hidden_size=D, embedding_size=M)
+    parameters = parameters_of(new_network(DigitSum(), config, jax.random.key(3)))
+    state = torch.load(save(cell, parameters, tmp_path / "new" / "net.pth"), weights_only=True)
     program.load_state_dict(state)  # strict
-    ours, theirs = logits_of_both(program, parameters)
+    ours, theirs = logits_of_both(program, config, parameters)
     assert np.abs(ours - theirs).max() < 1e-6
 
 
 @pytest.mark.needs_torch
 def test_training_on_in_pytorch_does_not_change_what_was_taken_from_it():
-    program = pytorch_program(framework=False)
+    program = pytorch_program("srn")
     import torch
 
-    parameters = parameters_from_state_dict(program.state_dict())
+    parameters = parameters_from(program.state_dict())
     before = program.rnn_model.U.detach().numpy().copy()
     with torch.no_grad():
         program.rnn_model.U.zero_()
-    assert same_bits(parameters["srn"]["U"], before)
+    assert same_bits(parameters["cell"]["U"], before)
 
 
-def test_there_and_back_is_the_same_to_the_bit():
-    state = weights()
-    assert same_bits(state_dict_from_parameters(parameters_from_state_dict(state)), state)
+@pytest.mark.parametrize("cell", ["srn", "residual-srn", "lstm", "gru"])
+@pytest.mark.parametrize("task", [DigitSum(), Adding()], ids=["tokens", "vectors"])
+def test_every_cell_goes_through_a_file_and_back_to_the_bit(cell, task, tmp_path):
+    config = ExperimentConfig(cell=cell, hidden_size=D, embedding_size=M)
+    parameters = parameters_of(new_network(task, config, jax.random.key(3)))
+    path = save(cell, parameters, tmp_path / "weights.npz")
+    known, again = load(path, "residual-srn" if cell == "residual-srn" else None)
+    assert same_bits(again, parameters)
+    assert (known.cell, known.hidden_size) == (cell, D)
+
+
+def test_vocabulary_and_classes_are_those_of_the_weights():
+    state = weights("lstm") | {"embedding.W": np.zeros((13, M), np.float32)}
+    state |= {"linear.weight": np.ones((82, D), np.float32), "linear.bias": np.ones(82, np.float32)}
+    parameters = parameters_from(state)
+    assert parameters["embedding"]["table"].shape == (13, M)
+    assert parameters["output"]["kernel"].shape == (D, 82)
+
+
+def test_an_lstm_whose_candidate_is_called_a_is_the_same():
+    state = weights("lstm")
+    renamed = {name.replace("_c", "_a"): array for name, array in state.items()}
+    assert renamed.keys() != state.keys()
+    assert same_bits(parameters_from(renamed), parameters_from(state))
+
+
+def test_weights_of_one_cell_are_not_taken_for_anothers(tmp_path):
+    path = save("lstm", parameters_from(weights("lstm")), tmp_path / "weights.npz")
+    with pytest.raises(
+        UserError, match=r"weights\.npz: these are the weights of .* lstm, not of gru"
+    ):
+        load(path, "gru")
+    with pytest.raises(UserError, match=r"mine\.py:Mine have no form in PyTorch, expected one of"):
+        save("mine.py:Mine", parameters_from(weights()), path)
+
+
+@pytest.mark.parametrize("kind", ["srn", "lstm", "nn.GRU"])
+def test_there_and_back_is_the_same_to_the_bit(kind):
+    state = weights(kind)
+    config, parameters = network_from_state_dict(state)
+    assert same_bits(state_dict_of(config.cell, parameters), state)
 
 
 @pytest.mark.parametrize("suffix", [".npz", *TORCHS])
 def test_through_a_file_and_back_is_the_same_to_the_bit(suffix, tmp_path):
     if suffix != ".npz":
         pytest.importorskip("torch")
-    parameters = parameters_from_state_dict(weights())
-    path = save(parameters, tmp_path / f"weights{suffix}")
-    assert same_bits(load(path), parameters)
+    parameters = parameters_from(weights())
+    path = save("srn", parameters, tmp_path / f"weights{suffix}")
+    assert same_bits(load(path)[1], parameters)
     once = path.read_bytes()
-    assert save(parameters, path).read_bytes() == once
+    assert save("srn", parameters, path).read_bytes() == once
 
 
 def test_the_two_biases_of_the_frameworks_rnn_add_up():
-    state = weights(framework=True)
-    srn = parameters_from_state_dict(state)["srn"]
+    state = weights("nn.RNN")
+    srn = parameters_from(state)["cell"]
     assert same_bits(srn["W"], state["rnn_model.weight_ih_l0"].T)
     assert same_bits(srn["U"], state["rnn_model.weight_hh_l0"].T)
     bias = state["rnn_model.bias_ih_l0"] + state["rnn_model.bias_hh_l0"]
     assert same_bits(srn["b"], bias[None])
 
 
-def changed(name, value, framework=False):
-    return weights(framework) | {name: value}
+def test_the_two_biases_of_the_frameworks_gru_are_kept_apart():
+    state = weights("nn.GRU")
+    gru = parameters_from(state)["cell"]
+    assert same_bits(gru["b"], state["rnn_model.bias_ih_l0"][None])
+    assert same_bits(gru["c"], state["rnn_model.bias_hh_l0"][None])
 
 
-def without(name, framework=False):
-    return {key: value for key, value in weights(framework).items() if key != name}
+def test_the_frameworks_lstm_has_its_gates_in_another_order():
+    state = weights("nn.LSTM")
+    i, f, candidate, o = np.split(state["rnn_model.weight_hh_l0"], 4)
+    ours = np.concatenate([i, f, o, candidate]).T
+    assert same_bits(parameters_from(state)["cell"]["U"], ours)
+
+
+def changed(name, value, kind="srn"):
+    return weights(kind) | {name: value}
+
+
+def without(name, kind="srn"):
+    return {key: value for key, value in weights(kind).items() if key != name}
 
 
 NAN = np.full((D, D), np.nan, np.float32)
 REFUSED = {
     "a missing weight": (without("rnn_model.U"), "without rnn_model.U"),
     "a missing weight of nn.RNN": (
-        without("rnn_model.bias_hh_l0", framework=True),
+        without("rnn_model.bias_hh_l0", "nn.RNN"),
         "without rnn_model.bias_hh_l0",
     ),
     "an unknown weight": (changed("lstm.W", np.zeros(1)), "with lstm.W"),
     "a second layer": (
-        changed("rnn_model.weight_ih_l1", np.zeros(1), framework=True),
+        changed("rnn_model.weight_ih_l1", np.zeros(1), "nn.RNN"),
         "with rnn_model.weight_ih_l1",
     ),
-    "both forms at once": (weights() | weights(framework=True), "with rnn_model.W"),
+    "both forms at once": (weights() | weights("nn.RNN"), "with rnn_model.W"),
     "a whole checkpoint": ({"epoch": 3, "state_dict": weights()}, "with epoch, state_dict"),
     "nothing": ({}, "without embedding.W"),
     "no dictionary": ([1, 2], "expected a state dict of weights by name, got a list"),
@@ -174,11 +253,32 @@ REFUSED = {
     ),
     "an output layer on its side, as Paddle's": (
         changed("linear.weight", np.zeros((D, 19), np.float32)),
-        f"linear.weight has shape [{D}, 19], expected [19, 19]",
+        f"linear.weight has shape [{D}, 19], expected [19, {D}]",
     ),
-    "eleven digits": (
-        changed("embedding.W", np.zeros((11, M), np.float32)),
-        f"embedding.W has shape [11, {M}], expected [10, {M}]",
+    "an embedding of another size": (
+        changed("embedding.W", np.zeros((10, M + 1), np.float32)),
+        f"rnn_model.W has shape [{M}, {D}], expected [{M + 1}, {D}]",
+    ),
+    "a gate that is missing": (without("rnn_model.U_o", "lstm"), "without rnn_model.U_o"),
+    "a candidate of both names": (
+        changed("rnn_model.W_a", np.zeros((M, D), np.float32), "lstm"),
+        "with rnn_model.W_a",
+    ),
+    "a gate of another size": (
+        changed("rnn_model.b_f", np.zeros((1, D + 1), np.float32), "lstm"),
+        f"rnn_model.b_f has shape [1, {D + 1}], expected [1, {D}]",
+    ),
+    "two gates": (
+        changed("rnn_model.weight_hh_l0", np.zeros((2 * D, D), np.float32), "nn.RNN"),
+        f"rnn_model.weight_hh_l0 has shape [{2 * D}, {D}], expected [{D}, {D}]",
+    ),
+    "an LSTM's input weights with a GRU's recurrent ones": (
+        changed("rnn_model.weight_hh_l0", np.zeros((3 * D, D), np.float32), "nn.LSTM"),
+        f"rnn_model.weight_ih_l0 has shape [{4 * D}, {M}], expected [{3 * D}, {M}]",
+    ),
+    "a projection": (
+        changed("rnn_model.weight_hr_l0", np.zeros((3, D), np.float32), "nn.LSTM"),
+        "with rnn_model.weight_hr_l0",
     ),
     "an embedding of no size": (
         changed("embedding.W", np.zeros((10, 0), np.float32)),
@@ -186,7 +286,7 @@ REFUSED = {
     ),
     "a vector for a matrix": (
         changed("embedding.W", np.zeros(10, np.float32)),
-        "embedding.W has shape [10], expected [10, M]",
+        "embedding.W has shape [10], expected [vocabulary, M]",
     ),
     "double precision": (
         changed("rnn_model.U", np.zeros((D, D))),
@@ -202,7 +302,7 @@ REFUSED = {
 def test_what_is_not_these_weights_is_refused_and_said(case):
     state, message = REFUSED[case]
     with pytest.raises(UserError) as refusal:
-        parameters_from_state_dict(state)
+        parameters_from(state)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
@@ -220,20 +320,20 @@ def test_what_is_not_these_weights_is_refused_and_said(case):
 def test_an_odd_tensor_is_refused(make):
     torch = pytest.importorskip("torch")
     with pytest.raises(UserError, match=r"^rnn_model\.U is "):
-        parameters_from_state_dict(changed("rnn_model.U", make(torch)))
+        parameters_from(changed("rnn_model.U", make(torch)))
 
 
 def test_parameters_that_are_no_classifiers_are_refused(tmp_path):
-    parameters = parameters_from_state_dict(weights())
+    parameters = parameters_from(weights())
     stacked = jax.tree.map(lambda array: array[None], parameters)
-    for wrong in (stacked, {"srn": parameters["srn"]}, {}):
+    for wrong in (stacked, {"cell": parameters["cell"]}, {}):
         with pytest.raises(UserError):
-            save(wrong, tmp_path / "weights.npz")
+            save("srn", wrong, tmp_path / "weights.npz")
     assert list(tmp_path.iterdir()) == []
 
 
 def truncated(path):
-    save(parameters_from_state_dict(weights()), path)
+    save("srn", parameters_from(weights()), path)
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -285,7 +385,7 @@ def test_code_in_a_file_is_not_run(protocol, tmp_path):
     harm = tmp_path / "harm"
     torch.save({"embedding.W": Intruder(harm)}, tmp_path / "a.pth")
     (tmp_path / "b.pth").write_bytes(pickle.dumps(Intruder(harm), protocol))
-    torch.save(pytorch_program(framework=False), tmp_path / "c.pth")  # a module, not its weights
+    torch.save(pytorch_program("srn"), tmp_path / "c.pth")  # a module, not its weights
     for name in ("a.pth", "b.pth", "c.pth"):
         with pytest.raises(UserError, match=r"not a file that torch\.save") as refusal:
             load(tmp_path / name)
@@ -315,7 +415,7 @@ def test_without_pytorch_its_files_are_refused_and_nothing_is_written(monkeypatc
     with pytest.raises(UserError, match="need PyTorch"):
         load(tmp_path / "weights.pth")
     with pytest.raises(UserError, match="need PyTorch"):
-        save(parameters_from_state_dict(weights()), tmp_path / "new" / "weights.pt")
+        save("srn", parameters_from(weights()), tmp_path / "new" / "weights.pt")
     assert not (tmp_path / "new").exists()
 
 
@@ -324,21 +424,24 @@ def test_a_file_of_unknown_kind_is_refused(name, tmp_path):
     with pytest.raises(UserError, match=r"expected \.npz, \.pth, \.pt, \.pdparams"):
         load(tmp_path / name)
     with pytest.raises(UserError, match=r"expected \.npz, \.pth, \.pt, \.pdparams"):
-        save(parameters_from_state_dict(weights()), tmp_path / name)
+        save("srn", parameters_from(weights()), tmp_path / name)
 
 
 def test_a_place_that_is_taken_is_refused(tmp_path):
-    parameters = parameters_from_state_dict(weights())
+    parameters = parameters_from(weights())
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(UserError, match="can't be a folder"):
-        save(parameters, tmp_path / "file" / "weights.npz")
+        save("srn", parameters, tmp_path / "file" / "weights.npz")
     with pytest.raises(UserError, match="is a folder"):
-        save(parameters, tmp_path / "folder.npz")
+        save("srn", parameters, tmp_path / "folder.npz")
 
 
-def test_every_name_of_a_state_dict_is_one_that_pytorch_gives():
-    assert set(weights(framework=True)) == set(TORCH_RNN)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_name_of_a_state_dict_is_one_of_its_layout(kind):
+    around = {"embedding.W", "linear.weight", "linear.bias"}
+    assert set(shapes_of(kind)) - around == set(KINDS[kind].tensors)
+    assert len(LAYOUTS) == len(KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +489,7 @@ def test_the_script_does_not_overwrite_unless_told_to(work, run_script):
     assert done.returncode == 2 and "--overwrite" in done.stderr
     assert path.read_text() == "mine"
     assert run_script("convert.py", *options, "--overwrite").returncode == 0
-    assert load(path)["srn"]["W"].shape == (32, 32)
+    assert load(path)[1]["cell"]["W"].shape == (32, 32)
 
 
 @pytest.mark.parametrize(

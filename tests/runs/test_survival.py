@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from srn_jax.analysis.results import read_results
-from srn_jax.cli import study
+from srn_jax.cli import publish, study
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError

@@ -1,0 +1,71 @@
+"""What restored networks score and answer, as tables."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srn_jax.analysis.tables import plain_table
+from srn_jax.ensemble.sweep import map_experiments
+from srn_jax.errors import UserError
+from srn_jax.runs.restore import Networks, accuracies
+from srn_jax.tasks import task_of
+from srn_jax.tasks.task import Tokens
+from srn_jax.training.model import network_with
+
+
+def print_accuracies(networks: Networks, data: str | None) -> None:
+    """A line for each network, and the means."""
+    loss, accuracy = accuracies(networks, data)
+    rows = [["length", "seed", "test accuracy", "test loss"]]
+    for (length, seed), a, b in zip(networks.experiments, accuracy, loss, strict=True):
+        scores = ["-", "-"] if np.isnan(a) else [str(a), f"{b:.4f}"]
+        rows.append([str(length), str(seed), *scores])
+    print(plain_table(rows))
+    lengths = np.array([length for length, _ in networks.experiments])
+    scored = networks.scored
+    means = [
+        f"{n}: {accuracy[scored & (lengths == n)].mean():.3f}"
+        for n in dict.fromkeys(lengths[scored].tolist())
+    ]
+    print(f"mean test accuracy by length  {'  '.join(means)}")
+
+
+def parse_tokens(text: str, vocabulary: int) -> np.ndarray:
+    """Tokens `[time]` out of `3 4 0`, or `340`; raises `UserError` for anything else."""
+    parts = text.split() if len(text.split()) > 1 else list(text.strip())
+    if not parts or not all(p.isascii() and p.isdigit() and int(p) < vocabulary for p in parts):
+        raise UserError(
+            f"--predict wants numbers 0 to {vocabulary - 1} like '3 4 0', got {text!r}"[:300]
+        )
+    return np.array([int(part) for part in parts], np.int32)
+
+
+def print_predictions(networks: Networks, text: str) -> None:
+    """What each network answers to a sequence, with its probability.
+
+    Raises:
+        UserError: for a sequence that the networks cannot take, or a task whose answers are no
+            classes.
+    """
+    task = task_of(networks.config)
+    if not isinstance(task.inputs, Tokens) or task.outputs < 2:
+        raise UserError("--predict is for tasks of whole numbers with classes as their answers")
+    tokens = parse_tokens(text, task.inputs.vocabulary)
+    if len(tokens) < task.answers:
+        raise UserError(f"--predict wants at least {task.answers} numbers, got {len(tokens)}")
+    rows = [["trained on length", "seed", "answer", "probability"]]
+
+    def answer(parameters):
+        network = network_with(task, networks.config.experiment, parameters)
+        return jax.nn.softmax(network(jnp.asarray(tokens)[None])[0])
+
+    shares = map_experiments(answer, networks.parameters)  # [experiment, (answer,) class]
+    shares = shares.reshape(len(networks), task.answers, task.outputs)
+    for (length, seed), share in zip(networks.experiments, shares, strict=True):
+        answers = " ".join(map(str, share.argmax(axis=-1)))
+        sure = " ".join(f"{one:.3f}" for one in share.max(axis=-1))
+        rows.append([str(length), str(seed), answers, sure])
+    print(plain_table(rows))
+    right = task.right_answer(tokens)
+    if right is not None:
+        print(f"the right answer is {right}")

@@ -1,0 +1,69 @@
+"""A sweep tried on abstract values before anyone trains: what is wrong with a user's own code."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from srn_jax.cells import Cell, cell_class
+from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.errors import UserError
+from srn_jax.own_files import own_mistakes, path_of
+from srn_jax.tasks import task_of
+from srn_jax.tasks.task import Dataset, Examples, Task, check_length
+from srn_jax.training.experiment import batch_of, prepare, program_of, train_step
+from srn_jax.training.model import hyperparameters_of
+
+
+def try_out(config: SweepConfig) -> None:
+    """Try a sweep's task, cell and probes on abstract values.
+
+    Raises:
+        UserError: for what is wrong with them, by line where it is a user's file.
+    """
+    task, settings = task_of(config), config.experiment
+    names = (settings.cell, settings.task, *config.probes)
+    length = max(config.lengths)
+    for one in config.lengths if config.data is None else ():
+        check_length(task, one)
+    with own_mistakes(*map(path_of, names)):
+        check_cell(settings)
+        program = program_of(config)
+        hyper = hyperparameters_of(settings)
+        inputs = jnp.uint32(0), jnp.int32(length), hyper
+        files = None if config.data is None else Dataset(*[files_like(task, length)] * 3)
+        state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
+        for part, size in (("inputs", 1), ("targets", 0)):
+            found = getattr(data.dev, part).shape
+            wanted = (task.examples, length)[: 1 + size]
+            if found[: len(wanted)] != wanted:
+                raise UserError(f"{settings.task}: draw gives {part} {found}, expected {wanted}...")
+
+        def step(state, data):
+            batch = batch_of(program, data, jnp.int32(0), length)
+            return train_step(program, data.hyper, state.parameters, state.optimizer, batch)
+
+        recorded = jax.eval_shape(step, state, data)[2]
+        wrong = [name for name, value in recorded.items() if value.shape]
+        if wrong:
+            raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
+
+
+def files_like(task: Task, length: int) -> Examples:
+    """Abstract examples as a data file has them."""
+    inputs = jax.ShapeDtypeStruct((task.examples, length), jnp.int16)
+    return Examples(inputs, jax.ShapeDtypeStruct((task.examples,), jnp.int32))  # type: ignore[arg-type]
+
+
+def check_cell(config: ExperimentConfig) -> None:
+    """Raise `UserError` for a cell of the family whose new state has another shape than the old."""
+    cell = cell_class(config.cell)
+    if not (isinstance(cell, type) and issubclass(cell, Cell)):
+        return
+    side = jax.ShapeDtypeStruct((2, cell.gates * config.hidden_size), jnp.float32)
+    one = jax.ShapeDtypeStruct((2, config.hidden_size), jnp.float32)
+    state = one if cell.states == 1 else (one,) * cell.states
+    new = jax.eval_shape(cell.plain_step, side, side, state)
+    if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, state):
+        found, wanted = (jax.tree.map(jnp.shape, s) for s in (new, state))
+        raise UserError(f"{config.cell}: update gives a state {found}, expected {wanted}")
