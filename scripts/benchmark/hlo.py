@@ -84,24 +84,27 @@ class Program:
                     for name in names:
                         yield from self.run(name, times)
 
-    def training_steps(self, shards: Sequence[int] = ()) -> list[tuple[Operation, int]]:
+    def training_steps(
+        self, shards: Sequence[int] = (), block: int = 1
+    ) -> list[tuple[Operation, float]]:
         """The operations of one training step of all experiments, and how often each is run.
 
         Args:
             shards: how many shards a device takes by each alternative of a branch between programs.
-
-        A kernel that takes many training steps is there as itself.
+            block: steps that a kernel takes which stands for a whole loop.
         """
-        found = []
-        inside = re.compile(rf"\b{SCOPE}\)*/(while|[\w.\-]*pallas_call)$")
+        found: list[tuple[Operation, float]] = []
+        loop = re.compile(rf"\b{SCOPE}\)*/while$")
 
         def look(computation: str, times: int) -> None:
-            for operation in self.computations[computation].values():
+            operations = self.computations[computation].values()
+            of_steps = [operation for operation in operations if SCOPE in operation.source]
+            if any(operation.source.endswith("pallas_call") for operation in of_steps):
+                found.extend((operation, times / block) for operation in of_steps)
+                return
+            for operation in operations:
                 body = operation.called.get("body")
-                kernel = operation.opcode == "custom-call"
-                if inside.search(operation.source) and (body or kernel):
-                    if kernel:
-                        found.append((operation, times))
+                if body and loop.search(operation.source):
                     for names in operation.called.values():
                         found.extend(self.run(names[0], times))
                 elif body:

@@ -9,6 +9,7 @@ never the default.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from srn_jax.cells.loops import HIGHEST, Stacked, add_to_output, output
+from srn_jax.cells.loops import HIGHEST, Form, Stacked, add_to_output, output, product
 from srn_jax.cells.planes import Planes, by_planes, is_planes
 from srn_jax.errors import UserError
 
@@ -33,36 +34,32 @@ def check_size(hidden_size: int) -> None:
         raise UserError(f"--kernel takes a hidden size of {sizes}, got {hidden_size}")
 
 
+@dataclass(frozen=True)
 class Kernels(Stacked):
-    """The loops on a GPU, each one kernel."""
+    """The loops on a GPU, each one kernel, or interpreted."""
+
+    interpret: bool = False
+
+    def by_platform(self) -> dict[str, Form]:
+        """Interpreted on a CPU."""
+        return {"cpu": Kernels(interpret=True), "default": self}
+
+    def input_side(self, features: Any, weight: Any) -> Any:
+        """The input side, with rows of zeros to fill the last program: cheap before a product."""
+        missing = -features.shape[1] % ROWS
+        return product(jnp.pad(features, [(0, 0), (0, missing), (0, 0)]), weight)
 
     def forward(
         self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any
     ) -> tuple[Any, Any]:
         """See `InPlace.forward`."""
-
-        def forward_kernel(sync, x_ref, initial_ref, mask_ref, u_ref, c_ref, states_ref, kept_ref):
-            u, c = planes(cell, u_ref), planes(cell, c_ref)
-
-            def step(t, state):
-                x = planes(cell, x_ref, t)
-                new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
-                new = keep_where(mask_ref, t, together(new), state)
-                put(states_ref, t, new)
-                if kept_ref is not None:
-                    put_planes(kept_ref, t, kept_of(cell, x, new, kept))
-                return new
-
-            jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0))
-
-        def call(x, initial, mask):
-            states = jax.tree.map(lambda part: like(part, (len(x), *part.shape[1:])), initial)
-            kept = None if cell.keeps_state else like(x)
-            return launch(forward_kernel, (states, kept))(x, initial, mask, weight, bias)
-
-        initial = jax.tree.map(lambda part: part[None], initial)
-        states, kept = over_rows(call, x.shape[1], x, initial, mask)
+        arguments = cell, x, weight, bias, initial, mask
+        states, kept, _ = run_forward(*arguments, True, self.interpret)
         return states, states if cell.keeps_state else kept
+
+    def last(self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any) -> Any:
+        """See `Form.last`."""
+        return run_forward(cell, x, weight, bias, initial, mask, False, self.interpret)[2]
 
     def backward(
         self,
@@ -97,11 +94,54 @@ class Kernels(Stacked):
 
         def call(kept, before, mask, outside, last):
             out = like(kept), None if cell.additive else like(kept), jax.tree.map(like, last)
-            return launch(backward_kernel, out)(kept, before, mask, outside, last, weight, bias)
+            return launch(backward_kernel, out, self.interpret)(
+                kept, before, mask, outside, last, weight, bias
+            )
 
         last = jax.tree.map(lambda part: part[None], last)
         dx, dg, ds = over_rows(call, kept.shape[1], kept, before, mask, outside, last)
         return dx, dx if cell.additive else dg, jax.tree.map(lambda part: part[0], ds)
+
+
+def run_forward(
+    cell: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    initial: Any,
+    mask: Any,
+    all_states: bool,
+    interpret: bool,
+) -> tuple[Any, Any, Any]:
+    """All states and what the cell keeps, or neither, and the last state."""
+
+    def forward_kernel(sync, x_ref, initial_ref, mask_ref, u_ref, c_ref, *out):
+        states_ref, kept_ref, last_ref = out
+        u, c = planes(cell, u_ref), planes(cell, c_ref)
+
+        def step(t, state):
+            x = planes(cell, x_ref, t)
+            new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
+            new = keep_where(mask_ref, t, together(new), state)
+            if states_ref is not None:
+                put(states_ref, t, new)
+            if kept_ref is not None:
+                put_planes(kept_ref, t, kept_of(cell, x, new, kept))
+            return new
+
+        put(last_ref, 0, jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0)))
+
+    def call(x, initial, mask):
+        states = jax.tree.map(lambda part: like(part, (len(x), *part.shape[1:])), initial)
+        kept = None if cell.keeps_state else like(x)
+        out = (states, kept) if all_states else (None, None)
+        out = *out, jax.tree.map(like, initial)
+        return launch(forward_kernel, out, interpret)(x, initial, mask, weight, bias)
+
+    batch = output(initial).shape[0]
+    initial = jax.tree.map(lambda part: part[None], initial)
+    states, kept, last = over_rows(call, batch, x, initial, mask)
+    return states, kept, jax.tree.map(lambda part: part[0], last)
 
 
 def derivative(cell, kept, before, total, u, c, mask_ref, t):
@@ -125,17 +165,17 @@ def kept_of(cell: Any, x: Planes, new: Any, kept: Planes | None) -> Planes:
 
 def recurrent_side(state: Any, u: Planes, c: Planes | None) -> Planes:
     """H U + c, gate by gate."""
-    sides = [product(output(state), one) for one in u]
+    sides = [dot(output(state), one) for one in u]
     return Planes(sides if c is None else map(jnp.add, sides, c))
 
 
 def through(gates: Planes, weight: Planes) -> jax.Array:
     """The sum over gates of each times the transpose of its weight."""
-    parts = [product(gate, one, (1, 1)) for gate, one in zip(gates, weight, strict=True)]
+    parts = [dot(gate, one, (1, 1)) for gate, one in zip(gates, weight, strict=True)]
     return sum(parts[1:], parts[0])
 
 
-def product(left: jax.Array, right: jax.Array, contracted: tuple[int, int] = (1, 0)) -> jax.Array:
+def dot(left: jax.Array, right: jax.Array, contracted: tuple[int, int] = (1, 0)) -> jax.Array:
     """A product over one axis of each, in full precision."""
     dimensions = ((contracted[:1], contracted[1:]), ((), ()))
     return jax.lax.dot_general(left, right, dimensions, precision=HIGHEST)
@@ -191,18 +231,16 @@ def like(array: jax.Array, shape: tuple[int, ...] | None = None) -> jax.ShapeDty
     return jax.ShapeDtypeStruct(array.shape if shape is None else shape, array.dtype)
 
 
-def launch(kernel: Callable[..., None], out: Any) -> Callable[..., Any]:
-    """A kernel as a function of arrays: compiled for a GPU, interpreted on a CPU.
-
-    The first argument of the kernel is a barrier between its threads.
-    """
-    parameters = triton.CompilerParams(num_warps=WARPS, num_stages=1)
-    name = kernel.__name__
-    compiled = pl.pallas_call(
-        partial(kernel, triton.debug_barrier), out, compiler_params=parameters, name=name
+def launch(kernel: Callable[..., None], out: Any, interpret: bool) -> Callable[..., Any]:
+    """A kernel as a function of arrays; its first argument is a barrier between its threads."""
+    if interpret:
+        return pl.pallas_call(partial(kernel, lambda: None), out, interpret=True)
+    return pl.pallas_call(
+        partial(kernel, triton.debug_barrier),
+        out,
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
+        name=kernel.__name__,
     )
-    interpreted = pl.pallas_call(partial(kernel, lambda: None), out, interpret=True, name=name)
-    return partial(jax.lax.platform_dependent, cpu=interpreted, default=compiled)
 
 
 def over_rows(call: Callable[..., Any], batch: int, *arguments: Any) -> Any:
@@ -215,10 +253,10 @@ def over_rows(call: Callable[..., Any], batch: int, *arguments: Any) -> Any:
     programs = -(-batch // ROWS)
 
     def cut(array):
-        if array.shape[1] != batch:  # a mask that is the same for all rows
+        if array.shape[1] == 1 < batch:  # a mask that is the same for all rows
             return array
         padding = [(0, 0)] * array.ndim
-        padding[1] = (0, programs * ROWS - batch)
+        padding[1] = (0, programs * ROWS - array.shape[1])
         return jnp.pad(array, padding).reshape(len(array), programs, ROWS, *array.shape[2:])
 
     def join(array):

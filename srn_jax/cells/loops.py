@@ -21,8 +21,28 @@ HIGHEST = jax.lax.Precision.HIGHEST  # float32 means float32, on TPU (bf16) and 
 State = Any  # an array [batch, hidden], or a tuple of them, of which the first is h
 
 
+class Form:
+    """The loops in one form; see `InPlace` for what they take and return."""
+
+    def by_platform(self) -> dict[str, "Form"]:
+        """The form that is run on each platform where this one is asked for."""
+        return {"default": self}
+
+    def input_side(self, features: jax.Array, weight: jax.Array) -> jax.Array:
+        """What `forward` takes as x."""
+        return product(features, weight)
+
+    def forward(self, *arguments: Any) -> tuple[State, jax.Array]:
+        """All states, and what the cell keeps for its derivative."""
+        raise NotImplementedError
+
+    def last(self, *arguments: Any) -> State:
+        """The last state alone, each `[batch, hidden]`."""
+        return jax.tree.map(lambda part: part[-1], self.forward(*arguments)[0])
+
+
 @dataclass(frozen=True)
-class InPlace:
+class InPlace(Form):
     """The loops on a CPU."""
 
     def forward(
@@ -144,7 +164,7 @@ class InPlace:
 
 
 @dataclass(frozen=True)
-class Stacked:
+class Stacked(Form):
     """The loops on an accelerator; `unroll` positions are one turn."""
 
     unroll: int = 1
@@ -170,6 +190,24 @@ class Stacked:
         if cell.keeps_state:
             return states, states
         return states, x if kept is None else kept
+
+    def last(
+        self,
+        cell: "type[Cell]",
+        x: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        initial: State,
+        mask: jax.Array | None,
+    ) -> State:
+        """See `Form.last`; without room for the other states."""
+
+        def step(state, inputs):
+            x, keep = inputs
+            new, _ = cell.step(x, recurrent_side(state, weight, bias), state)
+            return keep_where(keep, new, state), None
+
+        return jax.lax.scan(step, initial, (x, mask), unroll=min(self.unroll, len(x)))[0]
 
     def backward(
         self,

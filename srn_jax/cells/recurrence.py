@@ -27,7 +27,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from srn_jax.cells.loops import InPlace, Stacked, State, keep_where, output, product, recurrent_side
+from srn_jax.cells.loops import (
+    Form,
+    InPlace,
+    Stacked,
+    State,
+    keep_where,
+    output,
+    product,
+    recurrent_side,
+)
 
 if TYPE_CHECKING:
     from srn_jax.cells.cell import Cell
@@ -53,9 +62,6 @@ def reference_recurrence(
         return new, new
 
     return jax.lax.scan(step, initial, (features, mask))[1]
-
-
-Form = InPlace | Stacked  # of which `Kernels` is one
 
 
 class Plan(NamedTuple):
@@ -94,19 +100,20 @@ def recurrence(
     Returns:
         The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
     """
-    weights = input_weight, recurrent_weight, recurrent_bias
-    return _forward(cell, features, *weights, initial, mask, plan)[0]
+    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
+    states = _by_platform(plan, partial(_run, cell, "last" if plan.last else "forward"), *arguments)
+    return states if plan.last else states[0]
 
 
 def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
     arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    states, kept = _by_platform(plan, partial(_run, cell), *arguments)
+    states, kept = _by_platform(plan, partial(_run, cell, "forward"), *arguments)
     result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
     return result, (states, kept, *arguments)
 
 
-def _run(cell, form, features, input_weight, *arguments):
-    return form.forward(cell, product(features, input_weight), *arguments)
+def _run(cell, what, form, features, input_weight, *arguments):
+    return getattr(form, what)(cell, form.input_side(features, input_weight), *arguments)
 
 
 def _backward(cell, plan, residuals, gradients):
@@ -133,8 +140,8 @@ recurrence.defvjp(_forward, _backward)
 
 def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(form, *arguments)` with the form of the loops that suits the platform."""
+    forms: dict[str, Form] = {"cpu": InPlace(), "cuda": Stacked(GPU_UNROLL), "default": Stacked()}
     if plan.form is not None:
-        return function(plan.form, *arguments)
-    forms = {"cpu": InPlace(), "cuda": Stacked(unroll=GPU_UNROLL), "default": Stacked()}
+        forms = plan.form.by_platform()
     branches = {platform: partial(function, form) for platform, form in forms.items()}
     return jax.lax.platform_dependent(*arguments, **branches)

@@ -21,12 +21,12 @@ from srn_jax.cells.kernels import (
     apart,
     at,
     derivative,
+    dot,
     keep_where,
     kept_of,
     launch,
     like,
     planes,
-    product,
     put,
     put_planes,
     recurrent_side,
@@ -130,7 +130,14 @@ def train_block(
         jax.lax.fori_loop(0, settings_ref.numbers[1], step, None)
 
     out = jax.tree.map(like, trained), like(hidden, (places,)), before, kept
-    trained, losses, *_ = launch(block_kernel, out)(settings, filled, keep, trained)
+    trained, losses, *_ = jax.lax.platform_dependent(
+        settings,
+        filled,
+        keep,
+        trained,
+        cpu=launch(block_kernel, out, interpret=True),
+        default=launch(block_kernel, out, interpret=False),
+    )
     new, mu, nu = (
         jax.tree.map(lambda a, b: a[tuple(map(slice, b.shape))], tree, parameters)
         for tree in trained
@@ -164,11 +171,11 @@ def gradients(
 
     # The input side of every token: embedding @ W + b.
     pairs = zip(planes(cell, own["W"]), planes(cell, own["b"]), strict=True)
-    rows = [product(table[...], w) + b for w, b in pairs]
+    rows = [dot(table[...], w) + b for w, b in pairs]
 
     def forward(t, state):
         put(scratch.before, t, state)
-        x = Planes([product(one_hot(t), row) for row in rows])
+        x = Planes([dot(one_hot(t), row) for row in rows])
         new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
         new = keep_where(scratch.mask, t, together(new), state)
         put_planes(scratch.kept, t, kept_of(cell, x, new, kept))
@@ -179,7 +186,7 @@ def gradients(
     sync()
 
     hidden = jax.tree.leaves(state)[0]
-    logits = product(hidden, output["kernel"][...]) + output["bias"][...][None]
+    logits = dot(hidden, output["kernel"][...]) + output["bias"][...][None]
     right = compare(targets, classes)
     highest = jnp.max(logits, axis=1)
     exponentials = jnp.exp(logits - highest[:, None])
@@ -194,13 +201,13 @@ def gradients(
         kept = planes(cell, scratch.kept, t)
         dx, dg, total = derivative(cell, kept, before, total, u, c, scratch.mask, t)
         hot, h = one_hot(t), jax.tree.leaves(before)[0]
-        drows = [one + product(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]
-        du = [one + product(h, d, (0, 0)) for one, d in zip(du, dg, strict=True)]
+        drows = [one + dot(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]
+        du = [one + dot(h, d, (0, 0)) for one, d in zip(du, dg, strict=True)]
         if c is not None:
             dc = [one + jnp.sum(d, axis=0) for one, d in zip(dc, dg, strict=True)]
         return total, drows, du, dc
 
-    last = add_to_output(zero, product(dlogits, output["kernel"][...], (1, 1)))
+    last = add_to_output(zero, dot(dlogits, output["kernel"][...], (1, 1)))
     size = hidden.shape[1]
     nothing = [
         [jnp.zeros(shape, jnp.float32) for _ in range(cell.gates)]
@@ -210,7 +217,7 @@ def gradients(
     _, drows, du, dc = jax.lax.fori_loop(0, time, backward, carry)
 
     gradient = {
-        "W": [product(table[...], d, (0, 0)) for d in drows],
+        "W": [dot(table[...], d, (0, 0)) for d in drows],
         "U": du,
         "b": [jnp.sum(d, axis=0)[None] for d in drows],
     }
@@ -220,7 +227,7 @@ def gradients(
         "cell": gradient,
         "embedding": {"table": [through(Planes(drows), planes(cell, own["W"]))]},
         "output": {
-            "kernel": [product(hidden, dlogits, (0, 0))],
+            "kernel": [dot(hidden, dlogits, (0, 0))],
             "bias": [jnp.sum(dlogits, axis=0)],
         },
     }

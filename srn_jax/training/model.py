@@ -16,8 +16,8 @@ from flax import nnx
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.cell import given
 from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
-from srn_jax.cells.loops import HIGHEST, output, product
-from srn_jax.cells.recurrence import ALL_STATES, Form, Plan
+from srn_jax.cells.loops import HIGHEST, Form, output, product
+from srn_jax.cells.recurrence import ALL_STATES, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
