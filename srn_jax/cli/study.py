@@ -25,6 +25,7 @@ from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
 from srn_jax.runs.loop import Member, RunOptions, groups_of, run_group
 from srn_jax.runs.settings import variants_of
+from srn_jax.runs.trial import try_out
 
 VARIANTS_FILE = "variants.csv"
 
@@ -38,6 +39,8 @@ def run_study(configs: Sequence[SweepConfig], folder: Path, options: RunOptions)
     Raises:
         UserError: if a folder holds something else.
     """
+    for config in configs:
+        try_out(config)
     if len(configs) == 1:
         run_and_publish({folder.name: Member(folder, configs[0])}, options)
         return

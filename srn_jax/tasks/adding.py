@@ -36,7 +36,7 @@ class Adding(Task):
         half = length // 2
         first = jax.random.randint(first_key, (number, 1), 0, half)
         second = jax.random.randint(second_key, (number, 1), half, length)
-        marks = (place == first) | (place == second)
+        marks = (place[None] == first) | (place[None] == second)
         targets = jnp.sum(values * marks, axis=1)
         inputs = jnp.stack([values, marks.astype(values.dtype)], axis=-1)
         return Examples(jnp.where(place[:, None] >= 0, inputs, 0), targets)

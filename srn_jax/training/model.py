@@ -121,8 +121,13 @@ class Network(nnx.Module):
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
         if self.answers == 1:
             return self.output(self.states(inputs, mask, Plan(True, form)))
-        states = self.states(inputs, mask, Plan(False, form))[-self.answers :]
-        return self.output(jnp.swapaxes(states, 0, 1))
+        return self.answer(self.states(inputs, mask, Plan(False, form)))
+
+    def answer(self, states: jax.Array) -> jax.Array:
+        """The answers that the last of the hidden states `[time, batch, D]` give."""
+        if self.answers == 1:
+            return self.output(states[-1])
+        return self.output(jnp.swapaxes(states[-self.answers :], 0, 1))
 
     def states(
         self, inputs: jax.Array, mask: jax.Array | None = None, plan: Plan = ALL_STATES

@@ -19,7 +19,8 @@ def new_optimizer(
     kinds = {
         "adam": lambda rate: optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8),
         "sgd": optax.sgd,
-        "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.9, eps=1e-8),
+        # Optax adds eps under the root, PyTorch 1e-8 beside it; where it counts they are the same.
+        "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.9, eps=1e-16),
     }
     optimizer = optax.flatten(kinds[config.optimizer](hyper.learning_rate))
     if config.clip_norm is None:
@@ -32,10 +33,11 @@ def clipping(what: str, norm: jax.Array | float) -> optax.GradientTransformation
 
     def update(gradient, state, parameters=None):
         del parameters
+        sizes = jax.tree.map(jnp.linalg.norm, gradient)
         if what == "global":
-            size = optax.global_norm(gradient)
-            return jax.tree.map(lambda g: g * shrink(size, norm), gradient), state
-        return jax.tree.map(lambda g: g * shrink(optax.global_norm(g), norm), gradient), state
+            size = jnp.linalg.norm(jnp.stack(jax.tree.leaves(sizes)))
+            sizes = jax.tree.map(lambda _: size, sizes)
+        return jax.tree.map(lambda g, size: g * shrink(size, norm), gradient, sizes), state
 
     return optax.GradientTransformation(lambda parameters: optax.EmptyState(), update)
 

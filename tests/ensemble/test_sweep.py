@@ -1,23 +1,60 @@
 """Many experiments at once are the same experiments."""
 
+import dataclasses
+from functools import partial
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.packing import pack, pack_for
-from srn_jax.ensemble.sweep import Sweep, evaluate_experiments, prepare_experiment
-from srn_jax.interop.textbook_files import textbook_splits, write_splits
+from srn_jax.ensemble.sweep import Sweep, draw_test_sets, evaluate_experiments
+from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
 from srn_jax.training import experiment as training
+from srn_jax.training.model import hyperparameters_of, new_network, parameters_of
 
 SHORT = ExperimentConfig(epochs=4, eval_interval=50)  # 152 steps, 4 evaluations
+ADDING = ExperimentConfig(
+    task="adding", cell="gru", hidden_size=6, fresh_data=True, steps=12, eval_interval=5
+)
 
 
-def trained(lengths=(3, 5, 8), seeds=(0, 1, 2), **options):
-    sweep = Sweep(SweepConfig(lengths, seeds, SHORT), **options)
-    sweep.advance(0, 2)
-    sweep.advance(2, len(sweep.eval_steps))
-    return sweep, sweep.gather(sweep.state)
+def trained(lengths=(3, 5, 8), seeds=(0, 1, 2), settings=SHORT, **options):
+    """A sweep of one or several settings, trained, its state and its histories by name."""
+    settings = [settings] if isinstance(settings, ExperimentConfig) else settings
+    sweep = Sweep([SweepConfig(lengths, seeds, one) for one in settings], **options)
+    half = len(sweep.eval_steps) // 2
+    sweep.advance(0, half)
+    sweep.advance(half, len(sweep.eval_steps))
+    histories = sweep.gather_histories()
+    return sweep, sweep.gather(sweep.state), histories.steps | histories.evaluations
+
+
+def alone(config, length, seed):
+    """One experiment by the functions of `training`; its state and its losses by step."""
+    program = training.program_of(SweepConfig(experiment=config))
+
+    @jax.jit
+    def whole(seed, hyper):
+        state, histories, data = training.prepare(program, length, seed, jnp.int32(length), hyper)
+        blocks = len(program.eval_steps)
+        return training.advance(program, data, length, False, state, histories, 0, blocks)
+
+    state, histories = whole(np.uint32(seed), hyperparameters_of(config))
+    taken = program.step_of >= 0
+    steps = {name: np.asarray(rows)[taken] for name, rows in histories.steps.items()}
+    return state, steps | histories.evaluations
+
+
+def assert_same_bits(ones, others):
+    for one, other in zip(jax.tree.leaves(ones), jax.tree.leaves(others), strict=True):
+        assert np.array_equal(one, other, equal_nan=True)
+
+
+def rows_of(tree, rows):
+    return jax.tree.map(lambda array: array[rows], tree)
 
 
 @pytest.fixture(scope="module")
@@ -26,85 +63,227 @@ def nine():
 
 
 def test_an_experiment_in_a_sweep_equals_the_one_alone(nine):
-    _, state = nine
-    for row, (length, seed) in enumerate(SweepConfig((3, 5, 8), (0, 1, 2), SHORT).experiments):
-        alone, data = jax.jit(prepare_experiment, static_argnums=(0, 1))(
-            SHORT, length, np.uint32(seed), length
-        )
-        alone = jax.jit(training.advance, static_argnums=0)(
-            SHORT, alone, data.train, data.dev, 0, 4
-        )
-        assert state.train_loss[row] == pytest.approx(np.asarray(alone.train_loss), abs=1e-5)
-        assert state.dev_accuracy[row] == pytest.approx(np.asarray(alone.dev_accuracy), abs=0.011)
+    sweep, _, histories = nine
+    assert sweep.experiments == list(SweepConfig((3, 5, 8), (0, 1, 2)).experiments)
+    for row, (length, seed) in enumerate(sweep.experiments):
+        if (length, seed) in ((3, 0), (5, 1), (8, 2)):
+            _, own = alone(SHORT, length, seed)
+            assert histories["train_loss"][row] == pytest.approx(own["train_loss"], abs=1e-5)
+            assert histories["dev_accuracy"][row] == pytest.approx(
+                np.asarray(own["dev_accuracy"]), abs=0.011
+            )
 
 
 def test_a_seeds_results_do_not_depend_on_the_sweep_to_the_bit(nine):
-    _, state = nine
-    _, fewer = trained(lengths=(8, 5), seeds=(2,))
+    _, state, histories = nine
+    _, fewer, few_histories = trained(lengths=(8, 5), seeds=(2,))
     for row, in_nine in ((0, 8), (1, 5)):
-        for one, other in zip(jax.tree.leaves(fewer), jax.tree.leaves(state), strict=True):
-            assert np.array_equal(one[row], other[in_nine], equal_nan=True)
+        assert_same_bits(rows_of(fewer, row), rows_of(state, in_nine))
+        assert_same_bits(rows_of(few_histories, row), rows_of(histories, in_nine))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk", [2, 9])
-def test_packing_side_by_side_changes_nothing_beyond_rounding(nine, chunk):
-    _, state = nine
-    _, packed = trained(chunk=chunk)
-    assert packed.train_loss == pytest.approx(state.train_loss, abs=1e-4)
-    assert packed.dev_loss == pytest.approx(state.dev_loss, abs=1e-4)
+def test_packing_side_by_side_changes_nothing_beyond_rounding(nine):
+    *_, histories = nine
+    *_, packed = trained(side_by_side=2)
+    for name in ("train_loss", "dev_loss"):
+        assert packed[name] == pytest.approx(histories[name], abs=1e-4)
 
 
 def test_seeds_and_lengths_have_data_and_weights_of_their_own(nine):
-    sweep, _ = nine
-    start = Sweep(sweep.config)
+    start = Sweep(nine[0].configs)
     state, data = start.gather((start.state, start.data))
-    weights = {leaf.tobytes() for leaf in state.parameters["srn"]["U"]}
-    sets = {digits.tobytes() for digits in data.train.digits}
+    weights = {leaf.tobytes() for leaf in state.parameters["cell"]["U"]}
+    sets = {inputs.tobytes() for inputs in data.train.inputs}
     assert len(weights) == len(sets) == 9
+
+
+def test_learning_rates_train_side_by_side_as_they_do_alone(caplog):
+    """One program for all of them; and each is what it is alone."""
+    rates = [
+        dataclasses.replace(SHORT, epochs=2, learning_rate=rate, clip_norm=norm)
+        for rate, norm in ((1e-3, 0.5), (1e-2, 0.1))
+    ]
+    jax.config.update("jax_log_compiles", True)  # in all threads
+    try:
+        sweep, state, histories = trained((4,), (0, 1), rates)
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    messages = [record.getMessage() for record in caplog.records]
+    compiled = [m for m in messages if m.startswith("Compiling") and "on_device" in m]
+    assert len(compiled) == 2  # `prepare` and `advance`, once each for both rates
+    assert sweep.experiments == [(4, 0), (4, 1)] * 2
+    first_losses = histories["train_loss"][:, 0]
+    assert (first_losses[:2] == first_losses[2:]).all()  # paired: the same weights and data
+    assert not np.array_equal(histories["train_loss"][0], histories["train_loss"][2])
+    _, own_state, own = trained((4,), (0, 1), rates[1])
+    assert_same_bits(rows_of((state, histories), slice(2, 4)), (own_state, own))
+
+
+def test_initialisers_and_forget_biases_train_side_by_side():
+    settings = [
+        dataclasses.replace(SHORT, cell="lstm", steps=3, recurrent_init=name, forget_bias=bias)
+        for name, bias in (("xavier", 0.0), ("orthogonal", 1.0), ("xavier", 1.0))
+    ]
+    sweep = Sweep([SweepConfig((4,), (0,), one) for one in settings])
+    parameters = sweep.gather(sweep.state.parameters)
+    key = jax.random.split(training.experiment_key(0, 4))[1]
+    for row, config in enumerate(settings):
+        own = parameters_of(new_network(sweep.program.task, config, key))
+        for one, other in zip(
+            jax.tree.leaves(own), jax.tree.leaves(rows_of(parameters, row)), strict=True
+        ):
+            assert np.asarray(one) == pytest.approx(other, abs=1e-6)
+    U, b = parameters["cell"]["U"], parameters["cell"]["b"]
+    assert (U[0] == U[2]).all() and (U[0] != U[1]).any()
+    assert (b[2] - b[0])[0] == pytest.approx(np.repeat([0, 1, 0, 0], 32), abs=1e-6)
+
+
+# Fresh data
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Two lengths side by side in one program, padded to the longer."""
+    return trained((6, 9), (0, 1), ADDING, side_by_side=4)
+
+
+def test_fresh_data_is_drawn_by_step_and_kept_nowhere(fresh):
+    sweep, _, histories = fresh
+    assert sweep.data.train is None
+    data = sweep.gather(sweep.data)
+    assert data.dev.inputs.shape == (4, 1000, 9, 2) and (data.overlap == 0).all()
+
+    @jax.jit
+    def batch(row, step):
+        return training.batch_of(sweep.program, rows_of(data, row), step, 9).inputs
+
+    assert batch(0, 3).shape == (8, 9, 2)
+    assert (batch(0, 3) == batch(0, 3)).all()
+    different = {np.asarray(batch(row, s)).tobytes() for row in range(4) for s in (0, 1, 125, 126)}
+    assert len(different) == 16
+    assert len(set(histories["train_loss"].ravel().tolist())) == 48
+
+
+def test_fresh_data_does_not_depend_on_what_trains_beside_it(fresh):
+    sweep, _, histories = fresh
+    _, own = alone(ADDING, 6, 1)
+    row = sweep.experiments.index((6, 1))
+    for name in ("train_loss", "dev_loss"):
+        assert np.asarray(own[name]) == pytest.approx(histories[name][row], abs=1e-5)
+
+
+def test_fresh_digit_sums_have_the_same_development_and_test_set_as_drawn_ones():
+    def sets(config):
+        program, hyper = (
+            training.program_of(SweepConfig(experiment=config)),
+            hyperparameters_of(config),
+        )
+        data = training.prepare(program, 5, jnp.uint32(1), jnp.int32(5), hyper)[2]
+        return data.dev, data.test
+
+    fresh = dataclasses.replace(SHORT, fresh_data=True)
+    assert_same_bits(*(jax.jit(sets, static_argnums=0)(config) for config in (SHORT, fresh)))
+
+
+def test_a_task_with_several_answers_is_scored_by_answer():
+    recall = ExperimentConfig(task="recall", steps=4, eval_interval=2, hidden_size=4)
+    sweep, state, _ = trained((6,), (0, 1), recall)
+    test = sweep.gather(sweep.data.test)
+    _, accuracy = sweep.evaluate()
+    network = partial(training.network_with, sweep.program.task, sweep.program.config)
+    for row in range(2):
+        answers = network(rows_of(state.best_parameters, row))(test.inputs[row])
+        assert answers.shape == (500, 3, 8)
+        right = np.asarray(answers).argmax(axis=-1) == test.targets[row]
+        assert accuracy[row] == pytest.approx(right.mean(), abs=1e-9)
+
+
+# Data from files
 
 
 def test_data_from_files_is_the_same_for_every_seed(tmp_path):
     splits = dict(textbook_splits((3, 5), (1, 1, 1)))
     for length, own in splits.items():
         write_splits(tmp_path, length, own)
-    sweep = Sweep(SweepConfig((5, 3), (0, 1), SHORT, data=str(tmp_path)))
+    folder, files = read_data(str(tmp_path), (5, 3))
+    sweep = Sweep(SweepConfig((5, 3), (0, 1), SHORT, data=folder), files)
     data = sweep.gather(sweep.data)
-    assert data.train.digits.shape == (4, 13, 8, 5)
-    flat = data.train.digits.reshape(4, -1, 5)
+    assert data.train.inputs.shape == (4, 13, 8, 5)
+    assert sweep.steps == 4 * 13
+    flat = data.train.inputs.reshape(4, -1, 5)
     assert (flat[:2, :100] == splits[5].train.digits).all()
     assert (flat[2:, :100, 2:] == splits[3].train.digits).all()
     assert data.overlap.tolist() == [splits[5].overlap] * 2 + [splits[3].overlap] * 2
 
 
+def test_data_of_ones_own_has_its_own_vocabulary_classes_and_sizes(tmp_path):
+    """Parity of tokens up to 12, with training, dev and test sets of different sizes."""
+    random = np.random.default_rng(0)
+    (tmp_path / "4").mkdir()
+    for name, number in (("train", 60), ("dev", 9), ("test", 7)):
+        rows = random.integers(0, 13, (number, 4))
+        rows[0] = 12
+        lines = [f"{' '.join(map(str, row))}\t{row.sum() % 2}\n" for row in rows]
+        (tmp_path / "4" / f"{name}.txt").write_text("".join(lines))
+    folder, files = read_data(str(tmp_path), (4,))
+    sweep = Sweep(SweepConfig((4,), (0, 1), SHORT, data=folder), files)
+    assert (sweep.program.task.inputs.vocabulary, sweep.program.task.outputs) == (13, 2)
+    sweep.advance(0, len(sweep.eval_steps))
+    state = sweep.gather(sweep.state)
+    assert state.parameters["embedding"]["table"].shape == (2, 13, 32)
+    assert state.parameters["output"]["bias"].shape == (2, 2)
+    loss, accuracy = sweep.evaluate()
+    assert np.isfinite(loss).all()
+    assert set(np.round(accuracy * 7, 9)) <= set(range(8))
+    accuracies = sweep.gather_histories().evaluations["dev_accuracy"]
+    assert np.allclose(accuracies * 9, np.round(accuracies * 9), atol=1e-5)
+
+
+# In and out
+
+
 def test_gather_and_scatter_are_inverse(nine):
-    sweep, state = nine
-    again = sweep.gather(sweep.scatter(state))
-    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
-        assert np.array_equal(one, other, equal_nan=True)
+    sweep, state, _ = nine
+    assert_same_bits(state, sweep.gather(sweep.scatter(state)))
+    histories = sweep.gather_histories()
+    kept, sweep.histories = sweep.histories, sweep.scatter_histories(histories)
+    assert_same_bits(histories, sweep.gather_histories())
+    sweep.histories = kept
 
 
 def test_a_diverging_experiment_does_not_touch_the_others(nine):
-    _, state = nine
-    sweep = Sweep(SweepConfig((3, 5, 8), (0, 1, 2), SHORT))
-    start = sweep.gather(sweep.state)
-    start.parameters["srn"]["U"][4] = np.nan
-    sweep.state = sweep.scatter(start)
-    sweep.advance(0, 4)
-    broken = sweep.gather(sweep.state)
+    sweep, state, histories = nine
+    broken_sweep = Sweep(sweep.configs)
+    start = broken_sweep.gather(broken_sweep.state)
+    start.parameters["cell"]["U"][4] = np.nan
+    broken_sweep.state = broken_sweep.scatter(start)
+    broken_sweep.advance(0, 4)
+    broken = broken_sweep.gather(broken_sweep.state)
     assert broken.diverged.tolist() == [row == 4 for row in range(9)]
     others = np.arange(9) != 4
-    for one, other in zip(jax.tree.leaves(broken), jax.tree.leaves(state), strict=True):
-        assert np.array_equal(one[others], other[others], equal_nan=True)
+    assert_same_bits(rows_of(broken, others), rows_of(state, others))
+    again = broken_sweep.gather_histories()
+    assert_same_bits(rows_of(again.steps | again.evaluations, others), rows_of(histories, others))
 
 
 def test_evaluating_restored_parameters_does_not_depend_on_how_many_there_are(nine):
-    sweep, state = nine
+    sweep, state, _ = nine
     test = sweep.gather(sweep.data.test)
-    _, together = evaluate_experiments(SHORT, state.best_parameters, test)
+    lengths = np.array([length for length, _ in sweep.experiments])
+    _, together = evaluate_experiments(sweep.program, state.best_parameters, test, lengths)
+    assert (together == sweep.evaluate()[1]).all()
     for row in (0, 4):
-        one = jax.tree.map(lambda a, row=row: a[row : row + 1], (state.best_parameters, test))
-        assert evaluate_experiments(SHORT, *one)[1][0] == together[row]
+        one = rows_of((state.best_parameters, test, lengths), slice(row, row + 1))
+        assert evaluate_experiments(sweep.program, *one)[1][0] == together[row]
+
+
+def test_the_test_sets_of_some_experiments_are_drawn_again_as_they_were(nine):
+    sweep, _, _ = nine
+    some = [(3, 1), (8, 0)]
+    again = draw_test_sets(sweep.configs[0], some)
+    rows = [sweep.experiments.index(one) for one in some]
+    assert_same_bits(again, rows_of(sweep.gather(sweep.data.test), rows))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])

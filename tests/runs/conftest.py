@@ -11,27 +11,27 @@ from srn_jax.runs import loop
 from srn_jax.runs.signals import Interrupted
 
 
-@pytest.fixture(autouse=True)
-def one_block_an_interval(monkeypatch):
-    monkeypatch.setattr(loop, "INTERVAL_SECONDS", 0)
+@pytest.fixture(scope="package", autouse=True)
+def one_block_an_interval():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "INTERVAL_SECONDS", 0)
+        yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     loop.run_sweep(SWEEP, folder, Recorder())
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stopped_once(tmp_path_factory):
     """A run that was stopped after 9 of its 16 blocks and has two checkpoints."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "INTERVAL_SECONDS", 0)
-        for block in (5, 9):
-            with pytest.raises(Interrupted):
-                loop.run_sweep(SWEEP, folder, stop_at(block))
+    for block in (5, 9):
+        with pytest.raises(Interrupted):
+            loop.run_sweep(SWEEP, folder, stop_at(block))
     assert checkpoints_of(folder) == [5, 9]
     return folder
 

@@ -170,7 +170,7 @@ def test_what_cannot_be_read_may_be_good_and_stays(stopped, uninterrupted, monke
     before = contents_of(stopped)
     with monkeypatch.context() as patch:
         patch.setattr(ocp.Checkpointer, "restore", fail)
-        with pytest.raises(OSError, match="cannot be read .* nothing was changed") as caught:
+        with pytest.raises(OSError, match=r"cannot be read .* nothing was changed") as caught:
             run_sweep(SWEEP, stopped, Recorder())
     assert "\n" not in str(caught.value) and not isinstance(caught.value, UserError)
     assert contents_of(stopped) == before
@@ -253,7 +253,7 @@ def test_a_failed_save_ends_the_run_at_once_with_the_error_that_matters(stopped,
     monkeypatch.setattr(ocp.Checkpointer, "save", full)
     monkeypatch.setattr(run_folder, "write_run", full)
     began = time.monotonic()
-    with pytest.raises(OSError, match="no checkpoint .*: No space left .* before it are kept"):
+    with pytest.raises(OSError, match=r"no checkpoint .*: No space left .* before it are kept"):
         run_sweep(SWEEP, stopped, Recorder(), SAVE_ALWAYS)
     assert time.monotonic() - began < 60
     assert len(threading.enumerate()) == before
