@@ -31,6 +31,9 @@ def sweep(arguments: list[str]) -> None:
     cli.check_run_options(options)
     from srn_jax.runs.settings import default_folder
 
+    together = cli.distributed_of(options) is not None
+    if together:  # what is refused from here on ends all processes
+        cli.start_platform(options)
     if options.resume is not None:
         folder = Path(options.resume)
         configs = run_folder.read_configs(folder)
@@ -38,7 +41,8 @@ def sweep(arguments: list[str]) -> None:
         configs = cli.sweeps_of(options)
         folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
-    cli.start_platform(options)
+    if not together:
+        cli.start_platform(options)
     from srn_jax.cli.study import run_study
     from srn_jax.runs.loop import RunOptions
     from srn_jax.runs.signals import Interrupted

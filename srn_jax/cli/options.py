@@ -7,6 +7,7 @@ import itertools
 import re
 import signal
 import sys
+import traceback
 import typing
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from srn_jax.checks import check_list, positive, whole
+from srn_jax.cli import processes
 from srn_jax.cli.devices import PLATFORMS, Distributed
 from srn_jax.config import (
     PROBES,
@@ -84,22 +86,30 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(complain("interrupted", 128 + signal.SIGINT))
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        processes.fail("the reader of its output has gone", 128 + signal.SIGPIPE)
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         sys.exit(complain(error, 1))
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        processes.wait_for_verdict()
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
+            traceback.print_exc()
+            processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
+            sys.exit(1)
         reason = (str(error) or "MemoryError").splitlines()[0][:200]
         advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
         sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+    finally:  # a process that has failed beside others has left above
+        processes.done()
     sys.exit(0)
 
 
 def complain(problem: object, status: int) -> int:
-    """Print one line on standard error; returns the exit status."""
-    print("error:", " ".join(str(problem).split()), file=sys.stderr)
+    """Print one line on standard error, also to other processes; returns the exit status."""
+    line = " ".join(str(problem).split())
+    print("error:", line, file=sys.stderr, flush=True)
+    processes.fail(line, status)
     return status
 
 

@@ -250,16 +250,19 @@ def over_batch(function):
     return run
 
 
-def map_experiments(function, *arguments: Any) -> Any:
+def map_experiments(
+    function, *arguments: Any, done: Callable[[int], None] | None = None, at_once: int = 256
+) -> Any:
     """`function` of one experiment over pytrees `[experiment, ...]`, on all local devices.
 
     On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
-    arrays `[experiment, ...]`; each is the same however many there are.
+    arrays `[experiment, ...]`; each is the same however many there are. `done`, if given, is told
+    how many are, after about every `at_once` of them.
     """
     devices = np.array(jax.local_devices())
     number = len(jax.tree.leaves(arguments)[0])
-    share = -(-number // len(devices))
-    rows = np.minimum(np.arange(share * len(devices)), number - 1)
+    share = -(-(number if done is None else min(number, at_once)) // len(devices))
+    together = share * len(devices)
     mesh = Mesh(devices, ("experiment",))
     batch = None if devices[0].platform == "cpu" else min(share, 512)
 
@@ -270,8 +273,14 @@ def map_experiments(function, *arguments: Any) -> Any:
         jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
     )
     sharding = NamedSharding(mesh, AXIS)
-    arguments = jax.tree.map(lambda a: jax.device_put(np.asarray(a)[rows], sharding), arguments)
-    return jax.tree.map(lambda a: np.asarray(a)[:number], program(arguments))
+    parts = []
+    for start in range(0, number, together):
+        rows = np.minimum(np.arange(start, start + together), number - 1)
+        part = jax.tree.map(lambda a, r=rows: jax.device_put(np.asarray(a)[r], sharding), arguments)
+        parts.append(jax.tree.map(np.asarray, program(part)))
+        if done is not None:
+            done(min(start + together, number))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:number], *parts)
 
 
 def evaluate_experiments(

@@ -115,7 +115,10 @@ class Network(nnx.Module):
         """
         if hasattr(self, "vocabulary"):
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
-        states = self.states(inputs, mask)  # [time, batch, D]
+        return self.answer(self.states(inputs, mask))
+
+    def answer(self, states: jax.Array) -> jax.Array:
+        """The answers that the last of the hidden states `[time, batch, D]` give."""
         if self.answers == 1:
             return self.output(states[-1])
         return self.output(jnp.swapaxes(states[-self.answers :], 0, 1))
