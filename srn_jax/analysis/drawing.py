@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 START = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)"
 HELP = f"{START}; from srn_jax.analysis import drawing; drawing.help_to_draw()"
+DONE = b"1"
 Helper = subprocess.Popen[bytes]
 
 
@@ -33,6 +34,7 @@ def helper(wanted: bool = True) -> Iterator[Helper | None]:
     process = subprocess.Popen(
         [sys.executable, "-c", HELP],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # out of reach of the terminal's Ctrl-C
     )
@@ -70,7 +72,8 @@ def save_figures(
     else:
         ask(process, (folder, run, look, names[1::2]))
         draw(folder, run, look, names[::2])
-        if process.wait():
+        assert process.stdout is not None
+        if process.stdout.read(1) != DONE:
             draw(folder, run, look, names[1::2])
     return [folder / "figures" / f"{name}.{kind}" for name in names for kind in look.formats]
 
@@ -80,18 +83,24 @@ def draw(folder: Path, run: Run, look: "Look", names: Sequence[str]) -> None:
     from srn_jax.analysis.figures import figures_of
     from srn_jax.analysis.look import save_figure
 
-    figures = figures_of(run, look)
-    for name in names:
-        save_figure(figures[name](), folder / "figures" / name, look)
+    figures, collecting = figures_of(run, look), gc.isenabled()
+    gc.disable()  # figures are full of cycles; to look for them takes a tenth of the time
+    try:
+        for name in names:
+            save_figure(figures[name](), folder / "figures" / name, look)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def help_to_draw() -> None:
     """What a helper does: get ready, and draw what comes in."""
-    gc.disable()  # it lives for a second
     from srn_jax.analysis.look import Look
 
     with Look().axes(2, 1) as (figure, _):
         for kind in ("pdf", "png"):  # loads the fonts
             figure.savefig(io.BytesIO(), format=kind)
-    with suppress(EOFError):  # there is nothing to draw
-        draw(*pickle.load(sys.stdin.buffer))
+    with suppress(EOFError):  # its owner has gone
+        while True:
+            draw(*pickle.load(sys.stdin.buffer))
+            os.write(1, DONE)

@@ -272,6 +272,7 @@ def overview_figure(
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.set_ylabel("" if place % columns else look.say("loss"))
+            axes.tick_params(labelleft=place % columns == 0)  # they have one scale
         draw_accuracies(panels[lengths.size], results, facts, look)
         for axes in panels[lengths.size + 1 :]:
             axes.set_axis_off()

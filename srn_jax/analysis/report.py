@@ -40,9 +40,9 @@ ONE_SEED_NOTE = (
 )
 FIXED_DATA_NOTE = "Every seed saw the same data: intervals cover the initial weights alone."
 SPIKES_NOTE = (
-    "Losses are drawn at every {stride}th step, as in the textbook. An epoch has {epoch} steps, so "
-    "every {period:,} steps the same batch is met again, and a hard one shows as a regular spike; "
-    "the overview has the mean of each epoch instead."
+    "One training loss in {stride} is drawn (one in 100 in the textbook). An epoch has {epoch} "
+    "steps, so every {period:,} steps the same batch is met again, and a hard one shows as a "
+    "regular spike; the overview has the mean of each epoch instead."
 )
 PROVENANCE = ("device", "processor", "date", "commit")  # in a run file
 MACHINE_NOTE = (
@@ -189,7 +189,8 @@ def flat(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from flat(value)
         else:
-            yield name, listed(value) if isinstance(value, (list, tuple)) else str(value)
+            text = listed(value) if isinstance(value, (list, tuple)) else str(value)
+            yield name, "none" if value is None else text or "none"
 
 
 def duration(seconds: float) -> str:

@@ -50,6 +50,7 @@ class Sweep:
         configs: SweepConfig | Sequence[SweepConfig],
         files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
+        kernel: bool = False,
     ):
         """Draw the parameters and the data of each experiment.
 
@@ -58,6 +59,7 @@ class Sweep:
             files: the data of each length where they are not drawn, as `textbook_files.Splits`;
                 the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
+            kernel: train by the kernels for GPUs.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
         first = self.configs[0]
@@ -67,7 +69,7 @@ class Sweep:
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
         number = None if files is None else len(files[first.lengths[0]].train)
-        self.program = program_of(*self.configs, train_examples=number)
+        self.program = program_of(*self.configs, train_examples=number, kernel=kernel)
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)
@@ -250,16 +252,19 @@ def over_batch(function):
     return run
 
 
-def map_experiments(function, *arguments: Any) -> Any:
+def map_experiments(
+    function, *arguments: Any, done: Callable[[int], None] | None = None, at_once: int = 256
+) -> Any:
     """`function` of one experiment over pytrees `[experiment, ...]`, on all local devices.
 
     On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
-    arrays `[experiment, ...]`; each is the same however many there are.
+    arrays `[experiment, ...]`; each is the same however many there are. `done`, if given, is told
+    how many are, after about every `at_once` of them.
     """
     devices = np.array(jax.local_devices())
     number = len(jax.tree.leaves(arguments)[0])
-    share = -(-number // len(devices))
-    rows = np.minimum(np.arange(share * len(devices)), number - 1)
+    share = -(-(number if done is None else min(number, at_once)) // len(devices))
+    together = share * len(devices)
     mesh = Mesh(devices, ("experiment",))
     batch = None if devices[0].platform == "cpu" else min(share, 512)
 
@@ -270,8 +275,14 @@ def map_experiments(function, *arguments: Any) -> Any:
         jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
     )
     sharding = NamedSharding(mesh, AXIS)
-    arguments = jax.tree.map(lambda a: jax.device_put(np.asarray(a)[rows], sharding), arguments)
-    return jax.tree.map(lambda a: np.asarray(a)[:number], program(arguments))
+    parts = []
+    for start in range(0, number, together):
+        rows = np.minimum(np.arange(start, start + together), number - 1)
+        part = jax.tree.map(lambda a, r=rows: jax.device_put(np.asarray(a)[r], sharding), arguments)
+        parts.append(jax.tree.map(np.asarray, program(part)))
+        if done is not None:
+            done(min(start + together, number))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:number], *parts)
 
 
 def evaluate_experiments(

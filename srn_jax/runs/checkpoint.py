@@ -13,6 +13,8 @@ check is damaged: it is set aside as `232.damaged`, and removed when a later one
 be read for another reason (no permission, too little memory) may be good, and stays.
 """
 
+import errno
+import gc
 import hashlib
 import json
 import logging
@@ -22,6 +24,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +43,7 @@ ITEMS = ("models", "training")
 KEEP = 2  # so that there is a good one while the newest is being written, or is damaged
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
 DAMAGED = ".damaged"
-MISSING = ("2", "20", "21")  # errno of a path that is not there, or is of another kind
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 OF_THE_MACHINE = re.compile(  # TensorStore's words, whatever the type of the exception
     "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|CANCELLED|DEADLINE_EXCEEDED|out of memory",
     re.IGNORECASE,
@@ -184,28 +187,29 @@ def read(run: Path, block: int) -> Checkpoint:
     except Damage:
         raise
     except Exception as error:  # damage surfaces as any of a dozen types
-        if not of_the_machine(error, path):
+        outside = outside_of(error, path)
+        if outside is None:
             raise Damage(reason_of(error)) from None
         raise CheckpointError(
-            f"{path} cannot be read ({reason_of(error)}); nothing was changed"
+            f"{path} cannot be read ({reason_of(outside)}); nothing was changed"
         ) from error
     return Checkpoint(block, translate_items(trees), manifest["settings"])
 
 
-def of_the_machine(error: Exception, path: Path) -> bool:
-    """Whether a checkpoint could not be read for a reason outside it, so that it may be good."""
+def outside_of(error: Exception, path: Path) -> Exception | None:
+    """The reason outside a checkpoint for which it can't be read, so that it may be good."""
     if isinstance(error, OSError) and error.errno is not None:
-        return str(error.errno) not in MISSING
-    codes = {one or other for one, other in OS_ERROR.findall(str(error))}
+        return None if error.errno in MISSING else error
+    codes = {int(one or other) for one, other in OS_ERROR.findall(str(error))}
     if isinstance(error, MemoryError) or OF_THE_MACHINE.search(str(error)) or codes - {*MISSING}:
-        return True
+        return error
     try:  # Orbax may have swallowed the reason
         for folder, _, names in os.walk(path, onerror=raise_error):
             for name in names:
                 (Path(folder) / name).read_bytes()
     except OSError as unreadable:
-        return str(unreadable.errno) not in MISSING
-    return False
+        return None if unreadable.errno in MISSING else unreadable
+    return None
 
 
 def raise_error(error: OSError) -> None:
@@ -384,10 +388,14 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = without_closed_loops
     try:
-        yield
-    except Exception:
-        time.sleep(0.1)  # for those that nobody waits for
-        raise
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+            try:
+                yield
+            except Exception:
+                gc.collect()
+                time.sleep(0.1)  # for reads and writes that nobody waits for
+                raise
     finally:
         sys.unraisablehook = hook
         logger.setLevel(level)

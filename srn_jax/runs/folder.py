@@ -55,7 +55,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "seconds": (int, float),
     "finished": bool,
 }
-NEWER = ("task", "files", "sha256")  # which it holds since it has a digest
+# Which it may hold since it has a digest.
+NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
     *("checkpoints", "figures", CODE_FOLDER, TABLES_FOLDER, HISTORIES_FILE, LOG_FILE),
     *(PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),

@@ -6,7 +6,6 @@ and the three histories stood among the rest of the training state.
 
 from typing import Any
 
-import jax
 import numpy as np
 
 
@@ -27,7 +26,7 @@ def translate_items(items: dict[str, Any]) -> dict[str, Any]:
     evaluations = {name: training.pop(name) for name in ("dev_loss", "dev_accuracy")}
     # The optimizer's vectors hold all parameters in the order of their names, and the cell's name
     # has moved from the last place to the first.
-    moved = sum(leaf[0].size for leaf in jax.tree.leaves(models["last"]["srn"]))
+    moved = sum(leaf[0].size for leaf in models["last"]["srn"].values())
     training["optimizer"] = {
         name: leaf if leaf.ndim < 2 else np.roll(leaf, moved, axis=1)
         for name, leaf in training["optimizer"].items()

@@ -16,17 +16,24 @@ from srn_jax.training.model import hyperparameters_of
 
 
 def try_out(config: SweepConfig) -> None:
-    """Try a sweep's task, cell and probes on abstract values.
+    """Check that a sweep can be, and try a user's own task, cell and probes on abstract values.
 
     Raises:
-        UserError: for what is wrong with them, by line where it is a user's file.
+        UserError: for what is wrong, by line where it is in a user's file.
     """
     task, settings = task_of(config), config.experiment
-    names = (settings.cell, settings.task, *config.probes)
     length = max(config.lengths)
     for one in config.lengths if config.data is None else ():
         check_length(task, one)
-    with own_mistakes(*map(path_of, names)):
+    if (steps := program_of(config).steps) >= 2**31:  # as they are counted on the devices
+        raise UserError(
+            f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
+            "fewer --epochs, or a larger --batch-size"
+        )
+    own = [*filter(None, map(path_of, (settings.cell, settings.task, *config.probes)))]
+    if not own:
+        return
+    with own_mistakes(*own):
         check_cell(settings)
         program = program_of(config)
         hyper = hyperparameters_of(settings)

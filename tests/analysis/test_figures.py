@@ -449,7 +449,8 @@ def test_a_helper_draws_the_same_files_and_one_that_dies_costs_none(tmp_path):
     alone = save_figures(tmp_path / "alone", run)
     with helper() as process:
         together = save_figures(tmp_path / "together", run, process=process)
-        assert process.returncode == 0
+        assert process.poll() is None
+        assert together == save_figures(tmp_path / "together", run, process=process)
     with helper() as process:
         process.kill()
         without = save_figures(tmp_path / "without", run, process=process)

@@ -139,6 +139,7 @@ def test_what_a_report_says_of_the_task_comes_with_the_run():
 def test_a_report_names_its_machine_and_what_another_would_change():
     told = {"processor": "AMD EPYC", "commit": "abc123", "date": "2026-01-02", "command": "x"}
     text = run_report(Run(GOOD, info=told))
+    assert "- `clip_norm`: none" in run_report(Run(GOOD, info={"settings": {"clip_norm": None}}))
     for line in ("- processor: AMD EPYC", "- commit: abc123", "- date: 2026-01-02"):
         assert line in text.splitlines()
     assert "0.51 on one processor and 0.31 on another" in text

@@ -11,7 +11,7 @@ from srn_jax.interop.textbook_files import (
     digit_sum,
     format_sequences,
     lengths_in,
-    read_folder,
+    read_data,
     read_sequences,
     textbook_splits,
     write_splits,
@@ -43,7 +43,8 @@ def test_the_textbooks_overlap_of_test_and_training_set_is_0_to_10():
 def test_what_is_written_is_read_again(tmp_path):
     for length, splits in textbook_splits((3, 6), (2, 1, 1), seed=4):
         write_splits(tmp_path, length, splits)
-    again = read_folder(tmp_path, (3, 6))
+    folder, again = read_data(str(tmp_path), (3, 6))
+    assert (folder.vocabulary, folder.classes, folder.chance) == (10, 19, 0.10)
     for length, splits in textbook_splits((3, 6), (2, 1, 1), seed=4):
         for name in ("train", "dev", "test"):
             one, other = getattr(splits, name), getattr(again[length], name)
@@ -52,7 +53,7 @@ def test_what_is_written_is_read_again(tmp_path):
 
 def test_a_file_of_windows_or_without_a_last_line_feed_is_read(tmp_path):
     text = format_sequences(digit_sum(4, 1, np.random.RandomState(0)))
-    for content in (text, text.replace("\n", "\r\n"), text[:-1]):
+    for content in (text, text.replace("\n", "\r\n"), text[:-1], "\ufeff" + text):
         (tmp_path / "train.txt").write_bytes(content.encode())
         assert len(read_sequences(tmp_path / "train.txt", 4)) == 100
 
@@ -62,14 +63,15 @@ def test_a_file_of_windows_or_without_a_last_line_feed_is_read(tmp_path):
     [
         (b"", "line 1: empty line"),
         (b"1 2 3\t3\n\n1 2 3\t3\n", "line 2: empty line"),
-        (b"1 2 3\t3\n1 2\t3\n", "line 2: 2 digits, expected 3"),
-        (b"1 2 3 4\t3\n", "line 1: 4 digits, expected 3"),
-        (b"1 x 3\t3\n", "line 1: 'x' is not a digit"),
-        (b"1 12 3\t3\n", "line 1: '12' is not a digit"),
-        (b"1  2 3\t3\n", "line 1: '' is not a digit"),
-        ("1 ٢ 3\t3\n".encode(), "line 1: '٢' is not a digit"),
+        (b"1 2 3\t3\n1 2\t3\n", "line 2: 2 numbers, expected 3"),
+        (b"1 2 3 4\t3\n", "line 1: 4 numbers, expected 3"),
+        (b"1 x 3\t3\n", "line 1: 'x' is not a whole number"),
+        (b"1 02 3\t3\n", "line 1: '02' is not a whole number"),
+        (b"1 12345 3\t3\n", "line 1: '12345' is not a whole number"),
+        (b"1  2 3\t3\n", "line 1: '' is not a whole number"),
+        ("1 ٢ 3\t3\n".encode(), "line 1: '٢' is not a whole number"),
         (b"1 2 3 3\n", "line 1: no tab"),
-        (b"1 2 3\t19\n", "line 1: label 19, expected 0 to 18"),
+        (b"1 2 3\t10000\n", "line 1: label '10000' is not a whole number"),
         (b"1 2 3\t-1\n", "line 1: label '-1' is not a whole number"),
         (b"1 2 3\t3.0\n", "line 1: label '3.0' is not a whole number"),
         (b"1 2 3\t\n", "line 1: label '' is not a whole number"),
@@ -90,4 +92,48 @@ def test_lengths_with_different_numbers_of_examples_are_refused(tmp_path):
         for _, splits in textbook_splits((length,), (k, 1, 1)):
             write_splits(tmp_path, length, splits)
     with pytest.raises(UserError, match="200 examples but length 3 has 100"):
-        read_folder(tmp_path, (3, 4))
+        read_data(str(tmp_path), (3, 4))
+
+
+def write_data(folder, length, **sets):
+    """Files of one length, each set given as lists of tokens and label."""
+    (folder / str(length)).mkdir()
+    for name, rows in sets.items():
+        text = "".join(" ".join(map(str, row[:-1])) + f"\t{row[-1]}\n" for row in rows)
+        (folder / str(length) / f"{name}.txt").write_text(text)
+
+
+def test_vocabulary_classes_and_chance_are_read_from_the_files(tmp_path):
+    """Parity as 0 and 1, of tokens up to 2; always answering 1 is right twice in three."""
+    train = [(0, 1, 2, 1), (1, 1, 0, 0), (1, 0, 0, 1)]
+    write_data(tmp_path, 3, train=train, dev=train[:1], test=train)
+    folder, _ = read_data(str(tmp_path), (3,))
+    assert (folder.vocabulary, folder.classes) == (3, 2)
+    assert folder.chance == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ((0, 1, 3, 1), "line 2: the number 3 is larger than any in a training set"),
+        ((0, 1, 2, 2), "line 2: the label 2 does not occur in a training set"),
+    ],
+)
+@pytest.mark.parametrize("name", ["dev", "test"])
+def test_what_a_training_set_does_not_have_is_refused_elsewhere(tmp_path, name, row, complaint):
+    train = [(0, 1, 2, 1), (1, 1, 0, 0)]
+    sets = {"train": train, "dev": train, "test": train, name: [train[0], row]}
+    write_data(tmp_path, 3, **sets)
+    with pytest.raises(UserError) as caught:
+        read_data(str(tmp_path), (3,))
+    assert f"{name}.txt, {complaint}" in str(caught.value)
+
+
+def test_a_digest_is_of_what_was_read(tmp_path):
+    for _, splits in textbook_splits((3,), (1, 1, 1)):
+        write_splits(tmp_path, 3, splits)
+    folder, splits = read_data(str(tmp_path), (3,))
+    content = b"".join(
+        format_sequences(getattr(splits[3], name)).encode() for name in ("train", "dev", "test")
+    )
+    assert folder.sha256 == hashlib.sha256(content).hexdigest()

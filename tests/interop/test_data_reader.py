@@ -45,17 +45,20 @@ def texts(length):
     )
 
 
+NUMBERS = {b"%d" % number: number for number in range(10_000)}
+
+
 def parse(content, length):
     """The same format, told in another way: examples, or the number of the first bad line."""
-    rows = content.split(b"\n")
+    rows = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     if rows[-1] == b"":
         rows = rows[:-1] or [b""]
     examples = []
     for number, row in enumerate(rows, start=1):
         row = row[:-1] if row.endswith(b"\r") else row
         cells = row.split(b"\t")
-        known = {str(label).encode(): label for label in range(19)}
-        digits = [{b"%d" % d: d for d in range(10)}.get(part) for part in cells[0].split(b" ")]
+        known = NUMBERS
+        digits = [known.get(part) for part in cells[0].split(b" ")]
         if len(cells) != 2 or cells[1] not in known or None in digits or len(digits) != length:
             return number
         examples.append((digits, known[cells[1]]))

@@ -1,0 +1,295 @@
+"""Why a network forgets: gradients through time, Jacobians, and what its states still hold.
+
+Everything here is a pure function of ONE network and sequences that are not padded. The state s_t
+of a cell of the family is all that it carries on, `[S * D]`: an LSTM's is h_t and c_t, one after
+the other. Of another module only the hidden states are known, so it has no gradients or Jacobians.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srn_jax.cells import Cell
+from srn_jax.cells.recurrence import product, recurrent_side
+from srn_jax.errors import UserError
+from srn_jax.tasks.task import Array, Examples, Task
+from srn_jax.training.experiment import Program
+from srn_jax.training.model import Network, Parameters, network_with
+
+RIDGE = 1e-4  # added to the variances within a class, in units of a state's mean variance
+MOST_CLASSES = 1000  # among which a readout chooses
+SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
+
+
+class Material(NamedTuple):
+    """What a network is examined with; labels are whole numbers, a row a probe target."""
+
+    train_inputs: Array  # [example, time, ...]
+    train_labels: Array  # [target, example]
+    shuffled_labels: Array  # the same in another order
+    test: Examples
+    test_labels: Array  # [target, example]
+
+
+def analyse(
+    program: Program, classes: int, shown: int, parameters: Parameters, material: Material
+) -> dict[str, jax.Array]:
+    """All that is asked of one network.
+
+    Args:
+        program: task and configuration.
+        classes: labels are 0..classes - 1.
+        shown: how many test sequences the Jacobians are taken along.
+        parameters: of the network.
+        material: sequences of one length.
+
+    Returns:
+        `accuracy`, a scalar, on the test sequences; `chance`, that of the commonest training label,
+        and `is_answer`, whether it is what the network must answer, `[target]`; `readout` and
+        `shuffled` `[target, time]`, see `readout_accuracy`; `gradient` `[time]`, the root mean
+        square norm of dL/ds_t over sequences; `jacobian` `[time - 1, S * D]` and `product`
+        `[S * D]`, decadic logarithms of singular values, largest first, means over sequences: of
+        ds_t/ds_{t-1} for t = 2, 3, ..., and of ds_T/ds_2. The last three are NaN for a cell that
+        is not of the family.
+    """
+    task, test = program.task, material.test
+    network = network_with(task, program.config, parameters)
+    family = isinstance(network.cell, Cell)
+    states_of = partial(unroll, network) if family else network.states
+    train_states, test_states = states_of(material.train_inputs), states_of(test.inputs)
+    answers = network.answer(test_states[..., : network.hidden_size])
+    right = task.correct(answers, test.targets)
+    found = {"accuracy": jnp.mean(right, dtype=jnp.float32)}
+    labels = {"readout": material.train_labels, "shuffled": material.shuffled_labels}
+    read = partial(readout_accuracy, classes=classes)
+    over_time = jax.vmap(read, in_axes=(0, None, 0, None), out_axes=1)  # every position
+    for name, train_labels in labels.items():
+        found[name] = over_time(train_states, train_labels, test_states, material.test_labels)
+    counts = jnp.sum(jax.nn.one_hot(material.train_labels, classes), axis=1)
+    guess = jnp.argmax(counts, axis=1)[:, None]
+    found["chance"] = jnp.mean(material.test_labels == guess, axis=1, dtype=jnp.float32)
+    found["is_answer"] = jnp.stack(
+        [jnp.array_equal(labels, test.targets) for labels in material.test_labels]
+    )
+    time, nothing = len(test_states), jnp.full(1, jnp.nan)
+    found |= {"gradient": jnp.full(time, jnp.nan), "product": nothing}
+    found["jacobian"] = jnp.full((time - 1, 1), jnp.nan)
+    if family:
+        gradient = gradient_through_time(task, network, test)
+        found["gradient"] = root_mean_square_norm(gradient)
+        # Spread over the test set, which may be in order.
+        some = np.linspace(0, len(test.inputs) - 1, min(shown, len(test.inputs))).astype(int)
+        each = jacobians(network, test.inputs[some])
+        found["jacobian"] = jnp.mean(decades(singular_values(each)), axis=1)
+        whole, scale = product_of(each[1:])
+        found["product"] = jnp.mean(decades(singular_values(whole)) + scale[:, None], axis=0)
+    return found
+
+
+def input_side(network: Network, inputs: Array) -> jax.Array:
+    """X_t W + b of every position, time-major: `[time, batch, gates * D]`."""
+    vectors = network.embedding(inputs) if hasattr(network, "vocabulary") else jnp.asarray(inputs)
+    side = network.cell.project(vectors.reshape(-1, vectors.shape[-1]))
+    return jnp.swapaxes(side.reshape(*vectors.shape[:2], -1), 0, 1)
+
+
+def transition(cell: Cell, x: jax.Array, state: jax.Array) -> jax.Array:
+    """The state `[..., S * D]` after `state`, given the input side x `[..., gates * D]`."""
+    return flat(cell.plain_step(x, *recurrent_side_and_parts(cell, state)))
+
+
+def flat(state: Any) -> jax.Array:
+    """The parts of a state, one after the other."""
+    return jnp.concatenate(state, axis=-1) if isinstance(state, tuple) else state
+
+
+def recurrent_side_and_parts(cell: Cell, state: jax.Array) -> tuple[jax.Array, Any]:
+    """H U + c, and the state in its parts."""
+    parts = jnp.split(state, cell.states, axis=-1)
+    c = cell.c[...] if cell.recurrent_bias else None
+    side = recurrent_side(parts[0], cell.U[...], c)
+    return side, parts[0] if cell.states == 1 else tuple(parts)
+
+
+def unroll(network: Network, inputs: Array, added: jax.Array | None = None) -> jax.Array:
+    """The states, time-major, `[time, batch, S * D]`; `added`, of that shape, is added to each."""
+    side = input_side(network, inputs)
+    size = network.cell.states * network.hidden_size
+    if added is None:
+        added = jnp.zeros((*side.shape[:2], size), side.dtype)
+
+    def step(state, arrives):
+        x, more = arrives
+        state = transition(network.cell, x, state) + more
+        return state, state
+
+    return jax.lax.scan(step, jnp.zeros_like(added[0]), (side, added))[1]
+
+
+def gradient_through_time(task: Task, network: Network, examples: Examples) -> jax.Array:
+    """dL/ds_t `[time, batch, S * D]`, L being the loss of each sequence by itself."""
+
+    def total(added):
+        states = unroll(network, examples.inputs, added)
+        losses = task.loss(network.answer(states[..., : network.hidden_size]), examples.targets)
+        return jnp.sum(losses) * len(losses) / losses.size  # the mean over several answers
+
+    return jax.grad(total)(jnp.zeros_like(unroll(network, examples.inputs)))
+
+
+def root_mean_square_norm(vectors: jax.Array) -> jax.Array:
+    """Root mean square over `batch` of the norms of `[time, batch, S * D]`, without underflow."""
+    largest = jnp.max(jnp.abs(vectors), axis=(1, 2), keepdims=True)
+    scaled = vectors / jnp.where(largest > 0, largest, 1)
+    return largest[:, 0, 0] * jnp.sqrt(jnp.mean(jnp.sum(scaled**2, axis=2), axis=1))
+
+
+def jacobians(network: Network, inputs: Array) -> jax.Array:
+    """ds_t/ds_{t-1} for t = 2, 3, ...: `[time - 1, batch, S * D, S * D]`."""
+    side, states = input_side(network, inputs), unroll(network, inputs)
+    one = jax.jacfwd(partial(transition, network.cell), argnums=1)
+    return jax.vmap(jax.vmap(one))(side[1:], states[:-1])
+
+
+def product_of(each: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The product of Jacobians `[time, batch, S * D, S * D]`, the last one leftmost.
+
+    Returns it as `[batch, S * D, S * D]` with entries up to 1, and the decadic logarithm of what
+    it is to be multiplied with, `[batch]`: over many steps it would leave the range of float32.
+    """
+
+    def step(carry, jacobian):
+        so_far, scale = carry
+        so_far = product(jacobian, so_far)
+        largest = jnp.max(jnp.abs(so_far), axis=(1, 2))
+        largest = jnp.where(largest > 0, largest, 1)
+        return (so_far / largest[:, None, None], scale + jnp.log10(largest)), None
+
+    batch, size = each.shape[1:3]
+    start = jnp.broadcast_to(jnp.eye(size, dtype=each.dtype), (batch, size, size))
+    return jax.lax.scan(step, (start, jnp.zeros(batch, each.dtype)), each)[0]
+
+
+def singular_values(matrices: jax.Array) -> jax.Array:
+    """Singular values, largest first: `[..., size, size]` -> `[..., size]`.
+
+    One matrix after another: LAPACK deals a batch out to threads, and where each core of a CPU is a
+    device, these wait for each other for ever.
+    """
+    *batch, size, _ = matrices.shape
+    one = partial(jnp.linalg.svd, compute_uv=False)
+    return jax.lax.map(one, matrices.reshape(-1, size, size)).reshape(*batch, size)
+
+
+def decades(values: jax.Array) -> jax.Array:
+    """Decadic logarithms."""
+    return jnp.log10(jnp.maximum(values, SMALLEST))
+
+
+def readout_accuracy(
+    train: jax.Array,
+    train_labels: jax.Array,
+    test: jax.Array,
+    test_labels: jax.Array,
+    classes: int,
+) -> jax.Array:
+    """Share of test labels that the best linear readout of the states gets right, `[target]`.
+
+    The readout is linear discriminant analysis (Fisher 1936), a solution in closed form: with
+    class means m_k, shares p_k and the covariance C within classes it answers the k with the
+    largest x C^-1 m_k - m_k C^-1 m_k / 2 + log p_k. Regression on one-hot targets would be
+    linear too, but misses classes that lie between others on a line, as sums do.
+
+    Args:
+        train: states, `[example, features]`.
+        train_labels: `[target, example]`.
+        test: states, `[example, features]`.
+        test_labels: `[target, example]`.
+        classes: labels are 0..classes - 1.
+    """
+    centre = jnp.mean(train, axis=0, keepdims=True)
+    scale = jnp.sqrt(jnp.mean((train - centre) ** 2))
+    scale = jnp.where(scale > 0, scale, 1)
+    train, test = (train - centre) / scale, (test - centre) / scale
+    number, features = train.shape
+    total = product(train.T, train) / number
+    ridge = RIDGE * jnp.eye(features, dtype=train.dtype)
+
+    def one(labels, right):
+        is_class = jax.nn.one_hot(labels, classes, dtype=train.dtype)
+        share = jnp.mean(is_class, axis=0)[:, None]
+        means = product(is_class.T, train) / jnp.maximum(number * share, 1)
+        within = total - product(means.T, share * means) + ridge
+        weights = solve_positive(within, means.T)
+        bias = jnp.log(share[:, 0]) - jnp.sum(means.T * weights, axis=0) / 2
+        answers = jnp.argmax(product(test, weights) + bias[None], axis=1)
+        return jnp.mean(answers == right, dtype=jnp.float32)
+
+    return jax.vmap(one)(train_labels, test_labels)
+
+
+def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
+    """X of matrix X = right, by elimination, which needs no pivots for a positive definite matrix.
+
+    Many small ones are solved together, by elementwise operations (see `singular_values` for what
+    is wrong with LAPACK here).
+    """
+    size = len(matrix)
+
+    def eliminate(n, table):
+        row = table[n] / table[n, n]
+        return (table - table[:, n, None] * row[None]).at[n].set(row)
+
+    table = jnp.concatenate([matrix, right], axis=1)
+    return jax.lax.fori_loop(0, size, eliminate, table)[:, size:]
+
+
+def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
+    """What the task wants to be looked for, `[example]` each; several columns are numbered.
+
+    Raises:
+        UserError: for values that are not whole numbers.
+    """
+    found = {}
+    for name, values in task.probe_targets(examples).items():
+        columns = values.reshape(len(values), -1)
+        if not jnp.issubdtype(columns.dtype, jnp.integer):
+            raise UserError(
+                f"probe target {name} is {columns.dtype}, expected whole numbers "
+                "(see probe_targets of the task)"
+            )
+        names = [f"{name} {n + 1}" for n in range(columns.shape[1])]
+        found |= dict(zip(names if len(names) > 1 else [name], columns.T, strict=True))
+    return found
+
+
+def number_of_classes(labels: Array, names: Sequence[str]) -> int:
+    """How many classes there are in labels `[..., target, example]`; raises `UserError`."""
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < 0 or high >= MOST_CLASSES:
+        raise UserError(
+            f"probe targets ({', '.join(names)}) go from {low} to {high}, expected whole numbers "
+            f"from 0 to {MOST_CLASSES - 1} (see probe_targets of the task)"
+        )
+    return high + 1
+
+
+def gates_of(network: Network, inputs: Array) -> dict[str, jax.Array]:
+    """The gates by name along one sequence `[1, time, ...]`: `[D, time]` each.
+
+    Raises:
+        UserError: for a cell that names no gates.
+    """
+    cell = network.cell
+    values = {}
+    if isinstance(cell, Cell):
+        side, states = input_side(network, inputs), unroll(network, inputs)
+        before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+        values = cell.gate_values(side, *recurrent_side_and_parts(cell, before))
+    if not values:
+        raise UserError(f"{type(cell).__name__} has no gates to show, leave out --gates")
+    return {name: gate[:, 0].T for name, gate in values.items()}

@@ -1,0 +1,43 @@
+"""Where and from what a run comes: the processor, the commit of this code, the date."""
+
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+
+def provenance() -> dict[str, str]:
+    """What a run file tells beside devices and versions; what cannot be found is left out."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
+    found = {"processor": processor(), "commit": commit(), "date": date}
+    return {name: text for name, text in found.items() if text}
+
+
+def processor() -> str:
+    """The name of the processor and its number of cores, as in `AMD EPYC 9B14, 2 cores`."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+        name = next((line.partition(": ")[2] for line in lines if "model name" in line), name)
+    elif platform.system() == "Darwin":
+        name = output("sysctl", "-n", "machdep.cpu.brand_string") or name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit of the clone that this code is in, with `-dirty` if it was changed since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed as a package
+        return ""
+    return output("git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*")
+
+
+def output(*command: str) -> str:
+    """What a command prints, or nothing if it can't be run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if not done.returncode else ""
