@@ -285,26 +285,36 @@ def test_the_test_sets_of_some_experiments_are_drawn_again_as_they_were(nine):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
-@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("batch", [1, 4, 100])
 @pytest.mark.parametrize("programs", [1, 3, 8])
-def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, chunk, programs):
+def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, batch, programs):
     lengths = np.repeat([35, 5, 12, 7, 20], 6)
-    packing = pack(lengths, devices, chunk, programs)
-    slots = len(packing.program)
-    assert slots % devices == 0
-    assert packing.experiment.shape == (slots, chunk)
+    packing = pack(lengths, devices, batch, programs)
+    shards = len(packing.program)
+    assert shards % devices == 0
+    assert packing.experiment.shape == (shards, batch)
     assert packing.experiment.ravel()[packing.place].tolist() == list(range(30))
     busy = packing.program < len(packing.widths)
-    assert set(packing.place // chunk) == set(np.flatnonzero(busy))
+    assert set(packing.place // batch) == set(np.flatnonzero(busy))
     widths = np.array([*packing.widths, 0])[packing.program]
-    assert (widths[packing.place // chunk] >= lengths).all()
-    assert len(packing.widths) == min(programs, 5) and max(packing.widths) == 35
+    assert (widths[packing.place // batch] >= lengths).all()
+    assert len(packing.widths) <= min(programs, 5) and max(packing.widths) == 35
+    if batch == 1:  # nothing is padded that need not be
+        assert len(packing.widths) == min(programs, 5)
+    for program, padded in enumerate(packing.padded):
+        own = lengths[packing.experiment[packing.program == program]]
+        assert padded == (own.min() < packing.widths[program])
 
 
 def test_an_accelerator_runs_its_whole_share_side_by_side():
     packing = pack_for("tpu", np.repeat([5, 35], 8), devices=4)
     assert packing.experiment.shape == (4, 4)
     assert packing.widths == (35,) and packing.program.tolist() == [0] * 4
+
+
+def test_a_tpu_takes_turns_of_equal_size_where_its_fast_memory_would_not_hold_all():
+    packing = pack_for("tpu", np.repeat([5, 35], 500), devices=4)
+    assert packing.experiment.shape == (8, 125)  # 250 a device, of which 224 fit
 
 
 def test_the_textbooks_seven_lengths_keep_two_devices_equally_busy():
