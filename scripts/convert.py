@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--evaluate", type=cli.path, metavar="DIR", help="test them on DIR/<length>/test.txt"
     )
-    cli.add_platform_options(parser)
+    cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
     from_run = (options.length, options.seed, options.which)
     if (options.run is None) == (options.source is None):

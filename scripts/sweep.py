@@ -3,22 +3,8 @@
 python scripts/sweep.py --platform gpu --seeds 100
 """
 
-import shlex
-
-from srn_jax.cli import options as cli
-
-
-def main(arguments: list[str]) -> None:
-    parser = cli.Parser(__doc__)
-    cli.add_platform_options(parser)
-    cli.add_sweep_options(parser)
-    cli.add_run_options(parser)
-    cli.add_distributed_options(parser)
-    options = parser.parse_args(arguments)
-    cli.check_run_options(options)
-    command = shlex.join(["python", "scripts/sweep.py", *arguments])
-    cli.run_sweeps(options, command)
-
+from srn_jax.cli.commands import sweep as main
+from srn_jax.cli.options import run_script
 
 if __name__ == "__main__":
-    cli.run_script(main)
+    run_script(main)

@@ -320,22 +320,25 @@ def write_log(histories: Histories, folder: Path) -> Path:
 
 
 def log_lines(histories: Histories, experiment: int) -> list[str]:
-    """The log of one experiment, given its row."""
+    """The log of one experiment, given its row, in the textbook's own words and spelling."""
     train_loss = histories.train_loss[experiment]
     steps = len(train_loss)
+    epochs = -(-steps // histories.steps_an_epoch)
     evaluation = {int(step): i for i, step in enumerate(histories.eval_steps)}
     lines, best = [], 0.0
     for step in range(steps):
-        where = f"epoch {step // histories.steps_an_epoch}, step {step}/{steps}"
         if step % LOG_INTERVAL == 0 and not np.isnan(train_loss[step]):
-            lines.append(f"[train] {where}: loss {train_loss[step]:.5f}")
+            epoch = f"epoch: {step // histories.steps_an_epoch}/{epochs}"
+            lines.append(f"[Train] {epoch}, step: {step}/{steps}, loss: {train_loss[step]:.5f}")
         row = evaluation.get(step)
         if row is None or np.isnan(histories.dev_loss[experiment, row]):
             continue
         score = float(histories.dev_accuracy[experiment, row])
         loss = histories.dev_loss[experiment, row]
-        lines.append(f"[evaluate] {where}: dev score {score:.5f}, dev loss {loss:.5f}")
+        lines.append(f"[Evaluate]  dev score: {score:.5f}, dev loss: {loss:.5f}")
         if score > best:
-            lines.append(f"[evaluate] best accuracy updated: {best:.5f} -> {score:.5f}")
+            change = f"{best:.5f} --> {score:.5f}"
+            lines.append(f"[Evaluate] best accuracy performence has been updated: {change}")
             best = score
-    return lines
+    done = not np.isnan(histories.dev_loss[experiment, -1])
+    return lines + ["[Train] Training done!"] * done

@@ -1,5 +1,7 @@
 """What restored networks score and answer, as tables."""
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ def parse_tokens(text: str, vocabulary: int, option: str = "--predict") -> np.nd
 
 
 def print_predictions(networks: Networks, text: str) -> None:
-    """What each network answers to a sequence, with its probability.
+    """What each network answers to a sequence, with its probability, and how many are right.
 
     Raises:
         UserError: for a sequence that the networks cannot take, or a task whose answers are no
@@ -53,7 +55,6 @@ def print_predictions(networks: Networks, text: str) -> None:
     tokens = parse_tokens(text, task.inputs.vocabulary)
     if len(tokens) < task.answers:
         raise UserError(f"--predict wants at least {task.answers} numbers, got {len(tokens)}")
-    rows = [["trained on length", "seed", "answer", "probability"]]
 
     def answer(parameters):
         network = network_with(task, networks.config.experiment, parameters)
@@ -61,11 +62,26 @@ def print_predictions(networks: Networks, text: str) -> None:
 
     shares = map_experiments(answer, networks.parameters)  # [experiment, (answer,) class]
     shares = shares.reshape(len(networks), task.answers, task.outputs)
-    for (length, seed), share in zip(networks.experiments, shares, strict=True):
-        answers = " ".join(map(str, share.argmax(axis=-1)))
+    answers = [" ".join(map(str, classes)) for classes in shares.argmax(axis=-1).tolist()]
+    found = task.right_answer(tokens)
+    right = None if found is None else " ".join(map(str, np.atleast_1d(found).tolist()))
+    rows = [["trained on length", "seed", "answer", "probability", *(["right"] if right else [])]]
+    for (length, seed), said, share in zip(networks.experiments, answers, shares, strict=True):
         sure = " ".join(f"{one:.3f}" for one in share.max(axis=-1))
-        rows.append([str(length), str(seed), answers, sure])
+        mark = [] if right is None else ["yes" if said == right else ""]
+        rows.append([str(length), str(seed), said, sure, *mark])
     print(plain_table(rows))
-    right = task.right_answer(tokens)
+    print("\n" + summary(networks, answers, right))
+
+
+def summary(networks: Networks, answers: list[str], right: str | None) -> str:
+    """The right answer and how many networks of each length gave it, or what most of them said."""
+    said: dict[int, list[str]] = {}
+    for (length, _), one in zip(networks.experiments, answers, strict=True):
+        said.setdefault(length, []).append(one)
     if right is not None:
-        print(f"the right answer is {right}")
+        counts = [f"{n}: {own.count(right)} of {len(own)}" for n, own in said.items()]
+        return f"the right answer is {right}, given by, for each length  {'  '.join(counts)}"
+    common = [(n, len(own), *Counter(own).most_common(1)[0]) for n, own in said.items()]
+    counts = [f"{n}: {one} ({times} of {of})" for n, of, one, times in common]
+    return f"most frequent answer by length  {'  '.join(counts)}"

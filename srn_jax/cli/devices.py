@@ -6,10 +6,18 @@ only add synchronisation to programs as small as these.
 """
 
 import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from srn_jax.cli import processes
 from srn_jax.errors import UserError
 
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
@@ -19,6 +27,9 @@ EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
 # recurrence do (under 20 kB with 32 units, at any length); the loops around them, whose large
 # products are faster as calls of a library, must not.
 SMALL_LOOP_BYTES = 100_000
+LIBTPU = re.compile(
+    rb"TPU accelerator type|before InitGoogle|common_lib\.cc|Source Location Trace|libtpu_init"
+)
 NEWEST_TRIED = (0, 12)  # the newest jaxlib that was seen to know the flags
 
 
@@ -59,13 +70,62 @@ def configure(
         jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
     use_compilation_cache()
     try:
-        if distributed is not None:
-            jax.distributed.initialize(
-                distributed.coordinator, distributed.processes, distributed.process
-            )
-        jax.devices()
+        with without_libtpu():
+            if distributed is not None:
+                join(distributed)
+            jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(explain(platform, distributed, error)) from None
+    if jax.process_count() > 1:
+        processes.connect(jax.process_index(), jax.process_count(), *coordination())
+
+
+def coordination() -> tuple[str, Any]:
+    """The address of process 0, and JAX' store of what all processes share."""
+    from jax._src.distributed import global_state  # JAX shows them to nobody
+
+    return global_state.coordinator_address or "", global_state.client
+
+
+def join(distributed: Distributed) -> None:
+    """Join the other processes."""
+    import jax
+
+    if distributed.coordinator is not None:
+        host, _, port = distributed.coordinator.rpartition(":")
+        try:
+            socket.getaddrinfo(host.strip("[]"), int(port))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator {distributed.coordinator}: no such host ({error.strerror})"
+            ) from None
+        own = f"process {distributed.process} of {distributed.processes}"
+        print(f"{own}: waiting for the others at {distributed.coordinator}", flush=True)
+    with suppress(AttributeError):  # a signal is told to all by our own loop
+        jax.config.update("jax_enable_preemption_service", False)
+    place = (distributed.coordinator, distributed.processes, distributed.process)
+    jax.distributed.initialize(*place)
+
+
+@contextmanager
+def without_libtpu() -> Iterator[None]:
+    """Keep back what libtpu writes to standard error where there is no TPU: five lines a start."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+            kept.seek(0)
+            for line in kept:
+                if not LIBTPU.search(line):
+                    os.write(2, line)
 
 
 def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:

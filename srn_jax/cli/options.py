@@ -5,20 +5,33 @@ import dataclasses
 import io
 import itertools
 import re
-import shlex
 import signal
 import sys
+import traceback
 import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from srn_jax.checks import positive, whole
+from srn_jax.checks import check_list, positive, whole
+from srn_jax.cli import processes
 from srn_jax.cli.devices import PLATFORMS, Distributed
-from srn_jax.config import PROBES, ExperimentConfig, SweepConfig, option_name
+from srn_jax.config import (
+    PROBES,
+    TEXTBOOK_LENGTHS,
+    ExperimentConfig,
+    SweepConfig,
+    option_name,
+)
 from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import lengths_in, read_data
+from srn_jax.interop.textbook_files import (
+    check_same,
+    lengths_in,
+    read_data,
+    textbook_splits,
+    write_splits,
+)
 
 QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
 SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
@@ -35,11 +48,13 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
     },
     "6.3": {"cell": ["srn", "lstm"]},
 }
+TEXTBOOK_DATA = "runs/textbook-data"
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SWITCHES = ("fresh_data",)
+SHORTEST = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
 SETTINGS = (
-    *("section", "quick", "lengths", "seeds", "first_seed", "data", "probe"),
+    *("section", "quick", "textbook", "lengths", "seeds", "first_seed", "data", "probe"),
     *(field.name for field in EXPERIMENT_FIELDS),
 )
 
@@ -71,22 +86,30 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(complain("interrupted", 128 + signal.SIGINT))
     except BrokenPipeError:  # the reader of our output has gone, as in `| head`
+        processes.fail("the reader of its output has gone", 128 + signal.SIGPIPE)
         sys.stderr.close()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         sys.exit(complain(error, 1))
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
+        processes.wait_for_verdict()
         if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            raise
+            traceback.print_exc()
+            processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
+            sys.exit(1)
         reason = (str(error) or "MemoryError").splitlines()[0][:200]
         advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
         sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+    finally:  # a process that has failed beside others has left above
+        processes.done()
     sys.exit(0)
 
 
 def complain(problem: object, status: int) -> int:
-    """Print one line on standard error; returns the exit status."""
-    print("error:", " ".join(str(problem).split()), file=sys.stderr)
+    """Print one line on standard error, also to other processes; returns the exit status."""
+    line = " ".join(str(problem).split())
+    print("error:", line, file=sys.stderr, flush=True)
+    processes.fail(line, status)
     return status
 
 
@@ -115,26 +138,62 @@ def path(text: str) -> str:
     return text
 
 
-def add_platform_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say where to run; `start_platform` obeys them."""
-    group = parser.add_argument_group("platform")
-    group.add_argument("--platform", choices=PLATFORMS, default="auto", help="where to run")
-    group.add_argument(
-        "--cpu-devices", type=number_of(int), metavar="N", help="devices on a CPU [one a core]"
-    )
+WHOLE, NUMBER = number_of(int), number_of(float)
+LENGTHS = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
+COUNT = {"type": WHOLE, "metavar": "N"}
+GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
+    "platform": {
+        "--platform": {"choices": PLATFORMS, "default": "auto", "help": "where to run"},
+        "--cpu-devices": COUNT | {"help": "devices on a CPU [one a core]"},
+    },
+    "networks of a run": {
+        "--lengths --length": LENGTHS | {"help": "only of these lengths [all]"},
+        "--seeds": COUNT | {"help": "how many seeds for each length [all]"},
+        "--first-seed": COUNT
+        | {"metavar": "S", "help": "the first one; it alone without --seeds [0]"},
+        "--which": {
+            "choices": ("best", "last"),
+            "default": "best",
+            "help": "parameters to restore [best]",
+        },
+    },
+    "run": {
+        "--out": {
+            "type": path,
+            "metavar": "DIR",
+            "help": "run folder [one of its own for each settings, under runs/]",
+        },
+        "--resume": {"type": path, "metavar": "RUN", "help": "go on with the run in this folder"},
+        "--overwrite": {
+            "action": "store_true",
+            "help": "lose a run that the folder already holds",
+        },
+        "--checkpoint-every": {
+            "type": NUMBER,
+            "metavar": "S",
+            "help": "seconds between checkpoints [30, or more, to stay under 2 %% of the time]",
+        },
+        "--chunk": COUNT
+        | {"help": "experiments side by side on a device [1 on a CPU, all elsewhere]"},
+    },
+    "several processes": {
+        "--distributed": {
+            "action": "store_true",
+            "help": "be one of several processes, found by JAX on Slurm, Kubernetes or Cloud TPU",
+        },
+        "--coordinator": {"metavar": "HOST:PORT", "help": "address of process 0"},
+        "--processes": COUNT | {"help": "how many there are"},
+        "--process": COUNT | {"metavar": "I", "help": "which this is, from 0"},
+    },
+}
 
 
-def add_distributed_options(parser: argparse.ArgumentParser) -> None:
-    """Options for several processes that train one sweep."""
-    group = parser.add_argument_group("several processes")
-    group.add_argument(
-        "--distributed",
-        action="store_true",
-        help="be one of several processes, found by JAX on Slurm, Kubernetes or Cloud TPU",
-    )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
-    group.add_argument("--processes", type=number_of(int), metavar="N", help="how many there are")
-    group.add_argument("--process", type=number_of(int), metavar="I", help="which this is, from 0")
+def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add the options of some of `GROUPS`."""
+    for name in names:
+        group = parser.add_argument_group(name)
+        for option, settings in GROUPS[name].items():
+            group.add_argument(*option.split(), **settings)
 
 
 def start_platform(options: argparse.Namespace) -> None:
@@ -169,60 +228,35 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     """The settings of a sweep; those of the experiment may take several values, to compare them."""
     group = parser.add_argument_group("settings (several values of one are compared)")
     defaults = SweepConfig()
-    group.add_argument(
-        "--section",
-        choices=SECTIONS,
-        help="settings of a section of the textbook's chapter 6, where no others are given",
-    )
-    group.add_argument(
-        "--lengths",
-        nargs="+",
-        type=number_of(int),
-        metavar="L",
-        help=f"sequence lengths [{' '.join(map(str, defaults.lengths))}]",
-    )
-    group.add_argument(
-        "--seeds",
-        type=number_of(int),
-        metavar="N",
-        help=f"how many seeds for each length [{len(defaults.seeds)}]",
-    )
-    group.add_argument("--first-seed", type=number_of(int), metavar="S", help="the first one [0]")
+    sections = "settings of a section of the textbook's chapter 6, where no others are given"
+    lengths = f"sequence lengths [{' '.join(map(str, defaults.lengths))}]"
+    seeds = f"how many seeds for each length [{len(defaults.seeds)}]"
+    group.add_argument("--section", choices=SECTIONS, help=sections)
+    group.add_argument("--lengths", "--length", **LENGTHS, help=lengths)
+    group.add_argument("--seeds", **COUNT, help=seeds)
+    group.add_argument("--first-seed", type=WHOLE, metavar="S", help="the first one [0]")
     kinds = typing.get_type_hints(ExperimentConfig)
     for field in EXPERIMENT_FIELDS:
-        shown = f"{field.metadata['help']} [{'none' if field.default is None else field.default}]"
+        name, help = option_name(field.name), field.metadata["help"]
         if field.name in SWITCHES:
-            help = field.metadata["help"]
-            group.add_argument(
-                option_name(field.name), action="append_const", const=True, help=help
-            )
+            group.add_argument(name, action="append_const", const=True, help=help)
             continue
         kind, *none = typing.get_args(kinds[field.name]) or (kinds[field.name],)
         group.add_argument(
-            option_name(field.name),
+            name,
             nargs="+",
             type=kind if kind is str else or_none_of(kind) if none else number_of(kind),
             metavar="X" if kind is float else "NAME" if kind is str else "N",
-            help=shown,
+            help=f"{help} [{'none' if field.default is None else field.default}]",
         )
-    group.add_argument(
-        "--probe",
-        nargs="+",
-        metavar="NAME",
-        help=f"record at every step: {', '.join(PROBES)}, or FILE.py:NAME",
-    )
-    group.add_argument(
-        "--data",
-        type=path,
-        metavar="DIR",
-        help="train on the files DIR/<length>/{train,dev,test}.txt",
-    )
-    group.add_argument(
-        "--quick",
-        action="store_true",
-        default=None,
-        help="2 lengths, 4 seeds, 40 epochs: a look in seconds",
-    )
+    probes = f"record at every step: {', '.join(PROBES)}, or FILE.py:NAME"
+    data = "train on the files DIR/<length>/{train,dev,test}.txt"
+    quick = "2 lengths, 4 seeds, 40 epochs: a look in seconds"
+    book = "one seed on the textbook's own files, with the lines that its program prints"
+    group.add_argument("--probe", nargs="+", metavar="NAME", help=probes)
+    group.add_argument("--data", type=path, metavar="DIR", help=data)
+    group.add_argument("--quick", action="store_true", default=None, help=quick)
+    group.add_argument("--textbook", action="store_true", default=None, help=book)
 
 
 def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
@@ -232,24 +266,23 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         UserError: for a value out of its range, or a data folder with nothing in it.
     """
     chosen = {name: getattr(options, name) for name in SETTINGS}
-    presets = [QUICK] if chosen["quick"] else []
+    presets = [{"data": TEXTBOOK_DATA, "seeds": 1}] if chosen["textbook"] else []
+    presets += [QUICK] if chosen["quick"] else []
     presets += [SECTIONS[chosen["section"]]] if chosen["section"] else []
+    book = chosen["textbook"] and chosen["data"] is None
     for name, value in (pair for preset in presets for pair in preset.items()):
-        if chosen[name] is None and (name != "lengths" or chosen["data"] is None):
+        if chosen[name] is None and (name != "lengths" or book or chosen["data"] is None):
             chosen[name] = value
-    seeds, first = (chosen[name] for name in ("seeds", "first_seed"))
-    whole(1, 1_000_000)("--seeds", seeds := len(SweepConfig().seeds) if seeds is None else seeds)
-    whole(0, 2**32 - seeds)("--first-seed", first := first or 0)
-
     lengths, data = chosen["lengths"], chosen["data"]
     if lengths is None:
-        lengths = SweepConfig().lengths if data is None else lengths_in(Path(data))
+        lengths = SweepConfig().lengths if data is None or book else lengths_in(Path(data))
+    number = len(SweepConfig().seeds) if chosen["seeds"] is None else chosen["seeds"]
     names = [f.name for f in EXPERIMENT_FIELDS if chosen[f.name] is not None]
     for name in names:
         if len(set(chosen[name])) < len(chosen[name]):
             raise UserError(f"{option_name(name)} has a value more than once")
     sweep = SweepConfig(
-        tuple(lengths), tuple(range(first, first + seeds)), probes=tuple(chosen["probe"] or ())
+        tuple(lengths), seeds_of(number, chosen["first_seed"]), probes=tuple(chosen["probe"] or ())
     )
     sweeps = [
         dataclasses.replace(
@@ -258,40 +291,33 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         for values in itertools.product(*(chosen[name] for name in names))
     ]
     if data is None:
+        for sweep in sweeps:  # the tasks say it too, but only once JAX has started
+            shortest = SHORTEST.get(sweep.experiment.task, 1)
+            check_list("--lengths", sweep.lengths, whole(shortest, 100_000))
         return sweeps
     if chosen["multiplicity"] is not None:
         raise UserError("--multiplicity is for drawn data, leave it out with --data")
+    if book:
+        if not set(lengths) <= set(TEXTBOOK_LENGTHS):
+            known = ", ".join(map(str, TEXTBOOK_LENGTHS))
+            raise UserError(f"--lengths: the textbook has files of {known} alone, see --data")
+        write_textbook_files(Path(data))
     folder, _ = read_data(data, sweep.lengths)  # what is wrong with it should show now
     return [dataclasses.replace(sweep, data=folder) for sweep in sweeps]
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Where the run goes and how it goes on."""
-    group = parser.add_argument_group("run")
-    group.add_argument(
-        "--out",
-        type=path,
-        metavar="DIR",
-        help="run folder [one of its own for each settings, under runs/]",
-    )
-    group.add_argument(
-        "--resume", type=path, metavar="RUN", help="go on with the run in this folder"
-    )
-    group.add_argument(
-        "--overwrite", action="store_true", help="lose a run that the folder already holds"
-    )
-    group.add_argument(
-        "--checkpoint-every",
-        type=number_of(float),
-        metavar="S",
-        help="seconds between checkpoints [30, or more, to stay under 2 %% of the time]",
-    )
-    group.add_argument(
-        "--chunk",
-        type=number_of(int),
-        metavar="N",
-        help="experiments side by side on a device [1 on a CPU, all elsewhere]",
-    )
+def seeds_of(number: int, first: int | None) -> tuple[int, ...]:
+    """So many seeds, from the first on; raises `UserError` for numbers out of range."""
+    whole(1, 1_000_000)("--seeds", number)
+    whole(0, 2**32 - number)("--first-seed", first := first or 0)
+    return tuple(range(first, first + number))
+
+
+def write_textbook_files(folder: Path) -> None:
+    """Write the textbook's own files, unless they are there."""
+    for length, splits in textbook_splits():
+        check_same(folder, length, splits)
+        write_splits(folder, length, splits)
 
 
 def check_run_options(options: argparse.Namespace) -> None:
@@ -301,7 +327,7 @@ def check_run_options(options: argparse.Namespace) -> None:
     if options.chunk is not None:
         whole(1, 1_000_000)("--chunk", options.chunk)
     if options.resume is not None:
-        given = [n for n in SETTINGS if getattr(options, n) is not None]
+        given = [n for n in SETTINGS if n != "textbook" and getattr(options, n) is not None]
         given += [n for n in ("overwrite", "out") if getattr(options, n)]
         if given:
             raise UserError(
@@ -309,26 +335,14 @@ def check_run_options(options: argparse.Namespace) -> None:
             )
 
 
-def run_sweeps(options: argparse.Namespace, command: str) -> None:
-    """Do what the options of `scripts/sweep.py` say; everything is checked before JAX starts."""
-    from srn_jax.runs import folder as run_folder
-    from srn_jax.runs.settings import default_folder
+def seeds_chosen(options: argparse.Namespace) -> tuple[int, ...] | None:
+    """The seeds that the options of `networks of a run` choose; None for all."""
+    if options.seeds is None and options.first_seed is None:
+        return None
+    return seeds_of(1 if options.seeds is None else options.seeds, options.first_seed)
 
-    if options.resume is not None:
-        folder = Path(options.resume)
-        configs = run_folder.read_configs(folder)
-    else:
-        configs = sweeps_of(options)
-        folder = Path(options.out) if options.out else default_folder(configs)
-    run_folder.check_folders(folder, configs, options.overwrite)
-    start_platform(options)
-    from srn_jax.cli.study import run_study
-    from srn_jax.runs.loop import RunOptions
-    from srn_jax.runs.signals import Interrupted
 
-    how = RunOptions(options.overwrite, options.checkpoint_every, options.chunk, command)
-    try:
-        run_study(configs, folder, how)
-    except Interrupted as stop:
-        print(f"stopped; to go on: python scripts/sweep.py --resume {shlex.quote(str(folder))}")
-        sys.exit(128 + stop.signal)
+def called(command: str) -> list[str]:
+    """How this program was called, as the words of a command line."""
+    installed = Path(sys.argv[0]).name.startswith("srn-jax")
+    return ["srn-jax", command] if installed else ["python", f"scripts/{command}.py"]

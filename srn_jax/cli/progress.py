@@ -1,9 +1,12 @@
-"""What a run shows while it goes on: a bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it goes on: a bar on a terminal or in a notebook, or plain lines."""
 
+import html
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from textwrap import fill
+from typing import Any
 
 import numpy as np
 import rich.progress
@@ -11,20 +14,28 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from srn_jax.analysis.results import log_lines
 from srn_jax.config import SweepConfig
 from srn_jax.errors import warn
-from srn_jax.runs.loop import Progress, Reporter
+from srn_jax.runs.loop import COMPILING, Progress
 
 SECONDS_BETWEEN_LINES = 5.0
+WIDTH = 80
 
 
 class PlainReporter:
     """Lines that can be read in a log file, the first at once and then one every few seconds."""
 
     def __init__(self, config: SweepConfig):
-        self._config = config
-        self._began: tuple[float, int] | None = None
+        self.config = config
+        self.began: tuple[float, int] | None = None
         self._next_line = 0.0
+
+    def __enter__(self) -> "PlainReporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def say(self, message: str) -> None:
         """Print a line."""
@@ -36,12 +47,18 @@ class PlainReporter:
 
     def progress(self, progress: Progress) -> None:
         """Print how far it is, unless it did so a moment ago."""
-        now = time.monotonic()
-        self._began = self._began or (now, progress.step)
+        rate, now = self.rate(progress), time.monotonic()
         if now >= self._next_line or progress.block == progress.blocks:
             self._next_line = now + SECONDS_BETWEEN_LINES
-            rate = (progress.step - self._began[1]) / max(now - self._began[0], 1e-9)
-            self.say(f"{headline(progress, rate)}  {curves(self._config, progress)}")
+            parts = [part.replace(" ", "\xa0") for part in curves(self.config, progress)]
+            lines = fill("  ".join([headline(progress, rate), *parts]), WIDTH - 2)
+            self.say(lines.replace("\n", "\n  ").replace("\xa0", " "))
+
+    def rate(self, progress: Progress) -> float:
+        """Steps a second since the first interval; 0 at the first."""
+        now = time.monotonic()
+        self.began = self.began or (now, progress.step)
+        return (progress.step - self.began[1]) / max(now - self.began[0], 1e-9)
 
 
 class Bar(rich.progress.Progress):
@@ -56,22 +73,23 @@ class Bar(rich.progress.Progress):
 
 
 class BarReporter(PlainReporter):
-    """A bar with rate and time left, and the curves so far under it."""
+    """A bar with rate and times, and the curves so far under it."""
 
     def __init__(self, config: SweepConfig):
         super().__init__(config)
         self._console = Console(soft_wrap=True, highlight=False)
         self._bar = Bar(
-            TextColumn("training"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[rate]}"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("elapsed"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=None, rate="")
+        self._task = self._bar.add_task(COMPILING, total=None, rate="")
 
     def __enter__(self) -> "BarReporter":
         self._bar.start()
@@ -81,31 +99,89 @@ class BarReporter(PlainReporter):
         self._bar.stop()
 
     def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(message, markup=False)
+        """Print a line above the bar, which says itself that it is compiling."""
+        if message != COMPILING:
+            self._console.print(message, markup=False)
 
     def progress(self, progress: Progress) -> None:
         """Move the bar."""
-        now = time.monotonic()
-        self._began = self._began or (now, progress.step)
-        rate = (progress.step - self._began[1]) / max(now - self._began[0], 1e-9)
+        rate, share = self.rate(progress), progress.block / progress.blocks
         self._bar.update(
             self._task,
+            description="training",
             total=progress.blocks,
             completed=progress.block,
-            rate=f"{rate:,.0f} steps/s" if rate else "",
+            rate=f"{share:4.0%}" + (f"  {rate:,.0f} steps/s" if rate else ""),
         )
-        self._bar.below = curves(self._config, progress, "\n")
+        self._bar.below = "\n".join(curves(self.config, progress))
+
+
+class NotebookReporter(PlainReporter):
+    """A bar with the curves so far, redrawn in its place below a notebook's cell."""
+
+    def __init__(self, config: SweepConfig):
+        super().__init__(config)
+        from IPython.display import display
+
+        self._shown: Any = display(self.page(COMPILING), display_id=True)
+
+    def page(self, text: str, bar: str = "") -> Any:
+        """A bar and text as HTML."""
+        from IPython.display import HTML
+
+        return HTML(f"<progress {bar}></progress><pre>{html.escape(text)}</pre>")
+
+    def say(self, message: str) -> None:
+        """Print a line; what is shown says itself that it is compiling."""
+        if message != COMPILING:
+            super().say(message)
+
+    def progress(self, progress: Progress) -> None:
+        """Redraw."""
+        lines = [headline(progress, self.rate(progress)), *curves(self.config, progress)]
+        bar = f'value="{progress.block}" max="{progress.blocks}"'
+        self._shown.update(self.page("\n".join(lines), bar))
+
+    def __exit__(self, *_: object) -> None:
+        if self.began is None:  # nothing was left to train
+            self._shown.update(self.page("nothing was left to train", 'value="1" max="1"'))
+
+
+class TextbookReporter(PlainReporter):
+    """The lines that the textbook's program prints, of each length's first seed."""
+
+    def __init__(self, config: SweepConfig):
+        super().__init__(config)
+        self._told: dict[int, int] = {}  # lines by experiment
+        self._header = -1
+
+    def progress(self, progress: Progress) -> None:
+        """Print the lines that are new."""
+        histories = progress.histories()
+        firsts = np.unique(histories.length, return_index=True)[1].tolist()
+        for row in firsts:
+            lines = log_lines(histories, row)
+            new = lines[self._told.get(row, 0) :]
+            if new and len(firsts) > 1 and self._header != row:
+                self.say(f"== length {histories.length[row]}")
+                self._header = row
+            self._told[row] = len(lines)
+            for line in new:
+                self.say(line)
 
 
 @contextmanager
-def reporter_for(config: SweepConfig) -> Iterator[Reporter]:
-    """The reporter that fits where standard output goes."""
-    if sys.stdout.isatty():
-        with BarReporter(config) as reporter:
-            yield reporter
-    else:
-        yield PlainReporter(config)
+def reporter_for(config: SweepConfig, textbook: bool = False) -> Iterator[PlainReporter]:
+    """The reporter that fits where the output goes."""
+    kind: type[PlainReporter] = PlainReporter
+    if textbook:
+        kind = TextbookReporter
+    elif "ipykernel" in sys.modules and "IPython" in sys.modules:
+        kind = NotebookReporter
+    elif sys.stdout.isatty():
+        kind = BarReporter
+    with kind(config) as reporter:
+        yield reporter
 
 
 def headline(progress: Progress, rate: float) -> str:
@@ -118,7 +194,7 @@ def headline(progress: Progress, rate: float) -> str:
     return line
 
 
-def curves(config: SweepConfig, progress: Progress, separator: str = "  ") -> str:
+def curves(config: SweepConfig, progress: Progress) -> list[str]:
     """Training loss and dev accuracy of each length, the mean over its seeds that still train."""
     shape = (len(config.lengths), -1)
     going = ~progress.diverged.reshape(shape)
@@ -128,6 +204,6 @@ def curves(config: SweepConfig, progress: Progress, separator: str = "  ") -> st
             values.reshape(shape)[row][going[row]]
             for values in (progress.train_loss, progress.dev_accuracy)
         )
-        text = f"loss {np.mean(loss):.3f} dev {np.mean(accuracy):.2f}" if len(loss) else "diverged"
+        text = f"loss {np.mean(loss):.2f} dev {np.mean(accuracy):.2f}" if len(loss) else "diverged"
         parts.append(f"L={length}: {text}")
-    return separator.join(parts)
+    return parts

@@ -32,6 +32,7 @@ def publish(
         "the figures could not be drawn",
         lambda: pictures.extend(save_figures(folder, run, look, process)),
     )
+    pictures += sorted((folder / "figures").glob("6.13_*"))  # which take JAX to draw
     paths = [folder / "figures"] if pictures else []
     cells, rows = report.accuracy_cells(run.results), map(vars, summarise(run.results))
     paths += write_tables(folder / run_folder.TABLES_FOLDER / "accuracy", cells, [*rows])
@@ -110,7 +111,8 @@ def publish_comparison(
     paths = [*write_report(folder / f"{COMPARISON}.md", comparison.report(shown)), *pictures]
     rows = [row.columns for row in comparison.rows]
     paths += write_tables(folder / COMPARISON, comparison.cells(), rows)
-    print(f"{comparison.table()}\n\nwritten: {', '.join(map(str, paths))}", flush=True)
+    names = ", ".join(str(path.relative_to(folder)) for path in paths)
+    print(f"{comparison.table()}\n\nin {folder}: {names}", flush=True)
 
 
 def load_run(folder: Path) -> Run:

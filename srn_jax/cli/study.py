@@ -5,9 +5,11 @@ import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import jax
+import numpy as np
 
 from srn_jax.analysis import report
 from srn_jax.analysis.drawing import helper
@@ -18,23 +20,30 @@ from srn_jax.analysis.results import (
     Run,
     write_atomically,
 )
-from srn_jax.cli.progress import reporter_for
-from srn_jax.cli.publish import publish, publish_comparison
+from srn_jax.cells import Cell, cell_class
+from srn_jax.cli.progress import WIDTH, reporter_for
+from srn_jax.cli.publish import attempt, publish, publish_comparison
 from srn_jax.config import SweepConfig
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
 from srn_jax.runs.loop import Member, RunOptions, groups_of, run_group
+from srn_jax.runs.restore import gates_of, restore_network
 from srn_jax.runs.settings import variants_of
 from srn_jax.runs.trial import try_out
+from srn_jax.tasks import task_of
 
 VARIANTS_FILE = "variants.csv"
+GATES_SEQUENCE = (6, 7, 0, 0, 1, 0, 0, 0, 0, 0)  # of the textbook's figure 6.13
 
 
-def run_study(configs: Sequence[SweepConfig], folder: Path, options: RunOptions) -> None:
-    """Train sweeps that differ in their settings and compare them.
+def run_study(
+    configs: Sequence[SweepConfig], folder: Path, options: RunOptions, textbook: bool = False
+) -> dict[str, Run]:
+    """Train sweeps that differ in their settings and compare them; returns the runs by name.
 
     A single sweep is a run in `folder` itself; several get a folder each below it. All have the
-    same lengths and seeds, so comparisons are paired.
+    same lengths and seeds, so comparisons are paired. With `textbook`, what is printed is what the
+    textbook's program prints.
 
     Raises:
         UserError: if a folder holds something else.
@@ -42,8 +51,7 @@ def run_study(configs: Sequence[SweepConfig], folder: Path, options: RunOptions)
     for config in configs:
         try_out(config)
     if len(configs) == 1:
-        run_and_publish({folder.name: Member(folder, configs[0])}, options)
-        return
+        return run_and_publish({folder.name: Member(folder, configs[0])}, options, textbook)
     variants = {
         name: Member(folder / name, config) for name, config in variants_of(configs).items()
     }
@@ -54,12 +62,13 @@ def run_study(configs: Sequence[SweepConfig], folder: Path, options: RunOptions)
     for group in groups_of([*variants.values()]):
         named = {name: member for name, member in variants.items() if member in group}
         say(f"\n{'variants' if len(named) > 1 else 'variant'} {', '.join(named)}")
-        runs |= run_and_publish(named, options)
+        runs |= run_and_publish(named, options, textbook)
     if jax.process_index() == 0:
         runs = {name: runs[name] for name in variants}
         write_variants(folder / VARIANTS_FILE, dict(zip(variants, configs, strict=True)), runs)
         say("")
         publish_comparison(folder, runs)
+    return runs
 
 
 def say(message: str) -> None:
@@ -68,17 +77,22 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
-def run_and_publish(members: Mapping[str, Member], options: RunOptions) -> dict[str, Run]:
+def run_and_publish(
+    members: Mapping[str, Member], options: RunOptions, textbook: bool = False
+) -> dict[str, Run]:
     """Runs that train together, and after them the table, figures and report of each."""
     config = next(iter(members.values())).config
     done = {}
     with helper(wanted=jax.process_index() == 0) as process:
-        with reporter_for(config) as reporter:
+        with reporter_for(config, textbook) as reporter:
             runs = run_group([*members.values()], reporter, options)
-        for (name, (folder, _)), run in zip(members.items(), runs, strict=True):
+        for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
             if run is not None:  # another process publishes it
                 done[name] = run
+                attempt("the gates could not be drawn", lambda f=folder, c=own: draw_gates(f, c))
                 publish_run(folder, run, process)
+                for line in closing_lines(run, own) if textbook else ():
+                    say(line)
     return done
 
 
@@ -88,10 +102,44 @@ def publish_run(folder: Path, run: Run, process: Any) -> None:
     paths += publish(folder, run, process=process)
     results = run.results
     say(f"\n{report.results_table(results)}\n")
-    say(f"in {folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}")
+    names = ", ".join(str(path.relative_to(folder)) for path in paths)
+    say(fill(f"in {folder}: {names}", WIDTH, break_long_words=False, break_on_hyphens=False))
     diverged = int(results.diverged.sum())
     if diverged:
         say(f"{diverged} of {len(results)} experiments diverged, see {folder / RESULTS_FILE}")
+
+
+def closing_lines(run: Run, config: SweepConfig) -> list[str]:
+    """What the textbook's program prints at its end, of each length's first seed."""
+    results, cell = run.results, config.experiment.cell.upper()
+    return [
+        f"[{cell}] length:{results.length[row]}, dev_score: {results.best_dev_accuracy[row]}, "
+        f"test_score: {results.test_accuracy[row]: .5f}"
+        for row in np.unique(results.length, return_index=True)[1]
+    ]
+
+
+def draw_gates(folder: Path, config: SweepConfig) -> None:
+    """Draw figure 6.13 of a run whose cell has gates to show and which has the textbook's length.
+
+    They are the gates of its first seed's network along the textbook's sequence.
+    """
+    vocabulary = getattr(task_of(config).inputs, "vocabulary", 0)
+    length, seed = len(GATES_SEQUENCE), config.seeds[0]
+    if length not in config.lengths or vocabulary <= max(GATES_SEQUENCE) or not has_gates(config):
+        return
+    from srn_jax.analysis.figures import gate_figure
+    from srn_jax.analysis.look import save_figure
+
+    (folder / "figures").mkdir(exist_ok=True)
+    for name, values in gates_of(restore_network(folder, length, seed), GATES_SEQUENCE).items():
+        save_figure(gate_figure(name, values, GATES_SEQUENCE), folder / "figures" / f"6.13_{name}")
+
+
+def has_gates(config: SweepConfig) -> bool:
+    """Whether a sweep's cell names its gates."""
+    cell = cell_class(config.experiment.cell)
+    return issubclass(cell, Cell) and cell.gate_values.__func__ is not Cell.gate_values.__func__
 
 
 def write_variants(

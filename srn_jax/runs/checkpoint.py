@@ -14,6 +14,7 @@ be read for another reason (no permission, too little memory) may be good, and s
 """
 
 import errno
+import gc
 import hashlib
 import json
 import logging
@@ -23,6 +24,7 @@ import shutil
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -386,10 +388,14 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = without_closed_loops
     try:
-        yield
-    except Exception:
-        time.sleep(0.1)  # for those that nobody waits for
-        raise
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+            try:
+                yield
+            except Exception:
+                gc.collect()
+                time.sleep(0.1)  # for reads and writes that nobody waits for
+                raise
     finally:
         sys.unraisablehook = hook
         logger.setLevel(level)

@@ -21,8 +21,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from srn_jax.analysis import results
 from srn_jax.analysis.results import Run, digest_of, write_histories, write_results
-from srn_jax.config import SweepConfig
+from srn_jax.config import SweepConfig, steps_an_epoch
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
 from srn_jax.runs import checkpoint
@@ -40,6 +41,7 @@ from srn_jax.training.experiment import Histories, TrainState
 INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
 CHECKPOINT_SHARE = 0.02  # of the time may go to them
+COMPILING = "compiling"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
 
 
@@ -56,6 +58,7 @@ class Progress:
     train_loss: np.ndarray  # [experiment], of that step
     dev_accuracy: np.ndarray  # [experiment], after that step
     diverged: np.ndarray  # [experiment]
+    histories: Callable[[], results.Histories]  # of all steps so far, runs one after another
 
 
 class Reporter(Protocol):
@@ -146,8 +149,8 @@ def run_group(
     first = members[0].config
     variants = f" x {len(members)} variants" if len(members) > 1 else ""
     reporter.say(
-        f"{describe_devices()}: {len(members) * len(first.experiments)} experiments "
-        f"({len(first.lengths)} lengths x {len(first.seeds)} seeds{variants})"
+        f"{describe_devices()}: {counted(len(members) * len(first.experiments), 'experiment')} "
+        f"({counted(len(first.lengths), 'length')} x {counted(len(first.seeds), 'seed')}{variants})"
     )
     files = cache(lambda: read_data_of(first))  # read once, and only if there is need
     opened: list[OpenRun] = []
@@ -261,12 +264,14 @@ def train(
             run.write(seconds=seconds + time.monotonic() - began)
 
     try:
+        reporter.say(COMPILING)
         sweep = Sweep(configs, files, options.chunk)
+        trained = block < len(sweep.eval_steps)
         if block:
             resume(sweep, starts)
             done = sweep.eval_steps[block - 1] + 1
-            reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-        trained = block < len(sweep.eval_steps)
+            if trained:
+                reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
         items, stopped_by = advance(sweep, block, runs, reporter, options, stop)
     except BaseException:
         with suppress(OSError):  # what went wrong first is what matters
@@ -356,14 +361,14 @@ def finish(
     run: OpenRun, files: Mapping[int, Any] | None, items: Mapping[str, Any], trained: bool
 ) -> None:
     """Write the results of a run, and with their digests that it is finished."""
-    results, histories = collect(run.config, files, items)
+    table, histories = collect(run.config, files, items)
     run.check()
-    paths = [write_results(results, run.folder), write_histories(histories, run.folder)]
+    paths = [write_results(table, run.folder), write_histories(histories, run.folder)]
     if trained:
         run.info["device"] = describe_devices()
     digests = {path.name: digest(path.read_bytes()) for path in paths}
     run.write(files=digests, task=describe_task(run.config, files), finished=True)
-    run.run = Run(results, histories, run.info)
+    run.run = Run(table, histories, run.info)
 
 
 def rest(options: RunOptions, writer: checkpoint.Writer) -> float:
@@ -412,7 +417,14 @@ def look(sweep: Sweep, block: int) -> Progress:
         values.reshape(shape).swapaxes(0, 1).reshape(-1) for values in gathered
     )
     step = int(sweep.eval_steps[block - 1])
-    return Progress(block, len(sweep.eval_steps), step, loss, accuracy, diverged)
+
+    def everything() -> results.Histories:
+        lengths, seeds = (np.array(column) for column in zip(*sweep.experiments, strict=True))
+        epoch = steps_an_epoch(sweep.program.config, sweep.program.train_examples)
+        recorded = sweep.gather_histories()
+        return results.Histories(lengths, seeds, sweep.eval_steps, *recorded, epoch)
+
+    return Progress(block, len(sweep.eval_steps), step, loss, accuracy, diverged, everything)
 
 
 def describe_run(config: SweepConfig, command: str) -> dict[str, Any]:
@@ -436,6 +448,11 @@ def describe_task(config: SweepConfig, files: Mapping[int, Any] | None) -> dict[
         number = len(files[config.lengths[0]].test)
         facts = dataclasses.replace(facts, test_examples=number, fixed_data=True)
     return dataclasses.asdict(facts)
+
+
+def counted(number: int, word: str) -> str:
+    """`1 seed`, `8 seeds`."""
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def describe_devices() -> str:

@@ -42,6 +42,7 @@ LONG_SWEEP = shlex.split(  # as a script; it saves whenever it can
 
 def killed_in(name, when=lambda path: True):
     """Kill this process where the function `name` of `os` or `shutil` begins, if `when` says so."""
+    loop.INTERVAL_SECONDS = 0.02
     module, _, function = name.rpartition(".")
     module = {"os": os, "shutil": shutil}[module]
     real = getattr(module, function)
@@ -75,6 +76,7 @@ def while_deleting():
 
 
 def while_naming_what_is_deleted():
+    loop.INTERVAL_SECONDS = 0.02
     real = Path.rename
 
     def rename(path, target):
@@ -104,7 +106,7 @@ KILLS += (between_results_and_histories, before_it_is_called_finished)
 
 @pytest.mark.slow
 def test_a_run_killed_at_every_boundary_ends_as_one_never_interrupted(tmp_path):
-    command = [*LONG_SWEEP, "--epochs", 300]
+    command = [*LONG_SWEEP, "--epochs", 600]
     folder, reference = tmp_path / "run", tmp_path / "reference"
     for kill in KILLS:
         script = Script(tmp_path, "sweep.py", *command, "--out", folder, prepare=kill)

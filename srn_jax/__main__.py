@@ -1,0 +1,36 @@
+"""`python -m srn_jax COMMAND ...`, or `srn-jax COMMAND ...`: the scripts, without a clone."""
+
+import sys
+
+from srn_jax.cli import commands, options
+from srn_jax.errors import UserError
+
+COMMANDS = {
+    "sweep": commands.sweep,
+    "plot": commands.plot,
+    "evaluate": commands.evaluate,
+    "generate-data": commands.generate_data,
+}
+USAGE = "usage: srn-jax COMMAND ... (--help of each has the rest)\n"
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Do what a command line says, of which the first word is the command."""
+    name, *rest = arguments or ["--help"]
+    if name in ("--help", "-h"):
+        lines = [f"  {n:14} {(c.__doc__ or '').splitlines()[0]}" for n, c in COMMANDS.items()]
+        print(USAGE, *lines, sep="\n")
+        return
+    if name not in COMMANDS:
+        raise UserError(f"no command {name!r}, expected one of {', '.join(COMMANDS)}")
+    sys.argv[0] = f"srn-jax {name}"
+    COMMANDS[name](rest)
+
+
+def main() -> None:
+    """The entry point `srn-jax`."""
+    options.run_script(dispatch)
+
+
+if __name__ == "__main__":
+    main()

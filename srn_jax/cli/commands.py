@@ -1,0 +1,177 @@
+"""The commands: what `scripts/NAME.py` does, and `srn-jax NAME` where there is no clone.
+
+Each is a function of the command line's arguments, which are checked before JAX starts.
+"""
+
+import shlex
+import sys
+from pathlib import Path
+
+from srn_jax.checks import check_list, whole
+from srn_jax.cli import options as cli
+from srn_jax.config import TEXTBOOK_LENGTHS
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import (
+    SPLITS,
+    TEXTBOOK_MULTIPLICITIES,
+    check_same,
+    textbook_splits,
+    write_splits,
+)
+from srn_jax.runs import folder as run_folder
+
+
+def sweep(arguments: list[str]) -> None:
+    """Train all sequence lengths and many seeds at once and draw the memory curve."""
+    parser = cli.Parser(sweep.__doc__)
+    cli.add_options(parser, "platform")
+    cli.add_sweep_options(parser)
+    cli.add_options(parser, "run", "several processes")
+    options = parser.parse_args(arguments)
+    cli.check_run_options(options)
+    from srn_jax.runs.settings import default_folder
+
+    together = cli.distributed_of(options) is not None
+    if together:  # what is refused from here on ends all processes
+        cli.start_platform(options)
+    if options.resume is not None:
+        folder = Path(options.resume)
+        configs = run_folder.read_configs(folder)
+    else:
+        configs = cli.sweeps_of(options)
+        folder = Path(options.out) if options.out else default_folder(configs)
+    run_folder.check_folders(folder, configs, options.overwrite)
+    if not together:
+        cli.start_platform(options)
+    from srn_jax.cli.study import run_study
+    from srn_jax.runs.loop import RunOptions
+    from srn_jax.runs.signals import Interrupted
+
+    called = cli.called("sweep")
+    command = shlex.join([*called, *arguments])
+    how = RunOptions(options.overwrite, options.checkpoint_every, options.chunk, command)
+    try:
+        run_study(configs, folder, how, bool(options.textbook))
+    except Interrupted as stop:
+        print(f"stopped; to go on: {shlex.join([*called, '--resume', str(folder)])}")
+        sys.exit(128 + stop.signal)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Restore the networks of a run from its checkpoint and test them.
+
+    python scripts/evaluate.py RUN                          # the test accuracies of results.csv
+    python scripts/evaluate.py RUN --lengths 5 --predict "3 4 0 0 0"
+    """
+    parser = cli.Parser(evaluate.__doc__)
+    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, finished or not")
+    cli.add_options(parser, "networks of a run")
+    parser.add_argument(
+        "--data",
+        type=cli.path,
+        metavar="DIR",
+        help="test on DIR/<length>/test.txt [the run's own data]",
+    )
+    parser.add_argument(
+        "--predict", metavar="TOKENS", help='what the networks answer to a sequence like "3 4 0"'
+    )
+    cli.add_options(parser, "platform")
+    options = parser.parse_args(arguments)
+    if options.predict is not None and options.data is not None:
+        raise UserError("--predict needs no --data, give one of them")
+    run = Path(options.run)
+    seeds = cli.seeds_chosen(options)
+    cli.start_platform(options)
+    from srn_jax.cli.answers import print_accuracies, print_predictions
+    from srn_jax.runs.restore import restore
+
+    networks = restore(run, options.lengths, seeds, options.which)
+    if options.predict is not None:
+        print_predictions(networks, options.predict)
+    else:
+        print_accuracies(networks, options.data)
+
+
+def plot(arguments: list[str]) -> None:
+    """Draw the figures of a run again, or of several runs side by side, without training.
+
+    A folder of variants stands for all of its runs. A run that is still going on is drawn as it
+    stood at its newest checkpoint.
+    """
+    parser = cli.Parser(plot.__doc__)
+    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "--out", type=cli.path, metavar="DIR", help="where a comparison goes [beside the first run]"
+    )
+    parser.add_argument("--labels", nargs="+", metavar="NAME", help="names for the runs")
+    parser.add_argument("--baseline", metavar="NAME", help="the run to compare with [the first]")
+    looks = parser.add_argument_group("look of the figures")
+    looks.add_argument("--width", type=cli.NUMBER, metavar="INCHES", help="with type to match")
+    looks.add_argument(
+        "--format", nargs="+", metavar="KIND", help="pdf, png or svg, or several [pdf png]"
+    )
+    looks.add_argument("--title", metavar="WORDS", help="above every figure")
+    looks.add_argument("--lang", default="en", metavar="LANG", help="of the labels: en or zh [en]")
+    cli.add_options(parser, "platform")
+    parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
+    options = parser.parse_args(arguments)
+    given = [Path(folder) for folder in options.runs]
+    folders = [run for folder in given for run in run_folder.runs_in(folder)]
+    if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
+        raise UserError("--out, --labels and --baseline are for several runs, and this is one")
+    from srn_jax.analysis.drawing import helper
+    from srn_jax.analysis.look import Look
+    from srn_jax.cli import publish
+
+    look = Look(options.width, tuple(options.format or ("pdf", "png")), options.title, options.lang)
+    names = publish.names_of(folders, options.labels)
+    if not all(run_folder.read_run(folder)["finished"] for folder in folders):
+        cli.start_platform(options)  # to read a checkpoint
+    runs = {name: publish.load_run(folder) for name, folder in zip(names, folders, strict=True)}
+    if len(folders) == 1:
+        with helper() as process:
+            paths = publish.publish(folders[0], runs[names[0]], look, process)
+        print("written:", *paths, sep="\n  ")
+        return
+    beside = given[0] if len(given) == 1 else given[0].parent / "comparison"
+    publish.publish_comparison(Path(options.out or beside), runs, options.baseline, look)
+
+
+def generate_data(arguments: list[str]) -> None:
+    """Write the textbook's DigitSum files, byte for byte: DIR/<length>/{train,dev,test}.txt."""
+    parser = cli.Parser(generate_data.__doc__)
+    parser.add_argument(
+        "--out", required=True, type=cli.path, metavar="DIR", help="folder to write to"
+    )
+    parser.add_argument(
+        "--lengths",
+        "--length",
+        **cli.LENGTHS,
+        default=list(TEXTBOOK_LENGTHS),
+        help="sequence lengths [5 10 15 20 25 30 35]",
+    )
+    parser.add_argument(
+        "--multiplicities",
+        nargs=3,
+        type=cli.WHOLE,
+        metavar="K",
+        default=list(TEXTBOOK_MULTIPLICITIES),
+        help="examples for each pair of digits in train, dev and test [3 1 1]",
+    )
+    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", default=0, help="of the stream [0]")
+    parser.add_argument("--overwrite", action="store_true", help="lose other data in these files")
+    options = parser.parse_args(arguments)
+    check_list("--lengths", tuple(options.lengths), whole(3, 100_000))
+    for multiplicity in options.multiplicities:
+        whole(1, 10_000)("--multiplicities", multiplicity)
+    whole(0, 2**32 - 1)("--seed", options.seed)
+
+    drawn = textbook_splits(tuple(options.lengths), tuple(options.multiplicities), options.seed)
+    sets = list(drawn)
+    if not options.overwrite:
+        for length, splits in sets:
+            check_same(Path(options.out), length, splits)
+    for length, splits in sets:
+        write_splits(Path(options.out), length, splits)
+        sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
+        print(f"{Path(options.out) / str(length)}: {sizes}; {splits.overlap} test also in train")
