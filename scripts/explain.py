@@ -4,7 +4,6 @@ python scripts/explain.py RUN                               # into RUN/explanati
 python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
 """
 
-import sys
 from pathlib import Path
 
 from srn_jax.cli import options as cli
