@@ -184,6 +184,14 @@ def check_place(folder: Path) -> None:
         raise UserError(f"{folder}: no possible folder ({reason})") from None
 
 
+def check_room(folder: Path, size: int) -> None:
+    """Raise `UserError` for more bytes than there is room for in a folder, or where it will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise UserError(f"{folder}: only {free / 1e6:,.1f} MB are free there, draw fewer examples")
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder; raises `UserError` if it can't be there, `OSError` if the machine fails."""
     try:
