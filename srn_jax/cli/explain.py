@@ -208,7 +208,9 @@ def gates(
     words = text.split() if len(text.split()) > 1 else list(text.strip())
     if not isinstance(kind, Tokens):
         raise UserError("--gates wants whole numbers, and this task's inputs are vectors")
-    if not words or not all(w.isascii() and w.isdigit() and int(w) < kind.vocabulary for w in words):
+    if not words or not all(
+        w.isascii() and w.isdigit() and int(w) < kind.vocabulary for w in words
+    ):
         wanted = f"whole numbers from 0 to {kind.vocabulary - 1} like '3 4 0'"
         raise UserError(f"--gates wants {wanted}, got {text!r}")
     check_length(config, len(words))
