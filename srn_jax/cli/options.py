@@ -20,6 +20,7 @@ from srn_jax.cli.devices import PLATFORMS, Distributed
 from srn_jax.config import (
     PROBES,
     TEXTBOOK_LENGTHS,
+    DataFolder,
     ExperimentConfig,
     SweepConfig,
     option_name,
@@ -282,7 +283,10 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         if len(set(chosen[name])) < len(chosen[name]):
             raise UserError(f"{option_name(name)} has a value more than once")
     sweep = SweepConfig(
-        tuple(lengths), seeds_of(number, chosen["first_seed"]), probes=tuple(chosen["probe"] or ())
+        lengths=tuple(lengths),
+        seeds=seeds_of(number, chosen["first_seed"]),
+        data=None if data is None else DataFolder(data, ""),
+        probes=tuple(chosen["probe"] or ()),
     )
     sweeps = [
         dataclasses.replace(

@@ -179,6 +179,8 @@ def check_place(folder: Path) -> None:
                 raise UserError(f"{path} is not a folder, expected one (--out)")
             if path.name == ".." and not path.is_dir():
                 raise UserError(f"{folder}: goes through a folder that is not there (--out)")
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{folder}: no possible folder ({reason})") from None
@@ -250,6 +252,8 @@ def read_study(folder: Path) -> dict[str, SweepConfig]:
     try:
         configs = {name: config_in(folder, own) for name, own in settings.items()}
         names = [*variants_of([*configs.values()])]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (AttributeError, IndexError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
     if len(configs) < 2 or [*configs] != names:
