@@ -35,6 +35,9 @@ def main(arguments: list[str]) -> None:
         choices=("tpu-v5e", "tpu-v6e", "gpu-h100"),
         help="measure nothing: what this device would take, by its compiler alone",
     )
+    parser.add_argument(
+        "--kernel", action="store_true", help="with --estimate gpu-h100: train by the kernels"
+    )
     parser.add_argument("--contender", metavar="NAME", help="measure this one alone, here")
     parser.add_argument("--job", metavar="JSON", default="{}", help="what, for --contender")
     options = parser.parse_args(arguments)
@@ -53,7 +56,9 @@ def main(arguments: list[str]) -> None:
     if options.estimate is not None:
         from benchmark import estimate
 
-        estimate.run(options.estimate, Path(options.out))
+        if options.kernel and options.estimate != "gpu-h100":
+            raise UserError("--kernel is for GPUs, add --estimate gpu-h100 or leave it out")
+        estimate.run(options.estimate, Path(options.out), options.kernel)
         return
     measured = report.run_all(options.platform, options.quick, options.whole_process, options.cells)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")

@@ -8,7 +8,7 @@ either: the figures compare programs, and are estimates.
 
 import importlib.util
 import os
-from collections import Counter
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,13 +53,13 @@ class Estimate:
 
     seeds: int
     experiments: int
-    count: int  # cycles, or launches
-    bytes_moved: int  # through the memory of the device
+    count: float  # cycles, or launches
+    bytes_moved: float  # through the memory of the device
     bytes_floor: int  # that a step must at least move
     temporary_bytes: int
     argument_bytes: int
     seconds: float  # the whole experiment
-    dearest: tuple[tuple[str, int], ...]  # operations, and how much of the count is theirs
+    dearest: tuple[tuple[str, float], ...]  # operations, and how much of the count is theirs
 
 
 def devices_of(target: Target, chips: tuple[int, int] = (1, 1)) -> Any:
@@ -100,8 +100,13 @@ def find(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1)) -> Any:
-    """The training program of a sweep, compiled for devices that are not there."""
+def compile_sweep(
+    target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1), kernel: bool = False
+) -> tuple[Any, list[int]]:
+    """The training program of a sweep, compiled for devices that are not there.
+
+    Returns it, and how many shards the first device takes by each of its branches.
+    """
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding
@@ -113,9 +118,10 @@ def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = 
 
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))
-    program = program_of(config)
+    program = program_of(config, kernel=kernel)
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
+    own = packing.program[: len(packing.program) // len(devices)]
 
     def on_mesh(array):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, AXIS))
@@ -129,20 +135,23 @@ def compile_sweep(target: Target, config: SweepConfig, chips: tuple[int, int] = 
     arrays = (*jax.eval_shape(prepare, *inputs), packing.program)
     advance = advance_packed(mesh, program, packing.widths, packing.padded)
     traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
-    return traced.lower(lowering_platforms=(target.platform,)).compile()
+    compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
+    return compiled, np.bincount(own, minlength=len(packing.widths) + 1).tolist()
 
 
-def estimate(target: Target, config: SweepConfig) -> Estimate:
-    """Compile a sweep for one device and read its cost off the program."""
-    compiled = compile_sweep(target, config)
+def estimate(
+    target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1), kernel: bool = False
+) -> Estimate:
+    """Compile a sweep and read off the program what it costs a device."""
+    compiled, shards = compile_sweep(target, config, chips, kernel)
     program, memory = hlo.parse(compiled.as_text()), compiled.memory_analysis()
-    counts: Counter[str] = Counter()
-    moved = 0
-    for operation, times in program.training_steps():
+    counts: dict[str, float] = defaultdict(float)
+    moved = 0.0
+    for operation, times in program.training_steps(shards, config.experiment.eval_interval):
         cost = operation.cycles if target.unit == "cycles" else operation.opcode not in hlo.FREE
         counts[f"{operation.opcode} {operation.source.rpartition(hlo.SCOPE)[2]}"] += times * cost
         moved += times * program.bytes_moved(operation)
-    count = counts.total()
+    count = sum(counts.values())
     if target.unit == "cycles":
         seconds = count * STEPS / target.clock
     else:
@@ -156,21 +165,22 @@ def estimate(target: Target, config: SweepConfig) -> Estimate:
         temporary_bytes=memory.temp_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         seconds=seconds,
-        dearest=tuple(counts.most_common(12)),
+        dearest=tuple(sorted(counts.items(), key=lambda item: -item[1])[:12]),
     )
 
 
-def run(name: str, folder: Path) -> None:
+def run(name: str, folder: Path, kernel: bool = False) -> None:
     """Print the estimates for a target, and write them as JSON."""
     target = TARGETS[name]
     found = []
     for seeds in SEEDS:
-        found.append(estimate(target, SweepConfig(seeds=tuple(range(seeds)))))
+        config = SweepConfig(seeds=tuple(range(seeds)))
+        found.append(estimate(target, config, kernel=kernel))
         print(f"compiled for {name}: {seeds} seeds", flush=True)
     print("\n" + table(target, found))
     of_64 = found[SEEDS.index(64)]
     print(f"\nthe most expensive operations, {target.unit} a step with 64 seeds")
-    rows = [[f"{cost:,}", what] for what, cost in of_64.dearest]
+    rows = [[f"{cost:,.7g}", what] for what, cost in of_64.dearest]
     print(plain_table([[target.unit, "operation"], *rows]))
     compiler = "libtpu" if target.platform == "tpu" else "jax-cuda13-plugin"
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +191,7 @@ def run(name: str, folder: Path) -> None:
         "estimates": [asdict(one) for one in found],
     }
     write_json(path, content)
-    print(f"\nwritten: {path}\n{target.unit} a step: {of_64.count}")
+    print(f"\nwritten: {path}\n{target.unit} a step: {of_64.count:.7g}")
 
 
 def table(target: Target, found: list[Estimate]) -> str:
@@ -192,8 +202,8 @@ def table(target: Target, found: list[Estimate]) -> str:
         [
             f"{one.seeds:,}",
             f"{one.experiments:,}",
-            f"{one.count:,}",
-            f"{one.count / one.experiments:,.2f}",
+            f"{one.count:,.7g}",
+            f"{one.count / one.experiments:,.4g}",
             f"{one.bytes_moved / 1e6:,.1f}",
             f"{one.bytes_floor / 1e6:,.1f}",
             f"{one.temporary_bytes / 1e6:,.0f}",

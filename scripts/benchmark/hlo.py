@@ -7,7 +7,7 @@ device (not through that of the chip).
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,30 +84,38 @@ class Program:
                     for name in names:
                         yield from self.run(name, times)
 
-    def training_steps(self) -> list[tuple[Operation, int]]:
+    def training_steps(
+        self, shards: Sequence[int] = (), block: int = 1
+    ) -> list[tuple[Operation, float]]:
         """The operations of one training step of all experiments, and how often each is run.
 
-        Loops round the training steps whose number of turns is known are turns of experiments. A
-        kernel that takes many training steps is there as itself.
+        Args:
+            shards: how many shards a device takes by each alternative of a branch between programs.
+            block: steps that a kernel takes which stands for a whole loop.
         """
-        found = []
-        inside = re.compile(rf"\b{SCOPE}\)*/(while|[\w.\-]*pallas_call)$")
+        found: list[tuple[Operation, float]] = []
+        loop = re.compile(rf"\b{SCOPE}\)*/while$")
 
         def look(computation: str, times: int) -> None:
-            for operation in self.computations[computation].values():
+            operations = self.computations[computation].values()
+            of_steps = [operation for operation in operations if SCOPE in operation.source]
+            if any(operation.source.endswith("pallas_call") for operation in of_steps):
+                found.extend((operation, times / block) for operation in of_steps)
+                return
+            for operation in operations:
                 body = operation.called.get("body")
-                if operation.opcode in FREE | {"custom-call"} and inside.search(operation.source):
-                    if body:
-                        found.extend(self.run(body[0], times))
-                        found.extend(self.run(operation.called["condition"][0], times))
-                    elif operation.opcode == "custom-call":
-                        found.append((operation, times))
-                elif body:
-                    look(body[0], times * (self.turns(operation) or 1))
-                elif operation.opcode in ("call", "conditional"):
+                if body and loop.search(operation.source):
                     for names in operation.called.values():
-                        for name in names:
-                            look(name, times)
+                        found.extend(self.run(names[0], times))
+                elif body:
+                    look(body[0], times)
+                elif operation.opcode == "conditional":
+                    branches = [name for names in operation.called.values() for name in names]
+                    weights = shards if len(shards) == len(branches) else [1] * len(branches)
+                    for name, weight in zip(branches, weights, strict=True):
+                        look(name, times * weight)
+                elif operation.opcode == "call":
+                    look(operation.called["to_apply"][0], times)
 
         look(self.entry, 1)
         if not found:

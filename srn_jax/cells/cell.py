@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srn_jax.cells.initializers import recurrent_initializer, xavier
-from srn_jax.cells.recurrence import State, output, product, recurrence
+from srn_jax.cells.loops import State, output, product
+from srn_jax.cells.recurrence import ALL_STATES, Plan, recurrence
 from srn_jax.errors import UserError
 
 
@@ -37,6 +38,7 @@ class Cell(nnx.Module):
     # For cells that bring a `step` and a `derivative` of their own:
     additive: bool = False  # x and h enter as their sum, so both have one gradient
     keeps_state: bool = False  # what `step` keeps is the new state itself
+    rests: bool = False  # without input a state of zero stays zero: padding needs no mask
 
     def __init__(
         self,
@@ -149,6 +151,7 @@ class Cell(nnx.Module):
         input_weight: jax.Array,
         mask: jax.Array | None = None,
         initial_state: State = None,
+        plan: Plan = ALL_STATES,
     ) -> State:
         """Time-major states `[time, batch, D]`, where features @ input_weight is the input side.
 
@@ -157,15 +160,17 @@ class Cell(nnx.Module):
             input_weight: `[features, gates * D]`.
             mask: `[time, batch]` or `[time, 1]`; where it is False the state stays as it was.
             initial_state: as in `__call__`.
+            plan: how it is run; it may say that only the last state is wanted, `[batch, D]`.
         """
         if initial_state is None:
             zero = jnp.zeros((features.shape[1], self.U.shape[0]), features.dtype)
             initial_state = zero if self.states == 1 else (zero,) * self.states
         c = self.c[...] if self.recurrent_bias else None
-        return _recurrence(type(self), features, input_weight, self.U[...], c, initial_state, mask)
+        weights = input_weight, self.U[...], c
+        return _recurrence(type(self), features, *weights, initial_state, mask, plan)
 
 
-_recurrence = jax.jit(recurrence, static_argnums=0)  # compiled once, also where called eagerly
+_recurrence = jax.jit(recurrence, static_argnums=(0, 7))  # compiled once, also where called eagerly
 
 
 def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:

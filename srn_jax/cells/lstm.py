@@ -19,6 +19,7 @@ class LSTM(Cell):
     states = 2
     forget_gate = 1
     additive = True
+    rests = True
 
     def update(self, x, h, state):
         """The new (h, c)."""

@@ -15,24 +15,33 @@ and rows:
 
     dW = sum_t f_t^T dx_t        dU = sum_t h_{t-1}^T dg_t        dc = sum_t dg_t
 
-This is what cuDNN does. f_t W, too, is one product before the loop; what is left are two loops so
-small that XLA compiles each into one kernel on a CPU. They work in place: what a cell keeps for its
-derivative takes the room of x_t, and of a plain SRN dx_t that of a gradient. `recurrence` is
-the fast version, `reference_recurrence` the plain one; the tests hold them equal.
+This is what cuDNN does. f_t W, too, is one product before the loop; what is left are two small
+loops, which `loops` and `kernels` write in the forms that suit the platforms. `recurrence` is the
+fast version, `reference_recurrence` the plain one; the tests hold them equal.
 """
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.lax import optimization_barrier
+
+from srn_jax.cells.loops import (
+    Form,
+    InPlace,
+    Stacked,
+    State,
+    keep_where,
+    output,
+    product,
+    recurrent_side,
+)
 
 if TYPE_CHECKING:
     from srn_jax.cells.cell import Cell
 
-HIGHEST = jax.lax.Precision.HIGHEST  # float32 means float32, on TPU (bf16) and GPU (TF32) too
-State = Any  # an array [batch, hidden], or a tuple of them, of which the first is h
+GPU_UNROLL = 64  # positions in a turn: a loop's counter and condition are launches too
 
 
 def reference_recurrence(
@@ -55,7 +64,17 @@ def reference_recurrence(
     return jax.lax.scan(step, initial, (features, mask))[1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+class Plan(NamedTuple):
+    """How a recurrence is run."""
+
+    last: bool = False  # only the last state is wanted
+    form: Form | None = None  # of the loops; None takes the one that suits the platform
+
+
+ALL_STATES = Plan()
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 7))
 def recurrence(
     cell: "type[Cell]",
     features: jax.Array,
@@ -64,6 +83,7 @@ def recurrence(
     recurrent_bias: jax.Array | None,
     initial: State,
     mask: jax.Array | None = None,
+    plan: Plan = ALL_STATES,
 ) -> State:
     """The states s_1..s_T of a cell of the family.
 
@@ -75,108 +95,53 @@ def recurrence(
         recurrent_bias: c, `[1, gates * hidden]` or None.
         initial: s_0, `[batch, hidden]` or a tuple of such.
         mask: `[time, batch]` or `[time, 1]` booleans, or None; where False the state stays.
+        plan: how it is run.
 
     Returns:
-        The states, each `[time, batch, hidden]`.
+        The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
     """
-    return _loop(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask)[0]
+    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
+    states = _by_platform(plan, partial(_run, cell, "last" if plan.last else "forward"), *arguments)
+    return states if plan.last else states[0]
 
 
-def _loop(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask):
-    """All states, and what the cell keeps for its derivative: `[time, batch, gates * hidden]`."""
-
-    def step(carry, inputs):
-        state, room = carry
-        t, keep = inputs
-        g = recurrent_side(state, recurrent_weight, recurrent_bias)
-        new, kept = cell.step(room[t], g, state)
-        new = keep_where(keep, new, state)
-        if cell.keeps_state:
-            return (new, room.at[t].set(new)), None
-        return (new, room if kept is None else room.at[t].set(kept)), new
-
-    carry = initial, product(features, input_weight)
-    (_, room), states = jax.lax.scan(step, carry, (jnp.arange(features.shape[0]), mask))
-    return (room if cell.keeps_state else states), room
+def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
+    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
+    states, kept = _by_platform(plan, partial(_run, cell, "forward"), *arguments)
+    result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
+    return result, (states, kept, *arguments)
 
 
-def _forward(cell, *arguments):
-    states, kept = _loop(cell, *arguments)
-    return states, (states, kept, *arguments)
+def _run(cell, what, form, features, input_weight, *arguments):
+    return getattr(form, what)(cell, form.input_side(features, input_weight), *arguments)
 
 
-def _backward(cell, residuals, gradients):
-    states, kept, features, input_weight, recurrent_weight, recurrent_bias, initial, mask = (
-        residuals
-    )
+def _backward(cell, plan, residuals, gradients):
+    return *_by_platform(plan, partial(_gradients, cell, plan.last), gradients, *residuals), None
+
+
+def _gradients(cell, last, form, gradients, states, kept, features, *arguments):
+    input_weight, recurrent_weight, recurrent_bias, initial, mask = arguments
     before = jax.tree.map(
         lambda first, all: jnp.concatenate([first[None], all[:-1]]), initial, states
     )
-    # The barriers keep XLA from folding a transpose into a product, which makes it slower.
-    transposed = optimization_barrier(recurrent_weight.T)
-    g = None if cell.additive else recurrent_side(before, recurrent_weight, recurrent_bias)
-
-    def step(carry, inputs):
-        state_gradient, room = carry
-        t, kept, outside, g, before, keep = inputs
-        total = jax.tree.map(jnp.add, room[t] if in_place else outside, state_gradient)
-        counts = keep_where(keep, total, jax.tree.map(jnp.zeros_like, total))
-        dx, dg, dstate = cell.derivative(kept, g, before, counts)
-        passed_on = add_to_output(dstate, product(dg, transposed))
-        if mask is not None:
-            stays = keep_where(keep, jax.tree.map(jnp.zeros_like, total), total)
-            passed_on = jax.tree.map(jnp.add, passed_on, stays)
-        if in_place:
-            return (passed_on, room.at[t].set(dx)), None
-        return (passed_on, room), (dx, None if cell.additive else dg)
-
-    in_place = cell.keeps_state  # there dx has the shape of a gradient
-    room, outside = (gradients, None) if in_place else (None, gradients)
-    carry = jax.tree.map(jnp.zeros_like, initial), room
-    steps = jnp.arange(features.shape[0]), kept, outside, g, before, mask
-    (initial_gradient, room), pairs = jax.lax.scan(step, carry, steps, reverse=True)
-    dx: Any = room if in_place else pairs[0]
-    dg: Any = dx if cell.additive else pairs[1]
-
-    hidden = output(before)
-    flat = dx.reshape(-1, dx.shape[-1])
-    if cell.additive:  # dg is dx: one product serves both
-        both = jnp.concatenate([features, hidden], axis=-1)
-        columns = optimization_barrier(both.reshape(-1, both.shape[-1]).T)
-        dw, du = jnp.split(product(columns, flat), [input_weight.shape[0]])
-    else:
-        dw = product(features.reshape(-1, features.shape[-1]).T, flat)
-        du = product(hidden.reshape(-1, hidden.shape[-1]).T, dg.reshape(flat.shape))
+    nothing = jax.tree.map(jnp.zeros_like, initial)
+    from_outside = (None, gradients) if last else (gradients, nothing)
+    dx, dg, initial_gradient = form.backward(
+        cell, kept, recurrent_weight, recurrent_bias, before, mask, *from_outside
+    )
+    dw, du = form.weight_gradients(cell, features, output(initial), output(states), dx, dg)
     dc = None if recurrent_bias is None else jnp.sum(dg, axis=(0, 1))[None]
-    return product(dx, input_weight.T), dw, du, dc, initial_gradient, None
+    return product(dx, input_weight.T), dw, du, dc, initial_gradient
 
 
 recurrence.defvjp(_forward, _backward)
 
 
-def product(left: jax.Array, right: jax.Array) -> jax.Array:
-    """`left @ right`, in full precision on every platform."""
-    return jnp.matmul(left, right, precision=HIGHEST)
-
-
-def output(state: State) -> jax.Array:
-    """h, the part of a state that the rest of the network sees."""
-    return state[0] if isinstance(state, tuple) else state
-
-
-def add_to_output(state: State, more: jax.Array) -> State:
-    """A state with something added to its h."""
-    return (state[0] + more, *state[1:]) if isinstance(state, tuple) else state + more
-
-
-def recurrent_side(state: State, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """H U + c."""
-    side = product(output(state), weight)
-    return side if bias is None else side + bias.reshape((1,) * (side.ndim - 1) + (-1,))
-
-
-def keep_where(mask: jax.Array | None, new: State, old: State) -> State:
-    """States of `new` where the mask `[batch]` is True or None, else of `old`."""
-    if mask is None:
-        return new
-    return jax.tree.map(lambda n, o: jnp.where(mask[:, None], n, o), new, old)
+def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function(form, *arguments)` with the form of the loops that suits the platform."""
+    forms: dict[str, Form] = {"cpu": InPlace(), "cuda": Stacked(GPU_UNROLL), "default": Stacked()}
+    if plan.form is not None:
+        forms = plan.form.by_platform()
+    branches = {platform: partial(function, form) for platform, form in forms.items()}
+    return jax.lax.platform_dependent(*arguments, **branches)

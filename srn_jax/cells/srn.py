@@ -9,6 +9,7 @@ class SRN(Cell):
     """Simple Recurrent Network (Elman, 1990): h_t = tanh(x_t W + h_{t-1} U + b)."""
 
     additive = True
+    rests = True
     keeps_state = True
 
     def update(self, x, h, state):
@@ -31,6 +32,7 @@ class ResidualSRN(Cell):
     """Residual SRN (exercise 6.1 of the textbook): h_t = h_{t-1} + tanh(x_t W + h_{t-1} U + b)."""
 
     additive = True
+    rests = True
 
     def update(self, x, h, state):
         """State + tanh(x + h)."""

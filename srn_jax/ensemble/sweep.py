@@ -50,6 +50,7 @@ class Sweep:
         configs: SweepConfig | Sequence[SweepConfig],
         files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
+        kernel: bool = False,
     ):
         """Draw the parameters and the data of each experiment.
 
@@ -58,6 +59,7 @@ class Sweep:
             files: the data of each length where they are not drawn, as `textbook_files.Splits`;
                 the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
+            kernel: train by the kernels for GPUs.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
         first = self.configs[0]
@@ -67,7 +69,7 @@ class Sweep:
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
         number = None if files is None else len(files[first.lengths[0]].train)
-        self.program = program_of(*self.configs, train_examples=number)
+        self.program = program_of(*self.configs, train_examples=number, kernel=kernel)
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)

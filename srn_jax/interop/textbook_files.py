@@ -136,8 +136,8 @@ def parse(content: bytes, path: Path, length: int) -> Sequences:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text") from None
+        before = error.object[: error.start].count(b"\n")
+        raise UserError(f"{path}, line {before + 1}: not UTF-8 text") from None
     rows, labels = [], []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         digits, label = parse_line(line.removesuffix("\r"), length, f"{path}, line {number}")

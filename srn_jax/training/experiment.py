@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
@@ -26,6 +27,7 @@ from srn_jax.tasks.task import (
     overlap,
     to_batches,
 )
+from srn_jax.training import block_kernel
 from srn_jax.training.model import (
     Hyperparameters,
     Parameters,
@@ -34,7 +36,7 @@ from srn_jax.training.model import (
     parameters_of,
 )
 from srn_jax.training.optimizer import new_optimizer
-from srn_jax.training.probes import Step, record
+from srn_jax.training.probes import LOSS, Step, record
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Program:
     probes: tuple[str, ...] = ()
     inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
     train_examples: int = 300
+    kernel: bool = False  # on a GPU: whole blocks of steps, or else the loops over time
 
     @property
     def steps(self) -> int:
@@ -73,14 +76,23 @@ class Program:
 
 
 def program_of(
-    config: SweepConfig, *others: SweepConfig, train_examples: int | None = None
+    config: SweepConfig,
+    *others: SweepConfig,
+    train_examples: int | None = None,
+    kernel: bool = False,
 ) -> Program:
-    """The program of a sweep, and of others that differ in what changes no shape."""
+    """The program of a sweep, and of others that differ in what changes no shape.
+
+    Raises:
+        UserError: for sizes that the kernels do not know, if they are asked for.
+    """
+    if kernel:
+        check_size(config.experiment.hidden_size)
     task = task_of(config)
     every = [config.experiment, *(other.experiment for other in others)]
     inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
     number = train_examples or task.examples * config.experiment.multiplicity
-    return Program(task, config.experiment.program, config.probes, inits, number)
+    return Program(task, config.experiment.program, config.probes, inits, number, kernel)
 
 
 class TrainState(NamedTuple):
@@ -181,7 +193,8 @@ def weighted_loss(
     program: Program, parameters: Parameters, batch: Any, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the losses of a batch of `Batches`, and the network's answers."""
-    outputs = network_with(program.task, program.config, parameters)(batch.inputs, mask)
+    form = Kernels() if program.kernel else None
+    outputs = network_with(program.task, program.config, parameters)(batch.inputs, mask, form)
     losses = program.task.loss(outputs, batch.targets)
     if losses.ndim > 1:  # several answers
         losses = jnp.mean(losses, axis=tuple(range(1, losses.ndim)))
@@ -257,13 +270,19 @@ def run_block(
 
     nothing = {name: jnp.full(row.shape[1:], jnp.nan) for name, row in histories.steps.items()}
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
-        parameters, optimizer, recorded = jax.lax.fori_loop(
-            first, ends[block] + 1, step, (state.parameters, state.optimizer, nothing)
-        )
+        if program.kernel and block_kernel.applies(program):
+            parameters, optimizer, losses = block_kernel.train_block(
+                program, data, mask, state.parameters, state.optimizer, first, ends[block] + 1
+            )
+            recorded = {LOSS: losses}
+        else:
+            parameters, optimizer, recorded = jax.lax.fori_loop(
+                first, ends[block] + 1, step, (state.parameters, state.optimizer, nothing)
+            )
     dev_loss, dev_accuracy = evaluate(program, parameters, data.dev, mask)
 
     places = jnp.asarray(program.step_of)[block] >= 0
-    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(recorded["train_loss"]) | ~places)
+    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(recorded[LOSS]) | ~places)
     good = finite & ~state.diverged
     improved = good & (dev_accuracy > state.best_accuracy)
     new = TrainState(

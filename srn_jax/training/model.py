@@ -16,7 +16,8 @@ from flax import nnx
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.cell import given
 from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
-from srn_jax.cells.recurrence import HIGHEST, output, product
+from srn_jax.cells.loops import HIGHEST, Form, output, product
+from srn_jax.cells.recurrence import ALL_STATES, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
@@ -102,20 +103,25 @@ class Network(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, mask: jax.Array | None = None, form: Form | None = None
+    ) -> jax.Array:
         """Answers `[batch, outputs]`, or `[batch, answers, outputs]` where there are several.
 
         Args:
             inputs: tokens `[batch, time]` or vectors `[batch, time, size]`.
             mask: `[batch, time]` or `[1, time]`; False where a sequence has not begun yet. None
                 says that nothing is padded.
+            form: of the loops over time; None takes the one that suits the platform.
 
         Raises:
             UserError: a `ValueError`, for tokens out of range.
         """
         if hasattr(self, "vocabulary"):
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
-        return self.answer(self.states(inputs, mask))
+        if self.answers == 1:
+            return self.output(self.states(inputs, mask, Plan(True, form)))
+        return self.answer(self.states(inputs, mask, Plan(False, form)))
 
     def answer(self, states: jax.Array) -> jax.Array:
         """The answers that the last of the hidden states `[time, batch, D]` give."""
@@ -123,8 +129,12 @@ class Network(nnx.Module):
             return self.output(states[-1])
         return self.output(jnp.swapaxes(states[-self.answers :], 0, 1))
 
-    def states(self, inputs: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    def states(
+        self, inputs: jax.Array, mask: jax.Array | None = None, plan: Plan = ALL_STATES
+    ) -> jax.Array:
         """The hidden states, time-major: `[time, batch, D]`; arguments as `__call__`.
+
+        With a plan that asks for the last state alone it is that, `[batch, D]`.
 
         There are only a few tokens, so for them the input side of a cell of the family is folded:
         embedding @ W + b is computed once for each token, and every position takes a row of that.
@@ -133,11 +143,17 @@ class Network(nnx.Module):
         if isinstance(self.cell, Cell) and tokens:
             rows = self.cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
             one_hot = jax.nn.one_hot(inputs.T, self.vocabulary, dtype=rows.dtype)
-            return output(self.cell.scan(one_hot, rows, None if mask is None else mask.T))
+            # In padding the one-hot row is zero, so neither W nor b enters.
+            mask = None if mask is None or self.cell.rests else mask.T
+            return output(self.cell.scan(one_hot, rows, mask, plan=plan))
         vectors = self.embedding(jnp.maximum(inputs, 0)) if tokens else inputs
+        start = None
         if not isinstance(self.cell, Cell):
+            # Padding goes behind the sequences: a module that only looks back need not mind it.
+            start = None if mask is None else jnp.argmax(mask, axis=1)
             whole = vectors.shape[:2]
             mask = jnp.ones(whole, bool) if mask is None else jnp.broadcast_to(mask, whole)
+            vectors, mask = turned(vectors, start), turned(mask, start)
         states = self.cell(vectors, mask)
         expected = (*vectors.shape[:2], self.hidden_size)
         if getattr(states, "shape", None) != expected:
@@ -146,7 +162,16 @@ class Network(nnx.Module):
                 f"{type(self.cell).__name__} returns {found}, expected states [batch, time, "
                 f"hidden_size], here {expected}"
             )
-        return jnp.swapaxes(states, 0, 1)
+        states = turned(states, None if start is None else -start)
+        return states[:, -1] if plan.last else jnp.swapaxes(states, 0, 1)
+
+
+def turned(values: jax.Array, places: jax.Array | None) -> jax.Array:
+    """`values [batch, time, ...]`, each row moved to the front by `places [batch]` or `[1]`."""
+    if places is None:
+        return values
+    rows = jnp.broadcast_to(places, values.shape[:1])
+    return jax.vmap(lambda row, by: jnp.roll(row, -by, axis=0))(values, rows)
 
 
 def check_tokens(tokens: Any, vocabulary: int, padded: bool) -> None:

@@ -1,0 +1,267 @@
+"""The loops over time as GPU kernels: a whole sequence in one launch, forward and backward.
+
+They do what the two loops of `recurrence` do, for every cell of the family, with the state and U in
+registers from the first position to the last. A program takes 8 rows of a batch; `vmap` makes more
+programs of it, over the rest of the batch and over experiments. Written in Pallas for its Triton
+backend: the products are float32 multiply-adds, not TF32. On a CPU the same kernels are
+interpreted, which is slow and is there to be tested. Nothing has run on a GPU yet, so they are
+never the default.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from srn_jax.cells.loops import HIGHEST, Form, Stacked, add_to_output, output, product
+from srn_jax.cells.planes import Planes, by_planes, is_planes
+from srn_jax.errors import UserError
+
+ROWS = 8  # of a batch, in one program
+WARPS = 4  # of 32 threads, in a program
+HIDDEN_SIZES = (16, 32, 64)  # powers of two, and U must fit into registers
+
+
+def check_size(hidden_size: int) -> None:
+    """Raise `UserError` for a hidden size that the kernels do not know."""
+    if hidden_size not in HIDDEN_SIZES:
+        sizes = ", ".join(map(str, HIDDEN_SIZES))
+        raise UserError(f"--kernel takes a hidden size of {sizes}, got {hidden_size}")
+
+
+@dataclass(frozen=True)
+class Kernels(Stacked):
+    """The loops on a GPU, each one kernel, or interpreted."""
+
+    interpret: bool = False
+
+    def by_platform(self) -> dict[str, Form]:
+        """Interpreted on a CPU."""
+        return {"cpu": Kernels(interpret=True), "default": self}
+
+    def input_side(self, features: Any, weight: Any) -> Any:
+        """The input side, with rows of zeros to fill the last program: cheap before a product."""
+        missing = -features.shape[1] % ROWS
+        return product(jnp.pad(features, [(0, 0), (0, missing), (0, 0)]), weight)
+
+    def forward(
+        self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any
+    ) -> tuple[Any, Any]:
+        """See `InPlace.forward`."""
+        arguments = cell, x, weight, bias, initial, mask
+        states, kept, _ = run_forward(*arguments, True, self.interpret)
+        return states, states if cell.keeps_state else kept
+
+    def last(self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any) -> Any:
+        """See `Form.last`."""
+        return run_forward(cell, x, weight, bias, initial, mask, False, self.interpret)[2]
+
+    def backward(
+        self,
+        cell: Any,
+        kept: Any,
+        weight: Any,
+        bias: Any,
+        before: Any,
+        mask: Any,
+        outside: Any,
+        last: Any,
+    ) -> tuple[Any, Any, Any]:
+        """See `InPlace.backward`."""
+
+        def backward_kernel(sync, *refs):
+            kept_ref, before_ref, mask_ref, outside_ref, last_ref, u_ref, c_ref, *out = refs
+            dx_ref, dg_ref, ds_ref = out
+            u, c = planes(cell, u_ref), planes(cell, c_ref)
+
+            def step(turn, total):
+                t = len(kept_ref) - 1 - turn
+                if outside_ref is not None:
+                    total = jax.tree.map(jnp.add, at(outside_ref, t), total)
+                before, kept = at(before_ref, t), planes(cell, kept_ref, t)
+                dx, dg, passed_on = derivative(cell, kept, before, total, u, c, mask_ref, t)
+                put_planes(dx_ref, t, dx)
+                if dg_ref is not None:
+                    put_planes(dg_ref, t, dg)
+                return passed_on
+
+            put(ds_ref, 0, jax.lax.fori_loop(0, len(kept_ref), step, at(last_ref, 0)))
+
+        def call(kept, before, mask, outside, last):
+            out = like(kept), None if cell.additive else like(kept), jax.tree.map(like, last)
+            return launch(backward_kernel, out, self.interpret)(
+                kept, before, mask, outside, last, weight, bias
+            )
+
+        last = jax.tree.map(lambda part: part[None], last)
+        dx, dg, ds = over_rows(call, kept.shape[1], kept, before, mask, outside, last)
+        return dx, dx if cell.additive else dg, jax.tree.map(lambda part: part[0], ds)
+
+
+def run_forward(
+    cell: Any,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    initial: Any,
+    mask: Any,
+    all_states: bool,
+    interpret: bool,
+) -> tuple[Any, Any, Any]:
+    """All states and what the cell keeps, or neither, and the last state."""
+
+    def forward_kernel(sync, x_ref, initial_ref, mask_ref, u_ref, c_ref, *out):
+        states_ref, kept_ref, last_ref = out
+        u, c = planes(cell, u_ref), planes(cell, c_ref)
+
+        def step(t, state):
+            x = planes(cell, x_ref, t)
+            new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
+            new = keep_where(mask_ref, t, together(new), state)
+            if states_ref is not None:
+                put(states_ref, t, new)
+            if kept_ref is not None:
+                put_planes(kept_ref, t, kept_of(cell, x, new, kept))
+            return new
+
+        put(last_ref, 0, jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0)))
+
+    def call(x, initial, mask):
+        states = jax.tree.map(lambda part: like(part, (len(x), *part.shape[1:])), initial)
+        kept = None if cell.keeps_state else like(x)
+        out = (states, kept) if all_states else (None, None)
+        out = *out, jax.tree.map(like, initial)
+        return launch(forward_kernel, out, interpret)(x, initial, mask, weight, bias)
+
+    batch = output(initial).shape[0]
+    initial = jax.tree.map(lambda part: part[None], initial)
+    states, kept, last = over_rows(call, batch, x, initial, mask)
+    return states, kept, jax.tree.map(lambda part: part[0], last)
+
+
+def derivative(cell, kept, before, total, u, c, mask_ref, t):
+    """One position backward: gradients with respect to x, g and the state before."""
+    nothing = jax.tree.map(jnp.zeros_like, total)
+    g = None if cell.additive else recurrent_side(before, u, c)
+    inside = keep_where(mask_ref, t, total, nothing)
+    dx, dg, passed_on = by_planes(cell.derivative, kept, g, apart(before), apart(inside))
+    passed_on = add_to_output(together(passed_on), through(dg, u))
+    if mask_ref is None:
+        return dx, dg, passed_on
+    return dx, dg, jax.tree.map(jnp.add, passed_on, keep_where(mask_ref, t, nothing, total))
+
+
+def kept_of(cell: Any, x: Planes, new: Any, kept: Planes | None) -> Planes:
+    """What is to be kept, where `step` may say that it is the new state, or x."""
+    if kept is not None:
+        return kept
+    return Planes([new]) if cell.keeps_state else x
+
+
+def recurrent_side(state: Any, u: Planes, c: Planes | None) -> Planes:
+    """H U + c, gate by gate."""
+    sides = [dot(output(state), one) for one in u]
+    return Planes(sides if c is None else map(jnp.add, sides, c))
+
+
+def through(gates: Planes, weight: Planes) -> jax.Array:
+    """The sum over gates of each times the transpose of its weight."""
+    parts = [dot(gate, one, (1, 1)) for gate, one in zip(gates, weight, strict=True)]
+    return sum(parts[1:], parts[0])
+
+
+def dot(left: jax.Array, right: jax.Array, contracted: tuple[int, int] = (1, 0)) -> jax.Array:
+    """A product over one axis of each, in full precision."""
+    dimensions = ((contracted[:1], contracted[1:]), ((), ()))
+    return jax.lax.dot_general(left, right, dimensions, precision=HIGHEST)
+
+
+def keep_where(mask_ref: Any, t: Any, new: Any, old: Any) -> Any:
+    """States of `new` where the mask is True at position t, or there is none; else of `old`."""
+    if mask_ref is None:
+        return new
+    keep = (mask_ref[t] != 0)[:, None]
+    return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
+
+
+def planes(cell: Any, ref: Any, *index: Any) -> Planes | None:
+    """The gates of `ref[index]`, which is `[rows, gates * D]`; None of None."""
+    if ref is None:
+        return None
+    size = ref.shape[-1] // cell.gates
+    rows = slice(None)
+    return Planes(ref[(*index, rows, pl.ds(n * size, size))] for n in range(cell.gates))
+
+
+def put_planes(ref: Any, t: Any, gates: Planes) -> None:
+    """The inverse of `planes`, at position t."""
+    size = gates[0].shape[-1]
+    for number, gate in enumerate(gates):
+        ref[t, :, pl.ds(number * size, size)] = gate
+
+
+def apart(state: Any) -> Any:
+    """A state as `by_planes` takes it."""
+    return jax.tree.map(lambda part: Planes([part]), state)
+
+
+def together(state: Any) -> Any:
+    """The inverse of `apart`."""
+    return jax.tree.map(lambda planes: planes[0], state, is_leaf=is_planes)
+
+
+def at(refs: Any, t: Any) -> Any:
+    """The states at position t."""
+    return jax.tree.map(lambda ref: ref[t], refs)
+
+
+def put(refs: Any, t: Any, state: Any) -> None:
+    """Write a state at position t."""
+    for ref, part in zip(jax.tree.leaves(refs), jax.tree.leaves(state), strict=True):
+        ref[t] = part
+
+
+def like(array: jax.Array, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
+    """What a kernel is to write."""
+    return jax.ShapeDtypeStruct(array.shape if shape is None else shape, array.dtype)
+
+
+def launch(kernel: Callable[..., None], out: Any, interpret: bool) -> Callable[..., Any]:
+    """A kernel as a function of arrays; its first argument is a barrier between its threads."""
+    if interpret:
+        return pl.pallas_call(partial(kernel, lambda: None), out, interpret=True)
+    return pl.pallas_call(
+        partial(kernel, triton.debug_barrier),
+        out,
+        compiler_params=triton.CompilerParams(num_warps=WARPS, num_stages=1),
+        name=kernel.__name__,
+    )
+
+
+def over_rows(call: Callable[..., Any], batch: int, *arguments: Any) -> Any:
+    """`call(*arguments)`, 8 rows at a time; the rows of all arrays are their axis 1.
+
+    Rows that are missing are filled up with zeros, whose results are left out.
+    """
+    if batch == ROWS:
+        return call(*arguments)
+    programs = -(-batch // ROWS)
+
+    def cut(array):
+        if array.shape[1] == 1 < batch:  # a mask that is the same for all rows
+            return array
+        padding = [(0, 0)] * array.ndim
+        padding[1] = (0, programs * ROWS - array.shape[1])
+        return jnp.pad(array, padding).reshape(len(array), programs, ROWS, *array.shape[2:])
+
+    def join(array):
+        return array.reshape(len(array), programs * ROWS, *array.shape[3:])[:, :batch]
+
+    pieces = jax.tree.map(cut, arguments)
+    axes = jax.tree.map(lambda array, piece: None if piece is array else 1, arguments, pieces)
+    return jax.tree.map(join, jax.vmap(call, axes, 1)(*pieces))

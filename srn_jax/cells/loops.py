@@ -1,0 +1,298 @@
+"""The two loops over time, forward and backward, in the forms that suit a CPU and an accelerator.
+
+On a CPU they work in place: what a cell keeps for its derivative takes the room of x_t, and of a
+plain SRN dx_t that of a gradient. So XLA compiles each into one kernel. An accelerator starts every
+operation by itself, and what counts is that there are few: each turn, forward and backward, begins
+with the product, and all that follows it, the storing of its result included, is part of the same
+operation. On a GPU the loop is unrolled, since its counter and its condition are launches too.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.lax import optimization_barrier
+
+if TYPE_CHECKING:
+    from srn_jax.cells.cell import Cell
+
+HIGHEST = jax.lax.Precision.HIGHEST  # float32 means float32, on TPU (bf16) and GPU (TF32) too
+State = Any  # an array [batch, hidden], or a tuple of them, of which the first is h
+
+
+class Form:
+    """The loops in one form; see `InPlace` for what they take and return."""
+
+    def by_platform(self) -> dict[str, "Form"]:
+        """The form that is run on each platform where this one is asked for."""
+        return {"default": self}
+
+    def input_side(self, features: jax.Array, weight: jax.Array) -> jax.Array:
+        """What `forward` takes as x."""
+        return product(features, weight)
+
+    def forward(self, *arguments: Any) -> tuple[State, jax.Array]:
+        """All states, and what the cell keeps for its derivative."""
+        raise NotImplementedError
+
+    def last(self, *arguments: Any) -> State:
+        """The last state alone, each `[batch, hidden]`."""
+        return jax.tree.map(lambda part: part[-1], self.forward(*arguments)[0])
+
+
+@dataclass(frozen=True)
+class InPlace(Form):
+    """The loops on a CPU."""
+
+    def forward(
+        self,
+        cell: "type[Cell]",
+        x: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        initial: State,
+        mask: jax.Array | None,
+    ) -> tuple[State, jax.Array]:
+        """All states, and what the cell keeps for its derivative.
+
+        Args:
+            cell: the class.
+            x: the input side, `[time, batch, gates * hidden]`.
+            weight: U, `[hidden, gates * hidden]`.
+            bias: c, `[1, gates * hidden]` or None.
+            initial: s_0, each `[batch, hidden]`.
+            mask: `[time, batch]` or `[time, 1]` booleans, or None; where False the state stays.
+
+        Returns:
+            States, each `[time, batch, hidden]`, and `[time, batch, gates * hidden]`, which for a
+            cell that keeps its state is that.
+        """
+
+        def step(carry, inputs):
+            state, room = carry
+            t, keep = inputs
+            new, kept = cell.step(room[t], recurrent_side(state, weight, bias), state)
+            new = keep_where(keep, new, state)
+            if cell.keeps_state:
+                return (new, room.at[t].set(new)), None
+            return (new, room if kept is None else room.at[t].set(kept)), new
+
+        (_, room), states = jax.lax.scan(step, (initial, x), (jnp.arange(len(x)), mask))
+        return (room if cell.keeps_state else states), room
+
+    def backward(
+        self,
+        cell: "type[Cell]",
+        kept: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        before: State,
+        mask: jax.Array | None,
+        outside: State | None,
+        last: State,
+    ) -> tuple[jax.Array, jax.Array, State]:
+        """The gradients with respect to the input side, the recurrent side and s_0.
+
+        Args:
+            cell: the class.
+            kept: what the cell kept, `[time, batch, gates * hidden]`.
+            weight: U, `[hidden, gates * hidden]`.
+            bias: c, `[1, gates * hidden]` or None.
+            before: s_0..s_{T-1}, each `[time, batch, hidden]`.
+            mask: as it was forward.
+            outside: gradients with respect to s_1..s_T, each `[time, batch, hidden]`, or None.
+            last: another with respect to s_T, each `[batch, hidden]`.
+
+        Returns:
+            dx and dg `[time, batch, gates * hidden]`, the same for an additive cell, and ds_0.
+        """
+        # The barrier keeps XLA from folding a transpose into a product, which makes it slower.
+        transposed = optimization_barrier(weight.T)
+        g = None if cell.additive else recurrent_side(before, weight, bias)
+        in_place = cell.keeps_state  # there dx has the shape of a gradient
+
+        def step(carry, inputs):
+            total, room = carry
+            t, kept, outside, g, before, keep = inputs
+            outside = room[t] if in_place else outside
+            if outside is not None:
+                total = jax.tree.map(jnp.add, outside, total)
+            nothing = jax.tree.map(jnp.zeros_like, total)
+            counts = keep_where(keep, total, nothing)
+            dx, dg, passed_on = cell.derivative(kept, g, before, counts)
+            passed_on = add_to_output(passed_on, product(dg, transposed))
+            if keep is not None:
+                passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
+            if in_place:
+                return (passed_on, room.at[t].set(dx)), None
+            return (passed_on, room), (dx, None if cell.additive else dg)
+
+        room, outside = (outside, None) if in_place else (None, outside)
+        if in_place and room is None:
+            room = jnp.zeros_like(kept)
+        steps = jnp.arange(len(kept)), kept, outside, g, before, mask
+        (initial, room), pairs = jax.lax.scan(step, (last, room), steps, reverse=True)
+        dx, dg = (room, None) if in_place else pairs
+        return dx, dx if cell.additive else dg, initial
+
+    def weight_gradients(
+        self,
+        cell: "type[Cell]",
+        features: jax.Array,
+        initial: jax.Array,
+        states: jax.Array,
+        dx: jax.Array,
+        dg: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The gradients with respect to W and U: sums over all positions, so one product each.
+
+        Args:
+            cell: the class.
+            features: f, `[time, batch, features]`.
+            initial: h_0, `[batch, hidden]`.
+            states: h_1..h_T, `[time, batch, hidden]`.
+            dx: gradient with respect to the input side, `[time, batch, gates * hidden]`.
+            dg: with respect to the recurrent side; the same for an additive cell.
+        """
+        before = jnp.concatenate([initial[None], states[:-1]])
+        if not cell.additive:
+            return product(rows(features).T, rows(dx)), product(rows(before).T, rows(dg))
+        both = rows(jnp.concatenate([features, before], axis=-1))  # one product serves both
+        dw, du = jnp.split(product(optimization_barrier(both.T), rows(dx)), [features.shape[-1]])
+        return dw, du
+
+
+@dataclass(frozen=True)
+class Stacked(Form):
+    """The loops on an accelerator; `unroll` positions are one turn."""
+
+    unroll: int = 1
+
+    def forward(
+        self,
+        cell: "type[Cell]",
+        x: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        initial: State,
+        mask: jax.Array | None,
+    ) -> tuple[State, jax.Array]:
+        """See `InPlace.forward`."""
+
+        def step(state, inputs):
+            x, keep = inputs
+            new, kept = cell.step(x, recurrent_side(state, weight, bias), state)
+            new = keep_where(keep, new, state)
+            return new, (new, kept)
+
+        _, (states, kept) = jax.lax.scan(step, initial, (x, mask), unroll=min(self.unroll, len(x)))
+        if cell.keeps_state:
+            return states, states
+        return states, x if kept is None else kept
+
+    def last(
+        self,
+        cell: "type[Cell]",
+        x: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        initial: State,
+        mask: jax.Array | None,
+    ) -> State:
+        """See `Form.last`; without room for the other states."""
+
+        def step(state, inputs):
+            x, keep = inputs
+            new, _ = cell.step(x, recurrent_side(state, weight, bias), state)
+            return keep_where(keep, new, state), None
+
+        return jax.lax.scan(step, initial, (x, mask), unroll=min(self.unroll, len(x)))[0]
+
+    def backward(
+        self,
+        cell: "type[Cell]",
+        kept: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        before: State,
+        mask: jax.Array | None,
+        outside: State | None,
+        last: State,
+    ) -> tuple[jax.Array, jax.Array, State]:
+        """See `InPlace.backward`.
+
+        So that a turn begins with the product, as it does forward, what is carried is the gradient
+        of the recurrent side, before that product.
+        """
+        g = None if cell.additive else recurrent_side(before, weight, bias)
+        transposed = weight.T
+
+        def step(carry, inputs):
+            dg, total = carry
+            kept, outside, g, before, keep = inputs
+            total = add_to_output(total, product(dg, transposed))
+            if outside is not None:
+                total = jax.tree.map(jnp.add, outside, total)
+            nothing = jax.tree.map(jnp.zeros_like, total)
+            counts = keep_where(keep, total, nothing)
+            dx, dg, passed_on = cell.derivative(kept, g, before, counts)
+            if keep is not None:
+                stays = keep_where(keep, nothing, total)
+                passed_on = jax.tree.map(jnp.add, passed_on, stays)
+            return (dg, passed_on), (dx, None if cell.additive else dg)
+
+        carry = jnp.zeros_like(kept[0]), last
+        steps = kept, outside, g, before, mask
+        (first, total), (dx, dg) = jax.lax.scan(
+            step, carry, steps, reverse=True, unroll=min(self.unroll, len(kept))
+        )
+        return dx, dx if cell.additive else dg, add_to_output(total, product(first, transposed))
+
+    def weight_gradients(
+        self,
+        cell: "type[Cell]",
+        features: jax.Array,
+        initial: jax.Array,
+        states: jax.Array,
+        dx: jax.Array,
+        dg: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        """See `InPlace.weight_gradients`; here joining arrays costs more than a product."""
+        del cell
+        after = jnp.concatenate([dg[1:], jnp.zeros_like(dg[:1])])
+        du = product(rows(states).T, rows(after)) + product(initial.T, dg[0])
+        return product(rows(features).T, rows(dx)), du
+
+
+def rows(array: jax.Array) -> jax.Array:
+    """`[time, batch, ...]` as `[time * batch, ...]`."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def product(left: jax.Array, right: jax.Array) -> jax.Array:
+    """`left @ right`, in full precision on every platform."""
+    return jnp.matmul(left, right, precision=HIGHEST)
+
+
+def output(state: State) -> jax.Array:
+    """h, the part of a state that the rest of the network sees."""
+    return state[0] if isinstance(state, tuple) else state
+
+
+def add_to_output(state: State, more: jax.Array) -> State:
+    """A state with something added to its h."""
+    return (state[0] + more, *state[1:]) if isinstance(state, tuple) else state + more
+
+
+def recurrent_side(state: State, weight: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """H U + c."""
+    side = product(output(state), weight)
+    return side if bias is None else side + bias.reshape((1,) * (side.ndim - 1) + (-1,))
+
+
+def keep_where(mask: jax.Array | None, new: State, old: State) -> State:
+    """States of `new` where the mask `[..., batch]` is True or None, else of `old`."""
+    if mask is None:
+        return new
+    return jax.tree.map(lambda n, o: jnp.where(mask[..., None], n, o), new, old)

@@ -1,0 +1,284 @@
+"""A whole block of training steps as one GPU kernel, with one program for each experiment.
+
+Look-up, both loops over time, cross-entropy, all gradients and Adam, step after step, in a single
+launch: a step by itself is so small that launching its operations is most of its cost. It does what
+`experiment.train_step` does for tokens, one answer, cross-entropy and Adam without clipping, with
+any cell of the family whose sizes are powers of two. Parameters and moments stay in the memory of
+the device between steps, which is the cache in practice: a program may read what others of its
+threads wrote only after a barrier. Nothing has run on a GPU yet.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.flatten_util import ravel_pytree
+
+from srn_jax.cells import Cell, cell_class
+from srn_jax.cells.kernels import (
+    HIDDEN_SIZES,
+    apart,
+    at,
+    derivative,
+    dot,
+    keep_where,
+    kept_of,
+    launch,
+    like,
+    planes,
+    put,
+    put_planes,
+    recurrent_side,
+    through,
+    together,
+)
+from srn_jax.cells.loops import add_to_output
+from srn_jax.cells.planes import Planes, by_planes
+from srn_jax.tasks.task import PADDING, Batches, Task, Tokens
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+NEVER = -1e9  # bias of a class that does not exist
+
+
+class Settings(NamedTuple):
+    """What is not trained."""
+
+    numbers: jax.Array  # [2]: the first step of the block, and how many
+    rate: jax.Array  # [1]
+    corrections: jax.Array  # [2, steps]: by which the moments of Adam are divided
+
+
+def applies(program: Any) -> bool:
+    """Whether a program's steps can be a kernel; otherwise its loops over time can."""
+    config, task = program.config, program.task
+    cell = cell_class(config.cell)
+    return (
+        issubclass(cell, Cell)
+        and cell.gates == 1  # the registers of more spill
+        and {config.hidden_size, config.embedding_size} <= set(HIDDEN_SIZES)
+        and isinstance(task.inputs, Tokens)
+        and task.answers == 1
+        and type(task).loss is Task.loss
+        and (config.optimizer, config.clip_norm, config.fresh_data) == ("adam", None, False)
+        and not program.probes
+    )
+
+
+def train_block(
+    program: Any,
+    data: Any,
+    mask: jax.Array | None,
+    parameters: Any,
+    optimizer: Any,
+    first: jax.Array,
+    last: jax.Array,
+) -> tuple[Any, Any, jax.Array]:
+    """The training steps first <= step < last of an experiment.
+
+    Args:
+        program: an `experiment.Program` to which this applies.
+        data: `ExperimentData`, padded.
+        mask: `[1, time]` or None.
+        parameters: by module and name.
+        optimizer: the state of `optimizer.new_optimizer`'s Adam.
+        first: scalar.
+        last: scalar, at most the places of a block further.
+
+    Returns:
+        Parameters, optimizer, and the losses `[place]`, NaN where the block has ended.
+    """
+    cell, batches = cell_class(program.config.cell), data.train
+    places, count = program.step_of.shape[1], last - first
+    adam, unravel = optimizer[0], ravel_pytree(parameters)[1]
+    trained = [padded(parameters, NEVER), *(padded(unravel(m)) for m in (adam.mu, adam.nu))]
+    taken = adam.count + 1 + jnp.arange(places)
+    settings = Settings(
+        numbers=jnp.stack([first, count]).astype(jnp.int32),
+        rate=jnp.reshape(jnp.float32(data.hyper.learning_rate), 1),
+        corrections=jnp.stack([1 - jnp.float32(beta) ** taken for beta in BETAS]),
+    )
+    _, batch, time = batches.inputs.shape
+    rows = power_of_two(batch, 8)
+    missing = [(0, 0), (0, rows - batch)]
+    filled = Batches(
+        jnp.pad(batches.inputs, [*missing, (0, 0)], constant_values=PADDING),
+        jnp.pad(batches.targets, missing),
+        jnp.pad(batches.weights, missing),
+    )
+    keep = None if mask is None or cell.rests else jnp.broadcast_to(mask, (rows, time)).T
+
+    size = parameters["cell"]["U"].shape[0]
+    hidden = jax.ShapeDtypeStruct((time, rows, size), jnp.float32)
+    before = hidden if cell.states == 1 else (hidden,) * cell.states
+    kept = like(hidden, (time, rows, cell.gates * size))
+
+    def block_kernel(
+        sync, settings_ref, data_ref, mask_ref, start_ref, trained_ref, losses_ref, *rest
+    ):
+        scratch = Scratch(mask_ref, *rest)
+        jax.tree.map(copy, start_ref, trained_ref)
+
+        def step(place, nothing):
+            sync()
+            batch = (settings_ref.numbers[0] + place) % len(data_ref.targets)
+            loss, gradient = gradients(cell, sync, trained_ref[0], data_ref, batch, scratch)
+            losses_ref[place] = loss
+            adam_update(sync, trained_ref, gradient, settings_ref, place)
+            return nothing
+
+        jax.lax.fori_loop(0, settings_ref.numbers[1], step, None)
+
+    out = jax.tree.map(like, trained), like(hidden, (places,)), before, kept
+    trained, losses, *_ = jax.lax.platform_dependent(
+        settings,
+        filled,
+        keep,
+        trained,
+        cpu=launch(block_kernel, out, interpret=True),
+        default=launch(block_kernel, out, interpret=False),
+    )
+    new, mu, nu = (
+        jax.tree.map(lambda a, b: a[tuple(map(slice, b.shape))], tree, parameters)
+        for tree in trained
+    )
+    moments = {"mu": ravel_pytree(mu)[0], "nu": ravel_pytree(nu)[0]}
+    adam = adam._replace(count=adam.count + count, **moments)
+    losses = jnp.where(jnp.arange(places) < count, losses, jnp.nan)
+    return new, (adam, *optimizer[1:]), losses
+
+
+class Scratch(NamedTuple):
+    """References to what a step writes for itself, and to the mask."""
+
+    mask: Any  # [time, batch] or None
+    before: Any  # states before each position, each [time, batch, D]
+    kept: Any  # what the cell keeps, [time, batch, gates * D]
+
+
+def gradients(
+    cell: type[Cell], sync: Any, parameters: Any, data: Batches, number: Any, scratch: Scratch
+) -> tuple[jax.Array, Any]:
+    """The loss of a batch and its gradient, in which every gate is by itself."""
+    table, output, own = parameters["embedding"]["table"], parameters["output"], parameters["cell"]
+    u = planes(cell, own["U"])
+    c = planes(cell, own["c"]) if cell.recurrent_bias else None
+    targets, weights = data.targets[number], data.weights[number]
+    time, classes, vocabulary = data.inputs.shape[2], output["bias"].shape[0], table.shape[0]
+
+    def one_hot(t):
+        return compare(data.inputs[number, :, t].astype(jnp.int32), vocabulary)
+
+    # The input side of every token: embedding @ W + b.
+    pairs = zip(planes(cell, own["W"]), planes(cell, own["b"]), strict=True)
+    rows = [dot(table[...], w) + b for w, b in pairs]
+
+    def forward(t, state):
+        put(scratch.before, t, state)
+        x = Planes([dot(one_hot(t), row) for row in rows])
+        new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
+        new = keep_where(scratch.mask, t, together(new), state)
+        put_planes(scratch.kept, t, kept_of(cell, x, new, kept))
+        return new
+
+    zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), scratch.before)
+    state = jax.lax.fori_loop(0, time, forward, zero)
+    sync()
+
+    hidden = jax.tree.leaves(state)[0]
+    logits = dot(hidden, output["kernel"][...]) + output["bias"][...][None]
+    right = compare(targets, classes)
+    highest = jnp.max(logits, axis=1)
+    exponentials = jnp.exp(logits - highest[:, None])
+    total = jnp.sum(exponentials, axis=1)
+    losses = jnp.log(total) + highest - jnp.sum(right * logits, axis=1)
+    dlogits = weights[:, None] * (exponentials / total[:, None] - right)
+
+    def backward(turn, carry):
+        total, drows, du, dc = carry
+        t = time - 1 - turn
+        before = at(scratch.before, t)
+        kept = planes(cell, scratch.kept, t)
+        dx, dg, total = derivative(cell, kept, before, total, u, c, scratch.mask, t)
+        hot, h = one_hot(t), jax.tree.leaves(before)[0]
+        drows = [one + dot(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]
+        du = [one + dot(h, d, (0, 0)) for one, d in zip(du, dg, strict=True)]
+        if c is not None:
+            dc = [one + jnp.sum(d, axis=0) for one, d in zip(dc, dg, strict=True)]
+        return total, drows, du, dc
+
+    last = add_to_output(zero, dot(dlogits, output["kernel"][...], (1, 1)))
+    size = hidden.shape[1]
+    nothing = [
+        [jnp.zeros(shape, jnp.float32) for _ in range(cell.gates)]
+        for shape in ((vocabulary, size), (size, size), (size,))
+    ]
+    carry = last, nothing[0], nothing[1], nothing[2] if cell.recurrent_bias else []
+    _, drows, du, dc = jax.lax.fori_loop(0, time, backward, carry)
+
+    gradient = {
+        "W": [dot(table[...], d, (0, 0)) for d in drows],
+        "U": du,
+        "b": [jnp.sum(d, axis=0)[None] for d in drows],
+    }
+    if cell.recurrent_bias:
+        gradient["c"] = [d[None] for d in dc]
+    return jnp.sum(weights * losses), {
+        "cell": gradient,
+        "embedding": {"table": [through(Planes(drows), planes(cell, own["W"]))]},
+        "output": {
+            "kernel": [dot(hidden, dlogits, (0, 0))],
+            "bias": [jnp.sum(dlogits, axis=0)],
+        },
+    }
+
+
+def adam_update(sync: Any, trained: Any, gradient: Any, settings: Settings, place: Any) -> None:
+    """One step of Adam on references to the parameters and their two moments."""
+    rate, (first, second) = settings.rate[0], (settings.corrections[n, place] for n in range(2))
+    parameters, mu, nu = trained
+    for module, tensors in gradient.items():
+        for name, gates in tensors.items():
+            refs = parameters[module][name], mu[module][name], nu[module][name]
+            size = refs[0].shape[-1] // len(gates)
+            for number, g in enumerate(gates):
+                index = (*[slice(None)] * (g.ndim - 1), pl.ds(number * size, size))
+                p, m, v = (ref[index] for ref in refs)
+                sync()  # before a thread writes what another has still to read
+                m = BETAS[0] * m + (1 - BETAS[0]) * g
+                v = BETAS[1] * v + (1 - BETAS[1]) * g * g
+                p = p - rate * (m / first) / (jnp.sqrt(v / second) + EPSILON)
+                for ref, value in zip(refs, (p, m, v), strict=True):
+                    ref[index] = value
+
+
+def copy(source: Any, target: Any) -> None:
+    """Copy one reference to another, by as many columns as are a power of two."""
+    columns = source.shape[-1] & -source.shape[-1]
+    for start in range(0, source.shape[-1], columns):
+        target[..., pl.ds(start, columns)] = source[..., pl.ds(start, columns)]
+
+
+def compare(numbers: jax.Array, classes: int) -> jax.Array:
+    """One-hot rows `[batch, classes]`, zero for a negative number."""
+    every = jax.lax.broadcasted_iota(jnp.int32, (numbers.shape[0], classes), 1)
+    return (numbers[:, None] == every).astype(jnp.float32)
+
+
+def power_of_two(number: int, least: int) -> int:
+    """The smallest power of two that is at least `number` and `least`."""
+    return max(least, 1 << (number - 1).bit_length())
+
+
+def padded(parameters: Any, never: float = 0.0) -> Any:
+    """Parameters with the sides of their tensors as powers of two, where those can differ."""
+    table, output = parameters["embedding"]["table"], parameters["output"]
+    tokens = power_of_two(len(table), 16) - len(table)
+    classes = power_of_two(output["bias"].size, 16) - output["bias"].size
+    return parameters | {
+        "embedding": {"table": jnp.pad(table, [(0, tokens), (0, 0)])},
+        "output": {
+            "kernel": jnp.pad(output["kernel"], [(0, 0), (0, classes)]),
+            "bias": jnp.pad(output["bias"], (0, classes), constant_values=never),
+        },
+    }
