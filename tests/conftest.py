@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
 
-from srn_jax.cli import devices as platform, options  # noqa: E402  (the cache comes first)
+from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
+from srn_jax.cli import options  # noqa: E402
 
 platform.configure("cpu", cpu_devices=2)
 

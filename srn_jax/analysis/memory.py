@@ -5,7 +5,6 @@ of a cell of the family is all that it carries on, `[S * D]`: an LSTM's is h_t a
 the other. Of another module only the hidden states are known, so it has no gradients or Jacobians.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srn_jax.cells import Cell
-from srn_jax.cells.recurrence import product, recurrent_side
+from srn_jax.cells.loops import product, recurrent_side
 from srn_jax.errors import UserError
 from srn_jax.tasks.task import Array, Examples, Task
 from srn_jax.training.experiment import Program
@@ -28,11 +27,11 @@ SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is 
 class Material(NamedTuple):
     """What a network is examined with; labels are whole numbers, a row a probe target."""
 
-    train_inputs: Array  # [example, time, ...]
-    train_labels: Array  # [target, example]
-    shuffled_labels: Array  # the same in another order
+    train_inputs: Any  # [example, time, ...]
+    train_labels: Any  # [target, example]
+    shuffled_labels: Any  # the same in another order
     test: Examples
-    test_labels: Array  # [target, example]
+    test_labels: Any  # [target, example]
 
 
 def analyse(
@@ -59,7 +58,7 @@ def analyse(
     task, test = program.task, material.test
     network = network_with(task, program.config, parameters)
     family = isinstance(network.cell, Cell)
-    states_of = partial(unroll, network) if family else network.states
+    states_of: Any = partial(unroll, network) if family else network.states
     train_states, test_states = states_of(material.train_inputs), states_of(test.inputs)
     answers = network.answer(test_states[..., : network.hidden_size])
     right = task.correct(answers, test.targets)
@@ -90,32 +89,28 @@ def analyse(
     return found
 
 
-def input_side(network: Network, inputs: Array) -> jax.Array:
+def input_side(network: Network, inputs: Any) -> jax.Array:
     """X_t W + b of every position, time-major: `[time, batch, gates * D]`."""
     vectors = network.embedding(inputs) if hasattr(network, "vocabulary") else jnp.asarray(inputs)
     side = network.cell.project(vectors.reshape(-1, vectors.shape[-1]))
     return jnp.swapaxes(side.reshape(*vectors.shape[:2], -1), 0, 1)
 
 
-def transition(cell: Cell, x: jax.Array, state: jax.Array) -> jax.Array:
-    """The state `[..., S * D]` after `state`, given the input side x `[..., gates * D]`."""
-    return flat(cell.plain_step(x, *recurrent_side_and_parts(cell, state)))
-
-
-def flat(state: Any) -> jax.Array:
-    """The parts of a state, one after the other."""
-    return jnp.concatenate(state, axis=-1) if isinstance(state, tuple) else state
-
-
-def recurrent_side_and_parts(cell: Cell, state: jax.Array) -> tuple[jax.Array, Any]:
-    """H U + c, and the state in its parts."""
+def sides_of(cell: Cell, state: jax.Array) -> tuple[jax.Array, Any]:
+    """H U + c, and the state in its parts, as `Cell.plain_step` wants them."""
     parts = jnp.split(state, cell.states, axis=-1)
     c = cell.c[...] if cell.recurrent_bias else None
     side = recurrent_side(parts[0], cell.U[...], c)
     return side, parts[0] if cell.states == 1 else tuple(parts)
 
 
-def unroll(network: Network, inputs: Array, added: jax.Array | None = None) -> jax.Array:
+def transition(cell: Cell, x: jax.Array, state: jax.Array) -> jax.Array:
+    """The state `[..., S * D]` after `state`, given the input side x `[..., gates * D]`."""
+    after = cell.plain_step(x, *sides_of(cell, state))
+    return jnp.concatenate(after, axis=-1) if isinstance(after, tuple) else after
+
+
+def unroll(network: Network, inputs: Any, added: jax.Array | None = None) -> jax.Array:
     """The states, time-major, `[time, batch, S * D]`; `added`, of that shape, is added to each."""
     side = input_side(network, inputs)
     size = network.cell.states * network.hidden_size
@@ -148,7 +143,7 @@ def root_mean_square_norm(vectors: jax.Array) -> jax.Array:
     return largest[:, 0, 0] * jnp.sqrt(jnp.mean(jnp.sum(scaled**2, axis=2), axis=1))
 
 
-def jacobians(network: Network, inputs: Array) -> jax.Array:
+def jacobians(network: Network, inputs: Any) -> jax.Array:
     """ds_t/ds_{t-1} for t = 2, 3, ...: `[time - 1, batch, S * D, S * D]`."""
     side, states = input_side(network, inputs), unroll(network, inputs)
     one = jax.jacfwd(partial(transition, network.cell), argnums=1)
@@ -254,7 +249,7 @@ def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
     Raises:
         UserError: for values that are not whole numbers.
     """
-    found = {}
+    found: dict[str, Array] = {}
     for name, values in task.probe_targets(examples).items():
         columns = values.reshape(len(values), -1)
         if not jnp.issubdtype(columns.dtype, jnp.integer):
@@ -267,18 +262,18 @@ def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
     return found
 
 
-def number_of_classes(labels: Array, names: Sequence[str]) -> int:
+def number_of_classes(*labels: Array) -> int:
     """How many classes there are in labels `[..., target, example]`; raises `UserError`."""
-    low, high = int(np.min(labels)), int(np.max(labels))
+    low, high = min(np.min(some) for some in labels), max(np.max(some) for some in labels)
     if low < 0 or high >= MOST_CLASSES:
         raise UserError(
-            f"probe targets ({', '.join(names)}) go from {low} to {high}, expected whole numbers "
-            f"from 0 to {MOST_CLASSES - 1} (see probe_targets of the task)"
+            f"probe targets go from {low} to {high}, expected whole numbers from 0 to "
+            f"{MOST_CLASSES - 1} (see probe_targets of the task)"
         )
-    return high + 1
+    return int(high) + 1
 
 
-def gates_of(network: Network, inputs: Array) -> dict[str, jax.Array]:
+def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
     """The gates by name along one sequence `[1, time, ...]`: `[D, time]` each.
 
     Raises:
@@ -289,7 +284,7 @@ def gates_of(network: Network, inputs: Array) -> dict[str, jax.Array]:
     if isinstance(cell, Cell):
         side, states = input_side(network, inputs), unroll(network, inputs)
         before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
-        values = cell.gate_values(side, *recurrent_side_and_parts(cell, before))
+        values = cell.gate_values(side, *sides_of(cell, before))
     if not values:
         raise UserError(f"{type(cell).__name__} has no gates to show, leave out --gates")
     return {name: gate[:, 0].T for name, gate in values.items()}

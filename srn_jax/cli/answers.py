@@ -32,12 +32,12 @@ def print_accuracies(networks: Networks, data: str | None) -> None:
     print(f"mean test accuracy by length  {'  '.join(means)}")
 
 
-def parse_tokens(text: str, vocabulary: int) -> np.ndarray:
+def parse_tokens(text: str, vocabulary: int, option: str = "--predict") -> np.ndarray:
     """Tokens `[time]` out of `3 4 0`, or `340`; raises `UserError` for anything else."""
     parts = text.split() if len(text.split()) > 1 else list(text.strip())
     if not parts or not all(p.isascii() and p.isdigit() and int(p) < vocabulary for p in parts):
         raise UserError(
-            f"--predict wants numbers 0 to {vocabulary - 1} like '3 4 0', got {text!r}"[:300]
+            f"{option} wants numbers 0 to {vocabulary - 1} like '3 4 0', got {text!r}"[:300]
         )
     return np.array([int(part) for part in parts], np.int32)
 

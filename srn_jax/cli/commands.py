@@ -166,12 +166,17 @@ def generate_data(arguments: list[str]) -> None:
         whole(1, 10_000)("--multiplicities", multiplicity)
     whole(0, 2**32 - 1)("--seed", options.seed)
 
-    drawn = textbook_splits(tuple(options.lengths), tuple(options.multiplicities), options.seed)
-    sets = list(drawn)
-    if not options.overwrite:
-        for length, splits in sets:
-            check_same(Path(options.out), length, splits)
-    for length, splits in sets:
-        write_splits(Path(options.out), length, splits)
+    out, drawing = Path(options.out), (tuple(options.lengths), tuple(options.multiplicities))
+    examples = 100 * sum(options.multiplicities)
+    size = sum(examples * (2 * length + 2) for length in options.lengths)
+    print(
+        f"{examples * len(options.lengths):,} examples, {size / 1e6:,.1f} MB, to {out}", flush=True
+    )
+    run_folder.check_room(out, size)
+    if out.exists() and not options.overwrite:
+        for length, splits in textbook_splits(*drawing, options.seed):
+            check_same(out, length, splits)
+    for length, splits in textbook_splits(*drawing, options.seed):
+        write_splits(out, length, splits)
         sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
-        print(f"{Path(options.out) / str(length)}: {sizes}; {splits.overlap} test also in train")
+        print(f"{out / str(length)}: {sizes}; {splits.overlap} test also in train", flush=True)

@@ -53,7 +53,7 @@ TEXTBOOK_DATA = "runs/textbook-data"
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SWITCHES = ("fresh_data",)
-SHORTEST = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
+SHORTEST: dict[str, Any] = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
 SETTINGS = (
     *("section", "quick", "textbook", "lengths", "seeds", "first_seed", "data", "probe"),
     *(field.name for field in EXPERIMENT_FIELDS),
@@ -140,8 +140,8 @@ def path(text: str) -> str:
 
 
 WHOLE, NUMBER = number_of(int), number_of(float)
-LENGTHS = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
-COUNT = {"type": WHOLE, "metavar": "N"}
+LENGTHS: dict[str, Any] = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
+COUNT: dict[str, Any] = {"type": WHOLE, "metavar": "N"}
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
     "platform": {
         "--platform": {"choices": PLATFORMS, "default": "auto", "help": "where to run"},

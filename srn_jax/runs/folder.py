@@ -58,8 +58,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
 # Which it may hold since it has a digest.
 NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
-    *("checkpoints", "figures", CODE_FOLDER, TABLES_FOLDER, HISTORIES_FILE, LOG_FILE),
-    *(PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
+    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER),
+    *(HISTORIES_FILE, LOG_FILE, PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
 
@@ -184,6 +184,14 @@ def check_place(folder: Path) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{folder}: no possible folder ({reason})") from None
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise `UserError` for more bytes than there is room for in a folder, or where it will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise UserError(f"{folder}: only {free / 1e6:,.1f} MB are free there, draw fewer examples")
 
 
 def make_folder(folder: Path) -> None:

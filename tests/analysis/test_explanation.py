@@ -1,0 +1,223 @@
+"""The tables say what was measured, and the page what the tables support."""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+
+from srn_jax.analysis.explanation import (
+    BEST,
+    STAGES,
+    Explanation,
+    fates,
+    figures_of,
+    mean_rows,
+    measures,
+    page,
+    sentences,
+    slopes,
+    summary_rows,
+    write_explanation,
+)
+from srn_jax.analysis.look import Look
+from srn_jax.analysis.summary import Interval, mean_interval, wilson_interval
+
+LENGTHS, SEEDS = (5, 8), 12
+NUMBER = r"-?\d+\.\d{3}"
+CLAIM = re.compile(rf"({NUMBER}) \(({NUMBER}) to ({NUMBER})\) at length (\d+)")
+
+
+@pytest.fixture(scope="module")
+def found():
+    random = np.random.default_rng(0)
+    length = np.repeat(LENGTHS, SEEDS)
+    experiments, longest = length.size, max(LENGTHS)
+    time = np.arange(longest)
+
+    def until_end(values):
+        return np.where(time < length[:, None], values, np.nan)
+
+    readout = np.moveaxis(random.uniform(0, 1, (3, 2, experiments, longest)), 1, 2)
+    readout = np.where(time < length[None, :, None, None], readout, np.nan)
+    slope = random.normal([[-0.1], [0.0], [0.1]], 0.02, (3, experiments))
+    return Explanation(
+        length=length,
+        seed=np.tile(np.arange(SEEDS), 2),
+        targets=np.array(["first digit", "sum"]),
+        is_answer=np.array([False, True]),
+        chance=np.full((experiments, 2), 0.1),
+        accuracy=random.uniform(0.2, 0.8, (3, experiments)),
+        readout=readout,
+        shuffled=readout / 5,
+        gradient=until_end(10 ** (-slope[..., None] * time)),
+        jacobian=until_end(random.normal(size=(3, 4, experiments, longest)))[..., 1:].transpose(
+            0, 2, 3, 1
+        ),
+        product=-np.sort(-random.normal([[[-2]], [[0]], [[2]]], 1, (3, experiments, 4))),
+        tested=np.array(LENGTHS),
+        unseen=random.uniform(0, 1, (experiments, 2)),
+        diverged=3,
+        threshold=0.5,
+    )
+
+
+@pytest.fixture(scope="module")
+def written(found, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "explanation"
+    return folder, write_explanation(found, folder, "the sum", look=Look(formats=("png",)))
+
+
+def read(path):
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_a_slope_is_that_of_a_straight_line():
+    time = np.arange(6)
+    assert slopes(10.0 ** (0.3 * time)[None]) == pytest.approx([-0.3])
+    assert slopes(np.array([[9, 0.01, 0.1, 1, np.nan, np.nan]])) == pytest.approx([-1])
+    assert slopes(np.array([[0, 0, 0, 1e-5, 1e-3]])) == pytest.approx([-2])
+    assert np.isnan(slopes(np.array([[1, 0, 0, 1.0]]))).all()
+
+
+def test_fates_have_thresholds_of_a_decade():
+    values = np.array([[-1.1, -9], [-0.9, -9], [0.9, -9], [1.1, -9], [np.nan, np.nan]])
+    assert fates(values).tolist() == [0, 1, 1, 2, -1]
+
+
+def test_every_row_of_the_summary_follows_from_the_networks(written):
+    folder, _ = written
+    networks, summary = read(folder / "networks.csv"), read(folder / "summary.csv")
+    assert len(networks) == 3 * 2 * SEEDS
+    for row in summary:
+        group = [n for n in networks if (n["stage"], n["length"]) == (row["stage"], row["length"])]
+        solvers = [n for n in group if n["solver"] == "True"]
+        others = [n for n in group if n["solver"] == "False"]
+        assert all((float(n["accuracy"]) > 0.5) for n in solvers if n["stage"] == "best")
+        sets = {"all": group, "solvers": solvers, "others": others}
+        measure, ends = row["measure"], [float(row["interval_low"]), float(row["interval_high"])]
+        if measure not in networks[0]:
+            members = sets[row["group"]]
+            times = sum(n["fate"] == measure for n in members)
+            share = wilson_interval(times, len(members))
+            assert float(row["mean"]) == times / len(members)
+            assert ends == [share.low, share.high]
+            continue
+        values = {
+            k: np.array([float(n[measure]) for n in v if n[measure]]) for k, v in sets.items()
+        }
+        if row["group"] == "solvers less others":
+            mean = values["solvers"].mean() - values["others"].mean()
+        else:
+            mean = values[row["group"]].mean()
+            assert int(row["networks"]) == values[row["group"]].size
+        assert float(row["mean"]) == pytest.approx(mean)
+        assert ends[0] <= mean <= ends[1]
+        if row["group"] == "all":
+            assert ends == [*vars(mean_interval(values["all"])).values()]
+
+
+def test_every_number_of_the_page_is_in_the_summary_with_its_interval(written):
+    folder, _ = written
+    rows = read(folder / "summary.csv")
+    known = {
+        (*(f"{float(r[c]):z.3f}" for c in ("mean", "interval_low", "interval_high")), r["length"])
+        for r in rows
+    }
+    text = (folder / "explanation.md").read_text()
+    claims = CLAIM.findall(text)
+    assert len(claims) > 30 and set(claims) <= known
+    body = text.partition("## ")[2]
+    assert not re.findall(r"\d+\.\d+", CLAIM.sub("", body).replace("above 0.5", ""))
+
+
+def test_the_page_claims_only_what_the_whole_interval_supports(written):
+    text = (written[0] / "explanation.md").read_text()
+    assert "left out, because they diverged: 3." in text
+    sides = {
+        "The gradient shrinks on its way back": -1,
+        "The gradient grows on its way back": 1,
+        "Worse": -1,
+        "Better": 1,
+        "The data does not decide": 0,
+    }
+    for words, side in sides.items():
+        for sentence in re.findall(rf"{words}: ((?:{CLAIM.pattern}(?:, )?)+)", text):
+            for _, low, high, _ in CLAIM.findall(sentence[0]):
+                inside = float(low) <= 0.5 and float(high) >= 0
+                assert {-1: float(high) <= 0, 1: float(low) >= 0, 0: inside}[side]
+    for stage, words in (("Before training", "shrinks"), ("At the end", "grows")):
+        assert re.search(rf"\*\*{stage}\.\*\* The gradient {words} on its way back: ", text)
+
+
+def test_a_value_on_the_reference_decides_nothing():
+    def row(low, high):
+        return {"mean": (low + high) / 2, "interval": Interval(low, high), "length": 5}
+
+    rows = [row(-1, 0), row(0, 1), row(-2, -1), row(1, 2), row(np.nan, np.nan)]
+    text = sentences(rows, 0.0, "Below", "Above")
+    assert text.count("Below: -1.500") == text.count("Above: 1.500") == 1
+    undecided = text.partition("The data does not decide: ")[2]
+    assert "-0.500 (-1.000 to 0.000)" in undecided and "- (-)" in undecided
+
+
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_should():
+    random, hits = np.random.default_rng(1), 0
+    for _ in range(200):
+        accuracy = np.tile(random.permutation(np.repeat([0.2, 0.8], [20, 30])), (3, 1))
+        values = random.normal(accuracy[BEST] / 0.6, 1)  # solvers are 1 above others
+        empty = np.zeros((3, 50, 1, 2))
+        sweep = Explanation(
+            **{"length": np.full(50, 2), "seed": np.arange(50), "targets": np.array(["x"])},
+            **{"is_answer": np.array([True]), "chance": np.zeros((50, 1)), "accuracy": accuracy},
+            **{"readout": empty, "shuffled": empty, "gradient": empty[:, :, 0]},
+            **{"jacobian": empty, "product": empty[:, :, 0], "tested": np.array([2])},
+            **{"unseen": np.zeros((50, 1)), "diverged": 0, "threshold": 0.5},
+        )
+        (row,) = [r for r in mean_rows(sweep, {("x",): values}, ("m",)) if "less" in r["group"]]
+        hits += row["interval"].low < 1 < row["interval"].high
+    assert 180 <= hits <= 198
+
+
+def test_curves_end_where_the_sequences_do(written):
+    rows = read(written[0] / "curves.csv")
+    longest = {n: max(int(r["position"]) for r in rows if r["length"] == str(n)) for n in LENGTHS}
+    assert longest == {5: 5, 8: 8}
+    assert {r["stage"] for r in rows} == set(STAGES)
+    unseen = read(written[0] / "unseen_lengths.csv")
+    assert {(r["length"], r["tested"]) for r in unseen} == {(a, b) for a in "58" for b in "58"}
+
+
+def test_all_figures_are_drawn_and_arrays_written(found, written):
+    folder, paths = written
+    assert set(paths) == set(folder.iterdir())
+    assert {p.stem for p in paths if p.suffix == ".png"} == set(figures_of(found))
+    assert len(figures_of(found)) == 6
+    arrays = np.load(folder / "explanation.npz")
+    assert np.array_equal(arrays["readout"], found.readout, equal_nan=True)
+
+
+def test_a_cell_outside_the_family_has_no_gradients_in_tables_or_figures(found):
+    import dataclasses
+
+    nothing = {
+        n: np.full_like(getattr(found, n), np.nan) for n in ("gradient", "jacobian", "product")
+    }
+    other = dataclasses.replace(found, **nothing)
+    assert not {"gradient slope", "perturbation", "shrinks"} & {
+        r["measure"] for r in summary_rows(other)
+    }
+    assert set(figures_of(other)) == {"forgetting", "solvers_and_others", "unseen_lengths"}
+    text = page(other, "the sum", ["Not of the family."])
+    assert "Not of the family." in text and "way back" not in text
+
+
+def test_measures_are_differences_within_a_network(found):
+    values = measures(found)
+    last = np.array([found.readout[BEST, e, 1, n - 1] for e, n in enumerate(found.length)])
+    assert values["readout above answer"][BEST] == pytest.approx(last - found.accuracy[BEST])
+    own = np.where(found.length == 5, 0, 1)
+    rows = np.arange(own.size)
+    change = found.unseen[rows, 1 - own] - found.unseen[rows, own]
+    assert values["other lengths"][BEST] == pytest.approx(change)
