@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--out", type=cli.path, metavar="DIR", help="where it goes [RUN/explanation]"
     )
-    cli.add_platform_options(parser)
+    cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
     between(0, 1)("--threshold", options.threshold)
     runs = runs_in(Path(options.run))
