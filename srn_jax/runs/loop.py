@@ -81,6 +81,7 @@ class RunOptions:
     overwrite: bool = False
     checkpoint_every: float | None = None  # seconds; None keeps the cost under CHECKPOINT_SHARE
     chunk: int | None = None  # experiments side by side on a device
+    kernel: bool = False  # train by the kernels for GPUs
     command: str = ""  # what the user typed, for the report
 
 
@@ -265,7 +266,7 @@ def train(
 
     try:
         reporter.say(COMPILING)
-        sweep = Sweep(configs, files, options.chunk)
+        sweep = Sweep(configs, files, options.chunk, options.kernel)
         trained = block < len(sweep.eval_steps)
         if block:
             resume(sweep, starts)

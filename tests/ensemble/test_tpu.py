@@ -108,7 +108,7 @@ for cell in ("srn", "residual-srn", "lstm", "gru"):
 
 @needs_cuda
 def test_the_kernels_keep_their_registers_and_float32(tmp_path):
-    """The assembler finds no spills in what XLA made of them, and no instruction of a tensor core."""
+    """The assembler finds no spills in what XLA made, and no instruction of a tensor core."""
     need("gpu-h100")
     environment = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
     root = Path(__file__).parents[2]
