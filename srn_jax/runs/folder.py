@@ -58,7 +58,15 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
 # Which it may hold since it has a digest.
 NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
-    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER, HISTORIES_FILE, LOG_FILE),
+    *(
+        "checkpoints",
+        "explanation",
+        "figures",
+        CODE_FOLDER,
+        TABLES_FOLDER,
+        HISTORIES_FILE,
+        LOG_FILE,
+    ),
     *(PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
