@@ -1,5 +1,6 @@
 """JAX for the tests: a CPU of two devices, strict about shapes, with a cache of its own."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
 
 from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
+from srn_jax.cli import options  # noqa: E402
 
 platform.configure("cpu", cpu_devices=2)
 
@@ -35,5 +37,22 @@ def run_script():
             text=True,
             timeout=timeout,
         )
+
+    return run
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """Run a script in this process, whose JAX has started; returns status and both outputs."""
+
+    def run(name: str, *arguments: object):
+        words = [name, *map(str, arguments)]
+        with monkeypatch.context() as patch:
+            patch.setattr(platform, "configure", lambda *_: None)
+            patch.setattr(sys, "argv", words)
+            patch.syspath_prepend(str(ROOT / "scripts"))
+            with pytest.raises(SystemExit) as end:
+                options.run_script(importlib.import_module(name.removesuffix(".py")).main)
+        return subprocess.CompletedProcess(words, end.value.code, *capsys.readouterr())
 
     return run

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srn_jax.cells import Cell
-from srn_jax.cells.recurrence import product, recurrent_side
+from srn_jax.cells.loops import product, recurrent_side
 from srn_jax.errors import UserError
 from srn_jax.tasks.task import Array, Examples, Task
 from srn_jax.training.experiment import Program

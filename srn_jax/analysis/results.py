@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -280,6 +281,9 @@ def read_histories(folder: Path) -> Histories:
     path = folder / HISTORIES_FILE
     content = read_checked(path)
     try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(part.file_size for part in archive.infolist()) > len(content):
+                raise ValueError("it is compressed, as no run writes it")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             tables: dict[str, dict[str, np.ndarray]] = {"step": {}, "evaluation": {}}
             for key in arrays.files:

@@ -189,7 +189,7 @@ def keep_where(mask_ref: Any, t: Any, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, old)
 
 
-def planes(cell: Any, ref: Any, *index: Any) -> Planes | None:
+def planes(cell: Any, ref: Any, *index: Any) -> Any:
     """The gates of `ref[index]`, which is `[rows, gates * D]`; None of None."""
     if ref is None:
         return None

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from srn_jax.checks import check_list, whole
+from srn_jax.checks import between, check_list, whole
 from srn_jax.cli import options as cli
 from srn_jax.config import TEXTBOOK_LENGTHS
 from srn_jax.errors import UserError
@@ -137,6 +137,41 @@ def plot(arguments: list[str]) -> None:
     publish.publish_comparison(Path(options.out or beside), runs, options.baseline, look)
 
 
+def explain(arguments: list[str]) -> None:
+    """Explain why the networks of a run forget, into RUN/explanation/.
+
+    python scripts/explain.py RUN                               # a page, figures and tables
+    python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
+    """
+    parser = cli.Parser(explain.__doc__)
+    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
+    parser.add_argument("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
+    parser.add_argument(
+        "--threshold",
+        type=cli.NUMBER,
+        default=0.5,
+        metavar="X",
+        help="test accuracy above which a network is a solver [0.5]",
+    )
+    parser.add_argument(
+        "--gates", metavar="TOKENS", help='draw the gates along a sequence like "3 4 0"'
+    )
+    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", help="whose gates [the first]")
+    parser.add_argument("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
+    cli.add_options(parser, "platform")
+    options = parser.parse_args(arguments)
+    between(0, 1)("--threshold", options.threshold)
+    runs = run_folder.runs_in(Path(options.run))
+    if len(runs) > 1 and options.out is not None:
+        raise UserError("--out is for one run, and this folder holds several")
+    cli.start_platform(options)
+    from srn_jax.cli import explain as explaining
+
+    for run in runs:
+        folder = Path(options.out or run / "explanation")
+        print("written:", *explaining.explain(run, folder, options), sep="\n  ")
+
+
 def generate_data(arguments: list[str]) -> None:
     """Write the textbook's DigitSum files, byte for byte: DIR/<length>/{train,dev,test}.txt."""
     parser = cli.Parser(generate_data.__doc__)
@@ -166,12 +201,17 @@ def generate_data(arguments: list[str]) -> None:
         whole(1, 10_000)("--multiplicities", multiplicity)
     whole(0, 2**32 - 1)("--seed", options.seed)
 
-    drawn = textbook_splits(tuple(options.lengths), tuple(options.multiplicities), options.seed)
-    sets = list(drawn)
-    if not options.overwrite:
-        for length, splits in sets:
-            check_same(Path(options.out), length, splits)
-    for length, splits in sets:
-        write_splits(Path(options.out), length, splits)
+    out, drawing = Path(options.out), (tuple(options.lengths), tuple(options.multiplicities))
+    examples = 100 * sum(options.multiplicities)
+    size = sum(examples * (2 * length + 2) for length in options.lengths)
+    print(
+        f"{examples * len(options.lengths):,} examples, {size / 1e6:,.1f} MB, to {out}", flush=True
+    )
+    run_folder.check_room(out, size)
+    if out.exists() and not options.overwrite:
+        for length, splits in textbook_splits(*drawing, options.seed):
+            check_same(out, length, splits)
+    for length, splits in textbook_splits(*drawing, options.seed):
+        write_splits(out, length, splits)
         sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
-        print(f"{Path(options.out) / str(length)}: {sizes}; {splits.overlap} test also in train")
+        print(f"{out / str(length)}: {sizes}; {splits.overlap} test also in train", flush=True)

@@ -20,6 +20,7 @@ from srn_jax.cli.devices import PLATFORMS, Distributed
 from srn_jax.config import (
     PROBES,
     TEXTBOOK_LENGTHS,
+    DataFolder,
     ExperimentConfig,
     SweepConfig,
     option_name,
@@ -52,7 +53,7 @@ TEXTBOOK_DATA = "runs/textbook-data"
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SWITCHES = ("fresh_data",)
-SHORTEST = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
+SHORTEST: dict[str, Any] = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
 SETTINGS = (
     *("section", "quick", "textbook", "lengths", "seeds", "first_seed", "data", "probe"),
     *(field.name for field in EXPERIMENT_FIELDS),
@@ -139,8 +140,8 @@ def path(text: str) -> str:
 
 
 WHOLE, NUMBER = number_of(int), number_of(float)
-LENGTHS = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
-COUNT = {"type": WHOLE, "metavar": "N"}
+LENGTHS: dict[str, Any] = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
+COUNT: dict[str, Any] = {"type": WHOLE, "metavar": "N"}
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
     "platform": {
         "--platform": {"choices": PLATFORMS, "default": "auto", "help": "where to run"},
@@ -282,7 +283,10 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         if len(set(chosen[name])) < len(chosen[name]):
             raise UserError(f"{option_name(name)} has a value more than once")
     sweep = SweepConfig(
-        tuple(lengths), seeds_of(number, chosen["first_seed"]), probes=tuple(chosen["probe"] or ())
+        lengths=tuple(lengths),
+        seeds=seeds_of(number, chosen["first_seed"]),
+        data=None if data is None else DataFolder(data, ""),
+        probes=tuple(chosen["probe"] or ()),
     )
     sweeps = [
         dataclasses.replace(

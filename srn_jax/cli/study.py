@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -89,7 +90,7 @@ def run_and_publish(
         for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
             if run is not None:  # another process publishes it
                 done[name] = run
-                attempt("the gates could not be drawn", lambda f=folder, c=own: draw_gates(f, c))
+                attempt("the gates could not be drawn", partial(draw_gates, folder, own))
                 publish_run(folder, run, process)
                 for line in closing_lines(run, own) if textbook else ():
                     say(line)
@@ -138,8 +139,9 @@ def draw_gates(folder: Path, config: SweepConfig) -> None:
 
 def has_gates(config: SweepConfig) -> bool:
     """Whether a sweep's cell names its gates."""
-    cell = cell_class(config.experiment.cell)
-    return issubclass(cell, Cell) and cell.gate_values.__func__ is not Cell.gate_values.__func__
+    cell, family = cell_class(config.experiment.cell), [Cell]
+    family += [kind for kind in cell.__mro__ if issubclass(kind, Cell)]
+    return any("gate_values" in vars(kind) for kind in family if kind is not Cell)
 
 
 def write_variants(

@@ -27,6 +27,7 @@ the same names, which needs no PyTorch. Nothing in a file is ever executed.
 import dataclasses
 import io
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ from srn_jax.training.model import Parameters
 NUMPY_SUFFIX = ".npz"
 TORCH_SUFFIXES = (".pth", ".pt", ".pdparams")
 SUFFIXES = (NUMPY_SUFFIX, *TORCH_SUFFIXES)
+MOST_BYTES = 2**31  # no network of `config`'s largest sizes has more
 
 
 class Tensor(NamedTuple):
@@ -279,13 +281,24 @@ def check_suffix(path: Path) -> None:
 def read_numpy(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; pickled objects are refused."""
     # NumPy leaves a file that it has opened itself open when it turns out to be no archive.
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-        return dict(archive)
+    with open(path, "rb") as file:
+        if zipfile.is_zipfile(file):
+            check_size(sum(part.file_size for part in zipfile.ZipFile(file).infolist()))
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return dict(archive)
+
+
+def check_size(size: int) -> None:
+    """Raise `UserError` for more than any network has, before memory is taken for it."""
+    if size > MOST_BYTES:
+        raise UserError(f"{size:,} bytes, expected weights of at most {MOST_BYTES:,}")
 
 
 def read_torch(path: Path) -> Any:
     """What a file of PyTorch's holds, tensors and containers of them; code is refused."""
     torch = import_torch(path)
+    check_size(path.stat().st_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old formats; what is in the file is checked
         return torch.load(path, map_location="cpu", weights_only=True)

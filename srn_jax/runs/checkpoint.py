@@ -84,7 +84,7 @@ class Writer:
         self.check = check
         self.cost = 0.0  # seconds from the start of gathering the last saved state to its end
         self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
+        self._error: str | None = None
 
     def save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
         """Start saving what each run has after `block` blocks; `items` are of `split_state`.
@@ -98,11 +98,14 @@ class Writer:
         self._thread.start()
 
     def _save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
-        try:
-            for (run, settings), own in zip(self.runs, items, strict=True):
-                write(run, block, own, settings)
-        except Exception as error:
-            self._error = error
+        with quiet():
+            try:
+                for (run, settings), own in zip(self.runs, items, strict=True):
+                    write(run, block, own, settings)
+            except Exception as error:
+                self._error = reason_of(error)
+            if self._error is not None:
+                settle()
         self.cost = time.monotonic() - began
 
     def saving(self) -> bool:
@@ -121,8 +124,8 @@ class Writer:
             self.check()  # a folder that is gone is the clearest reason
             raise CheckpointError(
                 f"no checkpoint could be written to {self.runs[0][0] / CHECKPOINTS_FOLDER}: "
-                f"{reason_of(error)}; those before it are kept, the same command goes on from there"
-            ) from error
+                f"{error}; those before it are kept, the same command goes on from there"
+            )
 
 
 def write(run: Path, block: int, items: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -131,13 +134,11 @@ def write(run: Path, block: int, items: dict[str, Any], settings: dict[str, Any]
     manifest["sha256"] = _digest(manifest)
     path = run / CHECKPOINTS_FOLDER / str(block)
     trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-    with quiet():
-        if path.exists():
-            remove(path)
-        _checkpointer().save(
-            path.absolute(),
-            args=ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **trees),
-        )
+    if path.exists():
+        remove(path)
+    _checkpointer().save(
+        path.absolute(), args=ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **trees)
+    )
     for old in blocks_in(run)[KEEP:]:
         remove(run / CHECKPOINTS_FOLDER / str(old))
     for damaged in (run / CHECKPOINTS_FOLDER).glob(f"*{DAMAGED}"):
@@ -169,31 +170,45 @@ def read(run: Path, block: int) -> Checkpoint:
         CheckpointError: if it cannot be read for another reason.
     """
     path = run / CHECKPOINTS_FOLDER / str(block)
+    arguments = {name: ocp.args.StandardRestore() for name in ITEMS}
+    args = ocp.args.Composite(manifest=ocp.args.JsonRestore(), **arguments)
+    damage = outside = None
+    with quiet():
+        try:
+            restored = _checkpointer().restore(path.absolute(), args=args)
+        except Exception as error:  # damage surfaces as any of a dozen types
+            reason = outside_of(error, path)
+            outside = reason and reason_of(reason)
+            damage = reason_of(error)
+        if damage is not None:
+            settle()
+    if outside is not None:
+        raise CheckpointError(f"{path} cannot be read ({outside}); nothing was changed")
+    if damage is not None:
+        raise Damage(damage)
+    trees, settings = checked(restored)
+    return Checkpoint(block, translate_items(trees), settings)
+
+
+def checked(restored: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Items and settings of a checkpoint; raises `Damage` unless they are what was saved."""
     try:
-        arguments = {name: ocp.args.StandardRestore() for name in ITEMS}
-        with quiet():
-            restored = _checkpointer().restore(
-                path.absolute(),
-                args=ocp.args.Composite(manifest=ocp.args.JsonRestore(), **arguments),
-            )
         manifest = dict(restored["manifest"])
-        if manifest.pop("sha256", None) != _digest(manifest):
-            raise Damage("its manifest is not what was saved")
+        digest, wanted, settings = (
+            manifest.pop("sha256"),
+            manifest["arrays"],
+            manifest["settings"],
+        )
         trees = {name: restored[name] for name in ITEMS}
-        found, wanted = describe(trees), manifest["arrays"]
-        for name in sorted(wanted.keys() | found.keys()):
-            if found.get(name) != wanted.get(name):
-                raise Damage(f"{name} is not what was saved")
-    except Damage:
-        raise
-    except Exception as error:  # damage surfaces as any of a dozen types
-        outside = outside_of(error, path)
-        if outside is None:
-            raise Damage(reason_of(error)) from None
-        raise CheckpointError(
-            f"{path} cannot be read ({reason_of(outside)}); nothing was changed"
-        ) from error
-    return Checkpoint(block, translate_items(trees), manifest["settings"])
+        found = describe(trees)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Damage(reason_of(error)) from None
+    if digest != _digest(manifest):
+        raise Damage("its manifest is not what was saved")
+    for name in sorted(wanted.keys() | found.keys()):
+        if found.get(name) != wanted.get(name):
+            raise Damage(f"{name} is not what was saved")
+    return trees, settings
 
 
 def outside_of(error: Exception, path: Path) -> Exception | None:
@@ -374,28 +389,29 @@ def _checkpointer() -> ocp.Checkpointer:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Orbax from reporting what becomes an exception anyway, with tracebacks of its own.
-
-    TensorStore's other reads and writes may find that nobody waits for them any more.
-    """
-    logger = logging.getLogger("absl")
-    level, hook = logger.level, sys.unraisablehook
+    """Keep Orbax from reporting what becomes an exception anyway, with tracebacks of its own."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
 
     def without_closed_loops(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    logger.setLevel(logging.CRITICAL)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     sys.unraisablehook = without_closed_loops
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-            try:
-                yield
-            except Exception:
-                gc.collect()
-                time.sleep(0.1)  # for reads and writes that nobody waits for
-                raise
+            yield
     finally:
         sys.unraisablehook = hook
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def settle() -> None:
+    """Let go of what a failed read or write has left, while nobody hears what it says."""
+    gc.collect()
+    time.sleep(0.1)  # TensorStore's others find that nobody waits for them any more
+    gc.collect()

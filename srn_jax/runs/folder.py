@@ -58,16 +58,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
 # Which it may hold since it has a digest.
 NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
-    *(
-        "checkpoints",
-        "explanation",
-        "figures",
-        CODE_FOLDER,
-        TABLES_FOLDER,
-        HISTORIES_FILE,
-        LOG_FILE,
-    ),
-    *(PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
+    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER),
+    *(HISTORIES_FILE, LOG_FILE, PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
 
@@ -187,9 +179,19 @@ def check_place(folder: Path) -> None:
                 raise UserError(f"{path} is not a folder, expected one (--out)")
             if path.name == ".." and not path.is_dir():
                 raise UserError(f"{folder}: goes through a folder that is not there (--out)")
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{folder}: no possible folder ({reason})") from None
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raise `UserError` for more bytes than there is room for in a folder, or where it will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise UserError(f"{folder}: only {free / 1e6:,.1f} MB are free there, draw fewer examples")
 
 
 def make_folder(folder: Path) -> None:
@@ -250,6 +252,8 @@ def read_study(folder: Path) -> dict[str, SweepConfig]:
     try:
         configs = {name: config_in(folder, own) for name, own in settings.items()}
         names = [*variants_of([*configs.values()])]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (AttributeError, IndexError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
     if len(configs) < 2 or [*configs] != names:

@@ -11,7 +11,7 @@ import numpy as np
 
 from srn_jax.analysis.results import Run
 from srn_jax.cells import Cell
-from srn_jax.cells.recurrence import recurrent_side
+from srn_jax.cells.loops import recurrent_side
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import draw_test_sets, evaluate_experiments, pad_examples
 from srn_jax.errors import UserError, warn

@@ -4,15 +4,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srn_jax.cells import Cell, cell_class
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
 from srn_jax.tasks import task_of
-from srn_jax.tasks.task import Dataset, Examples, Task, check_length
+from srn_jax.tasks.task import PADDING, Dataset, Examples, Task, Tokens, check_length
 from srn_jax.training.experiment import batch_of, prepare, program_of, train_step
-from srn_jax.training.model import hyperparameters_of
+from srn_jax.training.model import hyperparameters_of, new_network
 
 
 def try_out(config: SweepConfig) -> None:
@@ -35,6 +36,8 @@ def try_out(config: SweepConfig) -> None:
         return
     with own_mistakes(*own):
         check_cell(settings)
+        if len(config.lengths) > 1:
+            check_padding(task, settings, min(config.lengths))
         program = program_of(config)
         hyper = hyperparameters_of(settings)
         inputs = jnp.uint32(0), jnp.int32(length), hyper
@@ -54,6 +57,28 @@ def try_out(config: SweepConfig) -> None:
         wrong = [name for name, value in recorded.items() if value.shape]
         if wrong:
             raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
+
+
+def check_padding(task: Task, config: ExperimentConfig, length: int) -> None:
+    """Raise `UserError` for a module of the user's whose states depend on padding.
+
+    Shorter sequences are padded on the left, so such a network would be tested as another one.
+    """
+    cell = cell_class(config.cell)
+    if path_of(config.cell) is None or issubclass(cell, Cell):
+        return
+    kind = task.inputs
+    shape = () if isinstance(kind, Tokens) else (kind.size,)
+    filler, value = (PADDING, 0) if isinstance(kind, Tokens) else (0.0, 1.0)
+    inputs = jnp.full((1, length, *shape), value)
+    padded = jnp.concatenate([jnp.full((1, 2, *shape), filler), inputs], axis=1)
+    network = new_network(task, config, jax.random.key(0))
+    begun = jnp.arange(length + 2)[None] >= 2
+    last, last_padded = network.states(inputs)[-1], network.states(padded, begun)[-1]
+    if not np.allclose(last, last_padded, atol=1e-4):
+        raise UserError(
+            f"{config.cell}: padding on the left changes its states, hold them where mask is False"
+        )
 
 
 def files_like(task: Task, length: int) -> Examples:

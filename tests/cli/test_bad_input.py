@@ -16,6 +16,7 @@ from srn_jax.cli import options as cli
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.interop.textbook_files import textbook_splits, write_splits
 from srn_jax.runs import folder as run_folder
+from srn_jax.tasks import BY_NAME
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_jax_0.7.2"
@@ -24,9 +25,10 @@ BAD_LINES = {  # what stands in line 2 of a training file of length 3
     "short": b"1 2\t3",
     "long": b"1 2 3 4\t3",
     "letter": b"1 x 0\t3",
-    "two-digits": b"1 12 0\t3",
+    "large": b"1 10000 0\t3",
+    "zero-first": b"1 02 0\t3",
     "negative": b"1 -2 0\t3",
-    "label-19": b"9 9 0\t19",
+    "large-label": b"9 9 0\t10000",
     "label-minus": b"1 2 0\t-3",
     "label-real": b"1 2 0\t3.0",
     "no-label": b"1 2 0\t",
@@ -53,9 +55,9 @@ BAD_SETTINGS = {  # changes of a good run file's settings
     "lengths-number": {"lengths": 3},
     "seeds-twice": {"seeds": [0, 0]},
     "data-number": {"data": 3},
-    "data-gone": {"data": "nowhere"},
+    "data-gone": {"data": "nowhere", "data_sha256": "0" * 64},
     "experiment-none": {"experiment": None},
-    "experiment-unknown": {"experiment": {"optimizer": "sgd"}},
+    "experiment-unknown": {"experiment": {"colour": "red"}},
     "experiment-bad": {"experiment": {"learning_rate": -1}},
 }
 
@@ -87,9 +89,10 @@ def world(tmp_path_factory):
     for name, line in BAD_LINES.items():
         shutil.copytree(world / "data" / "3", world / "data-of" / name / "3")
         (world / "data-of" / name / "3" / "train.txt").write_bytes(b"1 2 0\t3\n" + line + b"\n")
-    for name in ("nothing", "no-dev", "is-folder"):
+    for name in ("nothing", "no-dev", "is-folder", "unseen"):
         shutil.copytree(world / "data" / "3", world / "data-of" / name / "3")
     (world / "data-of" / "nothing" / "3" / "test.txt").write_bytes(b"")
+    (world / "data-of" / "unseen" / "3" / "train.txt").write_bytes(b"1 2 0\t3\n")
     (world / "data-of" / "no-dev" / "3" / "dev.txt").unlink()
     (world / "data-of" / "is-folder" / "3" / "train.txt").unlink()
     (world / "data-of" / "is-folder" / "3" / "train.txt").mkdir()
@@ -104,6 +107,8 @@ def world(tmp_path_factory):
         texts[name] = json.dumps(good | {"settings": good["settings"] | change})
     for name, change in BAD_INFO.items():
         texts[name] = json.dumps(good | change)
+    gone = good["settings"] | BAD_SETTINGS["data-gone"]
+    texts["data-gone"] = json.dumps(good | {"settings": gone, "finished": False})
     for name, text in texts.items():
         (world / "runs-of" / name).mkdir(parents=True)
         (world / "runs-of" / name / "run.json").write_text(text)
@@ -173,7 +178,6 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     # not numbers
     ("--lengths five", "'five' is not a whole number"),
     ("--lengths ٥", "'٥' is not a whole number"),
-    ("--epochs 1000000 --multiplicity 10000 --batch-size 1", "training steps are too many"),
     ("--lengths 5.5", "'5.5' is not a whole number"),
     ("--lengths ''", "'' is not a whole number"),
     ("--lengths 5,10", "'5,10' is not a whole number"),
@@ -184,7 +188,7 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--chunk 0x10", "'0x10' is not a whole number"),
     ("--cpu-devices all", "'all' is not a whole number"),
     # nothing, twice, unknown
-    ("--lengths", "--lengths: expected at least one argument"),
+    ("--lengths", "--lengths/--length: expected at least one argument"),
     ("--hidden-size", "--hidden-size: expected at least one argument"),
     ("--seeds", "--seeds: expected one argument"),
     ("--lengths 5 10 5", "--lengths names 5 more than once"),
@@ -194,8 +198,25 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--recurrent-init ''", "--recurrent-init must be one of"),
     ("--platform cuda", "invalid choice: 'cuda'"),
     ("--platform", "--platform: expected one argument"),
-    ("--length 5", "unrecognized arguments: --length 5"),
-    ("--optimizer sgd", "unrecognized arguments: --optimizer sgd"),
+    ("--length 2", "--lengths must be a whole number from 3 to 100000, got 2"),
+    ("--task adding --lengths 1", "--lengths must be a whole number from 2"),
+    ("--task recall --lengths 5", "--lengths must be a whole number from 6"),
+    ("--colour red", "unrecognized arguments: --colour red"),
+    ("--optimizer lbfgs", "--optimizer must be one of adam, sgd, rmsprop, got 'lbfgs'"),
+    ("--cell srm", "--cell must be one of srn, residual-srn, lstm, gru, or a class of yours"),
+    ("--cell mine.py", "as FILE.py:NAME, got 'mine.py'"),
+    ("--task sum", "--task must be one of digit-sum, adding, recall, or a class of yours"),
+    ("--probe loss", "--probe must be one of gradient-norm, update-norm, parameter-norm"),
+    ("--probe update-norm update-norm", "--probe names update-norm more than once"),
+    ("--clip-norm 0", "--clip-norm must be a number above 0"),
+    ("--clip-norm nothing", "'nothing' is not a number"),
+    ("--clip tensor", "--clip must be one of per-tensor, global"),
+    ("--loss-reduction median", "--loss-reduction must be one of mean, sum"),
+    ("--forget-bias inf", "--forget-bias must be a number from -1e+06 to 1e+06, got inf"),
+    ("--steps 0", "--steps must be a whole number from 1"),
+    ("--section 6.4", "invalid choice: '6.4'"),
+    ("--textbook --lengths 7", "--lengths: the textbook has files of 5, 10, 15, 20, 25, 30, 35"),
+    ("--textbook --task adding", "--data holds digits and a label, leave out --task"),
     ("runs/one", "unrecognized arguments: runs/one"),
     # data
     ("--data nowhere", "nowhere: no such folder of data"),
@@ -204,13 +225,17 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--data data --lengths 5", "data/5/train.txt: cannot be read (No such file"),
     ("--data data", "4/train.txt has 200 examples but length 3 has 100"),
     ("--data data --lengths 3 --multiplicity 3", "leave it out with --data"),
-    ("--data data-of/length-2", "got 2"),
-    ("--data data-of/short", "short/3/train.txt, line 2: 2 digits, expected 3"),
-    ("--data data-of/long", "train.txt, line 2: 4 digits, expected 3"),
-    ("--data data-of/letter", "line 2: 'x' is not a digit"),
-    ("--data data-of/two-digits", "line 2: '12' is not a digit"),
-    ("--data data-of/negative", "line 2: '-2' is not a digit"),
-    ("--data data-of/label-19", "line 2: label 19, expected 0 to 18"),
+    ("--data data-of/length-2", "2/train.txt, line 1: 3 numbers, expected 2"),
+    ("--data data --lengths 3 --task recall", "leave out --task"),
+    ("--data data --lengths 3 --fresh-data", "leave out --data"),
+    ("--data data-of/short", "short/3/train.txt, line 2: 2 numbers, expected 3"),
+    ("--data data-of/long", "train.txt, line 2: 4 numbers, expected 3"),
+    ("--data data-of/letter", "line 2: 'x' is not a whole number"),
+    ("--data data-of/large", "line 2: '10000' is not a whole number, expected"),
+    ("--data data-of/zero-first", "line 2: '02' is not a whole number"),
+    ("--data data-of/negative", "line 2: '-2' is not a whole number"),
+    ("--data data-of/large-label", "line 2: label '10000' is not a whole number, expected"),
+    ("--data data-of/unseen", "dev.txt, line 1: the label 0 does not occur in a training set"),
     ("--data data-of/label-minus", "line 2: label '-3' is not a whole number"),
     ("--data data-of/label-real", "line 2: label '3.0' is not a whole number"),
     ("--data data-of/no-label", "line 2: label '' is not a whole number"),
@@ -223,8 +248,8 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--data data-of/no-dev", "3/dev.txt: cannot be read (No such file"),
     ("--data data-of/is-folder", "3/train.txt: cannot be read (Is a directory"),
     # folders
-    ("--out file", "file is a file, expected a folder"),
-    ("--out file/below/it", "file is a file, expected a folder"),
+    ("--out file", "file is not a folder, expected one"),
+    ("--out file/below/it", "file is not a folder, expected one"),
     (f"--out {'x' * 300}", "File name too long"),
     ("--out thesis", "thesis is not empty and not the folder of a run (it has thesis.tex)"),
     ("--out thesis --overwrite", "thesis is not empty and not the folder of a run"),
@@ -250,7 +275,6 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
         for n in BAD_SETTINGS
         if n != "data-gone"
     ),
-    ("--resume runs-of/data-gone", "nowhere/3/train.txt: cannot be read"),
     *((f"--resume runs-of/{name}", f"{name}/run.json: damaged ({name} is") for name in BAD_INFO),
     *((f"--resume runs-of/{name}", f"{name}/study.json: damaged") for name in BAD_STUDIES),
     # several processes
@@ -275,15 +299,17 @@ EVALUATE = [
     ("no-checkpoint", "no-checkpoint: no checkpoint in it"),
     ("run --lengths 7", "the run has no length 7, it has 3, 5"),
     ("run --lengths 5 7", "the run has no length 7"),
-    ("run --seeds 2", "the run has no seed 2, it has 0, 1"),
-    ("run --seeds -1", "the run has no seed -1"),
+    ("run --seeds 3", "the run has no seed 2, it has 0, 1"),
+    ("run --first-seed 5", "the run has no seed 5"),
+    ("run --seeds -1", "--seeds must be a whole number from 1 to 1000000, got -1"),
     ("run --lengths five", "'five' is not a whole number"),
-    ("run --seeds", "--seeds: expected at least one argument"),
+    ("run --seeds", "--seeds: expected one argument"),
+    ("run --seeds 0 1", "unrecognized arguments: 1"),
     ("run --which worst", "invalid choice: 'worst'"),
     ("run --data nowhere", "nowhere/3/test.txt: cannot be read"),
     ("run --data data-of/nothing --lengths 3", "3/test.txt, line 1: empty line"),
     ("run --predict '1 2 0' --data data", "--predict needs no --data"),
-    ("run --predict ''", "--predict wants digits 0 to 9"),
+    ("run --predict ''", "--predict wants numbers 0 to 9"),
     ("run --predict '1 2 x'", "got '1 2 x'"),
     ("run --predict '1 12 0'", "got '1 12 0'"),
     ("run --predict -1", "--predict"),
@@ -298,10 +324,10 @@ PLOT = [
     ("run nowhere", "nowhere/run.json: cannot be read"),
     ("thesis", "thesis/run.json: cannot be read"),
     ("no-checkpoint", "no-checkpoint: this run has no checkpoint yet"),
-    ("run --out figures", "--out is for a comparison"),
+    ("run --out figures", "--out, --labels and --baseline are for several runs"),
     ("run run --out ''", "--out: expected a path, got an empty one"),
-    ("run run --out file", "file is a file, expected a folder"),
-    ("run run --out file/below", "file is a file, expected a folder"),
+    ("run run --out file", "file is not a folder, expected one"),
+    ("run run --out file/below", "file is not a folder, expected one"),
     ("runs-of/not-json", "not-json/run.json: damaged"),
     ("runs-of/versions", "versions/run.json: damaged"),
     ("runs-of/endless", "endless/run.json: damaged (seconds is nan)"),
@@ -325,7 +351,7 @@ GENERATE_DATA = [
     ("--out own --lengths 3 5", "own/3/train.txt has other data in it"),
     ("--out new --lengths 2", "--lengths must be a whole number from 3 to 100000, got 2"),
     ("--out new --lengths 5 5", "--lengths names 5 more than once"),
-    ("--out new --lengths", "--lengths: expected at least one argument"),
+    ("--out new --lengths", "--lengths/--length: expected at least one argument"),
     ("--out new --lengths 1e1", "'1e1' is not a whole number"),
     ("--out new --multiplicities 3 1", "--multiplicities: expected 3 arguments"),
     ("--out new --multiplicities 0 1 1", "--multiplicities must be a whole number from 1"),
@@ -338,14 +364,14 @@ GENERATE_DATA = [
 ]
 
 BENCHMARK = [
-    ("--out file", "file is a file, expected a folder"),
+    ("--out file", "file is not a folder, expected one"),
     ("--platform tpu", "invalid choice: 'tpu'"),
     ("--out ''", "--out: expected a path, got an empty one"),
-    ("--contender abacus", "no contender 'abacus', expected one of pytorch-loop"),
-    ("--contender srn_jax --task {", "--task: not a task"),
-    ("--contender srn_jax --task []", "--task: not a task"),
-    ("""--contender srn_jax --task '{"lengths": 5}'""", "--task: not a task"),
-    ("""--contender srn_jax --task '{"colour": 1}'""", "--task: not a task"),
+    ("--contender abacus", "no contender 'abacus', expected one of"),
+    ("--contender srn_jax --job {", "--job: not a job"),
+    ("--contender srn_jax --job []", "--job: not a job"),
+    ("""--contender srn_jax --job '{"lengths": 5}'""", "--job: not a job"),
+    ("""--contender srn_jax --job '{"colour": 1}'""", "--job: not a job"),
 ]
 
 MISTAKES = [
@@ -392,6 +418,33 @@ def test_a_mistake_costs_one_clear_line(script, arguments, says, world, monkeypa
     assert end.value.code == 2
     assert_one_line_about(says, *capsys.readouterr())
     assert content_of(world) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--epochs 1000000 --multiplicity 10000 --batch-size 1", "training steps are too many"),
+        ("--resume runs-of/data-gone", "nowhere/3/train.txt: cannot be read"),
+        ("--cell gone.py:Mine", "gone.py: cannot be read (No such file"),
+        ("--probe gone.py:Mine", "gone.py: cannot be read (No such file"),
+    ],
+)
+def test_a_mistake_that_only_jax_sees_costs_one_line_too(
+    arguments, says, world, monkeypatch, capsys
+):
+    monkeypatch.setattr(platform, "configure", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["sweep.py", *shlex.split(arguments)])
+    monkeypatch.chdir(world)
+    before = content_of(world)
+    with pytest.raises(SystemExit) as end:
+        cli.run_script(main_of("sweep"))
+    assert end.value.code == 2
+    assert_one_line_about(says, *capsys.readouterr())
+    assert content_of(world) == before
+
+
+def test_the_shortest_lengths_of_our_tasks_are_known_before_jax_is():
+    assert {name: task().shortest for name, task in BY_NAME.items()} == cli.SHORTEST
 
 
 def test_there_are_more_than_sixty_different_mistakes():
@@ -446,12 +499,15 @@ def test_too_little_memory_costs_one_line(error, capsys):
     assert_one_line_about("not enough memory", *capsys.readouterr())
 
 
-def test_our_own_mistakes_keep_their_traceback():
+def test_our_own_mistakes_keep_their_traceback(capsys):
     def main(_):
         raise RuntimeError("a mistake of ours")
 
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
+    with pytest.raises(SystemExit) as end:
         cli.run_script(main)
+    assert end.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith("RuntimeError: a mistake of ours\n")
 
 
 def test_flags_for_xla_go_in_for_versions_that_know_them_and_never_over_the_users():

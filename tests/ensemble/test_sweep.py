@@ -16,9 +16,7 @@ from srn_jax.training import experiment as training
 from srn_jax.training.model import hyperparameters_of, new_network, parameters_of
 
 SHORT = ExperimentConfig(epochs=4, eval_interval=50)  # 152 steps, 4 evaluations
-ADDING = ExperimentConfig(
-    task="adding", cell="gru", hidden_size=6, fresh_data=True, steps=12, eval_interval=5
-)
+ADDING = ExperimentConfig(task="adding", hidden_size=6, fresh_data=True, steps=12, eval_interval=5)
 
 
 def trained(lengths=(3, 5, 8), seeds=(0, 1, 2), settings=SHORT, **options):
@@ -66,7 +64,7 @@ def test_an_experiment_in_a_sweep_equals_the_one_alone(nine):
     sweep, _, histories = nine
     assert sweep.experiments == list(SweepConfig((3, 5, 8), (0, 1, 2)).experiments)
     for row, (length, seed) in enumerate(sweep.experiments):
-        if (length, seed) in ((3, 0), (5, 1), (8, 2)):
+        if (length, seed) in ((3, 0), (8, 2)):
             _, own = alone(SHORT, length, seed)
             assert histories["train_loss"][row] == pytest.approx(own["train_loss"], abs=1e-5)
             assert histories["dev_accuracy"][row] == pytest.approx(
@@ -151,7 +149,7 @@ def fresh():
 def test_fresh_data_is_drawn_by_step_and_kept_nowhere(fresh):
     sweep, _, histories = fresh
     assert sweep.data.train is None
-    data = sweep.gather(sweep.data)
+    data = jax.tree.map(jnp.asarray, sweep.gather(sweep.data))
     assert data.dev.inputs.shape == (4, 1000, 9, 2) and (data.overlap == 0).all()
 
     @jax.jit
@@ -287,26 +285,36 @@ def test_the_test_sets_of_some_experiments_are_drawn_again_as_they_were(nine):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
-@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("batch", [1, 4, 100])
 @pytest.mark.parametrize("programs", [1, 3, 8])
-def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, chunk, programs):
+def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, batch, programs):
     lengths = np.repeat([35, 5, 12, 7, 20], 6)
-    packing = pack(lengths, devices, chunk, programs)
-    slots = len(packing.program)
-    assert slots % devices == 0
-    assert packing.experiment.shape == (slots, chunk)
+    packing = pack(lengths, devices, batch, programs)
+    shards = len(packing.program)
+    assert shards % devices == 0
+    assert packing.experiment.shape == (shards, batch)
     assert packing.experiment.ravel()[packing.place].tolist() == list(range(30))
     busy = packing.program < len(packing.widths)
-    assert set(packing.place // chunk) == set(np.flatnonzero(busy))
+    assert set(packing.place // batch) == set(np.flatnonzero(busy))
     widths = np.array([*packing.widths, 0])[packing.program]
-    assert (widths[packing.place // chunk] >= lengths).all()
-    assert len(packing.widths) == min(programs, 5) and max(packing.widths) == 35
+    assert (widths[packing.place // batch] >= lengths).all()
+    assert len(packing.widths) <= min(programs, 5) and max(packing.widths) == 35
+    if batch == 1:  # nothing is padded that need not be
+        assert len(packing.widths) == min(programs, 5)
+    for program, padded in enumerate(packing.padded):
+        own = lengths[packing.experiment[packing.program == program]]
+        assert padded == (own.min() < packing.widths[program])
 
 
 def test_an_accelerator_runs_its_whole_share_side_by_side():
     packing = pack_for("tpu", np.repeat([5, 35], 8), devices=4)
     assert packing.experiment.shape == (4, 4)
     assert packing.widths == (35,) and packing.program.tolist() == [0] * 4
+
+
+def test_a_tpu_takes_turns_of_equal_size_where_its_fast_memory_would_not_hold_all():
+    packing = pack_for("tpu", np.repeat([5, 35], 500), devices=4)
+    assert packing.experiment.shape == (8, 125)  # 250 a device, of which 224 fit
 
 
 def test_the_textbooks_seven_lengths_keep_two_devices_equally_busy():

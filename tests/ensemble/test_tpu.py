@@ -1,57 +1,144 @@
-"""The programs of a sweep compile for TPUs, by libtpu's ahead-of-time compiler, without a TPU."""
+"""What the compilers of accelerators make of a sweep, without an accelerator."""
 
+import os
 import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
 
 import jax
-import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding
+from benchmark import estimate
+from benchmark.estimate import TARGETS, compile_sweep
 
-from srn_jax.config import ExperimentConfig
-from srn_jax.ensemble.packing import pack_for
-from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
+from srn_jax.config import ExperimentConfig, SweepConfig
 
-pytestmark = pytest.mark.needs_libtpu
-
-
-def lowered_for(topology: str, lengths=(5, 35), seeds=4):
-    """The two programs of a small sweep, lowered for the devices of a TPU topology."""
-    pytest.importorskip("libtpu")
-    # All chips on one host: older libtpu takes 2x2 a host for granted, even of a single chip.
-    host = [int(side) for side in topology.split(":")[1].split("x")] + [1]
-    devices = topologies.get_topology_desc(
-        platform="tpu", topology_name=topology, chips_per_host_bounds=host
-    ).devices
-    mesh = Mesh(np.array(devices), ("experiment",))
-    packing = pack_for("tpu", np.repeat(lengths, seeds), len(devices))
-    config = ExperimentConfig()
-
-    def on_mesh(shape, dtype):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, AXIS))
-
-    slots = on_mesh(packing.experiment.shape, np.uint32)
-    prepare = prepare_packed(mesh, config, max(lengths))
-    state, data = jax.tree.map(
-        lambda array: on_mesh(array.shape, array.dtype), jax.eval_shape(prepare, slots, slots, None)
-    )
-    program = on_mesh(packing.program.shape, np.int32)
-    advance = advance_packed(mesh, config, packing.widths).lower(state, data, program, 0, 1)
-    return prepare.lower(slots, slots, None), advance
+needs_libtpu = pytest.mark.needs_libtpu
+needs_cuda = pytest.mark.needs_cuda
+COLLECTIVE = r"all-(reduce|gather|to-all)|collective-permute|reduce-scatter"
+ALL_LENGTHS = range(5, 40, 5)
 
 
-@pytest.mark.parametrize("topology", ["v5e:1x1", "v5e:2x2", "v6e:2x2"])
-def test_the_programs_compile_for(topology):
-    for program in lowered_for(topology):
-        compiled = program.compile()
-        assert compiled.memory_analysis().temp_size_in_bytes < 16e9  # a v5e core has 16 GB
-    text = compiled.as_text()
-    assert not re.search(r"all-(reduce|gather|to-all)|collective-permute", text)
+def sweep(seeds=8, lengths=ALL_LENGTHS, **settings):
+    return SweepConfig(tuple(lengths), tuple(range(seeds)), ExperimentConfig(**settings))
 
 
-def test_float32_products_are_asked_for_in_float32():
+def need(name):
+    pytest.importorskip("libtpu" if name.startswith("tpu") else "jax_cuda13_plugin")
+
+
+@cache
+def estimated(name, seeds, cell="srn", chips=(1, 1), kernel=False):
+    need(name)
+    return estimate.estimate(TARGETS[name], sweep(seeds, cell=cell), chips, kernel)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(("seeds", "at_most"), [(8, 270_000), (64, 1_600_000)])
+def test_cycles_of_a_tpu_v5e_stay_within_their_budget(seeds, at_most):
+    assert estimated("tpu-v5e", seeds).count <= at_most
+
+
+@needs_libtpu
+def test_on_a_tpu_an_experiment_costs_no_more_where_there_are_many():
+    few, many = (estimated("tpu-v5e", seeds) for seeds in (8, 1000))
+    assert many.count / many.experiments <= 1.3 * few.count / few.experiments
+    assert many.temporary_bytes + many.argument_bytes < 14e9
+
+
+@needs_libtpu
+def test_four_chips_cost_each_what_one_costs_and_do_not_talk():
+    need("tpu-v5e")
+    alone, four = (estimated("tpu-v5e", seeds, chips=c) for seeds, c in ((8, (1, 1)), (32, (2, 2))))
+    assert four.count <= 1.05 * alone.count
+    compiled, _ = compile_sweep(TARGETS["tpu-v5e"], sweep(2), (2, 2))
+    assert not re.search(COLLECTIVE, compiled.as_text())
+
+
+@needs_libtpu
+def test_a_tpu_v6e_compiles_it():
+    need("tpu-v6e")
+    compiled, _ = compile_sweep(TARGETS["tpu-v6e"], sweep(2), (2, 2))
+    assert not re.search(COLLECTIVE, compiled.as_text())
+
+
+@needs_cuda
+@pytest.mark.parametrize("seeds", [1, 64, 1000])
+def test_launches_of_an_h100_do_not_depend_on_the_number_of_seeds(seeds):
+    found = estimated("gpu-h100", seeds)
+    assert found.count <= 210
+    assert found.temporary_bytes + found.argument_bytes < 8e9
+
+
+@needs_cuda
+@pytest.mark.parametrize(
+    ("cell", "at_most"), [("srn", 1), ("residual-srn", 1), ("lstm", 40), ("gru", 40)]
+)
+def test_launches_with_kernels(cell, at_most):
+    assert estimated("gpu-h100", 64, cell, kernel=True).count <= at_most
+
+
+@needs_cuda
+def test_a_thousand_seeds_fit_beside_the_kernels_and_move_little():
+    found = estimated("gpu-h100", 1000, kernel=True)
+    assert found.temporary_bytes + found.argument_bytes < 8e9
+    assert found.bytes_moved <= 4 * found.bytes_floor
+
+
+@needs_cuda
+def test_two_h100s_cost_each_what_one_costs_and_do_not_talk():
+    need("gpu-h100")
+    assert estimated("gpu-h100", 64, chips=(1, 2)).count <= 210
+    for kernel in (False, True):
+        compiled, _ = compile_sweep(TARGETS["gpu-h100"], sweep(2), (1, 2), kernel)
+        assert not re.search(COLLECTIVE, compiled.as_text())
+
+
+PTX = """
+import sys
+sys.path.insert(0, "scripts")
+from benchmark.estimate import TARGETS, compile_sweep
+from srn_jax.config import ExperimentConfig, SweepConfig
+for cell in ("srn", "residual-srn", "lstm", "gru"):
+    config = SweepConfig((5, 35), (0, 1), ExperimentConfig(cell=cell))
+    compile_sweep(TARGETS["gpu-h100"], config, kernel=True)
+"""
+
+
+@needs_cuda
+def test_the_kernels_keep_their_registers_and_float32(tmp_path):
+    """The assembler finds no spills in what XLA made of them, and no instruction of a tensor core."""
+    need("gpu-h100")
+    environment = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", PTX], env=environment, cwd=root, check=True)
+    sources = {path: path.read_text() for path in tmp_path.glob("*.ptx")}
+    kernels = [path for path, text in sources.items() if re.search(r"entry \w*_kernel\(", text)]
+    assert len(kernels) >= 7  # blocks and evaluations of two cells; forward and backward of two
+    for path in kernels:
+        command = [ptxas(), "-arch=sm_90a", "-v", str(path), "-o", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        assert "0 bytes spill stores, 0 bytes spill loads" in said, said
+    for text in sources.values():
+        assert not re.search(r"\b(mma|wgmma)\b|tf32|bf16", text)
+
+
+def ptxas():
+    import nvidia
+
+    return next(str(p) for root in nvidia.__path__ for p in Path(root).glob("*/bin/ptxas"))
+
+
+@needs_libtpu
+def test_on_a_tpu_every_product_is_asked_for_in_float32(monkeypatch):
     """TPUs round the operands of a product to bfloat16 unless the highest precision is asked."""
-    _, advance = lowered_for("v5e:1x1")
-    products = [line for line in advance.as_text().splitlines() if "dot_general" in line]
+    need("tpu-v5e")
+    seen = []
+    monkeypatch.setattr(
+        jax.stages.Lowered, "compile", lambda lowered: seen.append(lowered.as_text())
+    )
+    compile_sweep(TARGETS["tpu-v5e"], sweep(2, lengths=(5, 35)))
+    products = [line for line in seen[0].splitlines() if "dot_general" in line]
     assert len(products) > 5
     assert all(line.count("HIGHEST") == 2 for line in products), products

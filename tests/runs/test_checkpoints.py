@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 import time
+import tracemalloc
 
 import jax
 import numpy as np
@@ -291,8 +292,6 @@ def test_the_cost_of_a_checkpoint_counts_gathering_and_digests(tmp_path, monkeyp
 
 def test_a_digest_copies_no_array():
     array = np.zeros(40_000_000, np.uint8)
-    import tracemalloc
-
     tracemalloc.start()
     checkpoint.describe({"a": array})
     peak = tracemalloc.get_traced_memory()[1]

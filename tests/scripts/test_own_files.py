@@ -1,0 +1,115 @@
+"""A cell and a task of one's own: the README's, as files, from the command line to restoring."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+from srn_jax.analysis.results import read_results
+from srn_jax.runs.restore import restore_network
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+SMALL = ("--lengths", 3, 5, "--seeds", 2, "--steps", 40, "--platform", "cpu")
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A folder with the README's files, in which the scripts run."""
+    for text, name in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", README, re.DOTALL):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readmes_files_are_two_and_short(own):
+    lines = {path.name: path.read_text().splitlines() for path in own.iterdir()}
+    assert set(lines) == {"mine.py", "parity.py"}
+    classes = [
+        len(c.strip().splitlines()) for c in own.joinpath("mine.py").read_text().split("class ")
+    ]
+    assert max(classes) <= 20 and len(lines["parity.py"]) <= 20
+
+
+def test_own_cells_train_restore_without_their_file_and_know_it_when_changed(own, run_here):
+    cells = ("--cell", "mine.py:Leaky", "mine.py:Bidirectional")
+    done = run_here("sweep.py", *SMALL, *cells, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    again = run_here("evaluate.py", "run/cell=mine.Bidirectional")
+    text = own.joinpath("mine.py").read_text()
+    own.joinpath("mine.py").unlink()
+    for name in ("cell=mine.Leaky", "cell=mine.Bidirectional"):
+        assert len(read_results(own / "run" / name)) == 4
+        network = restore_network(f"run/{name}", length=5, seed=1)
+        assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
+    assert run_here("evaluate.py", "run/cell=mine.Bidirectional").stdout == again.stdout
+    assert run_here("sweep.py", "--resume", "run").returncode == 0
+
+    own.joinpath("mine.py").write_text(text.replace("0.9", "0.8"))
+    other = run_here("sweep.py", *SMALL, *cells, "--out", "run")
+    assert other.returncode == 2 and other.stderr.count("\n") == 1 and "mine.py: " in other.stderr
+    copy = own / "run" / "cell=mine.Leaky" / "code" / "mine.py"
+    copy.write_text(text + "\n")
+    changed = run_here("evaluate.py", "run/cell=mine.Leaky")
+    assert changed.returncode == 2
+    assert f"{copy.relative_to(own)} has changed since the run began" in changed.stderr
+
+
+def test_a_task_of_ones_own_trains_and_is_evaluated_without_its_file(own, run_here):
+    settings = ("--task", "parity.py:Parity", "--cell", "lstm", "--fresh-data")
+    done = run_here("sweep.py", *SMALL, *settings, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    report = own.joinpath("run", "report.md").read_text()
+    assert "Asked for: whether the number of ones is odd." in report
+    assert "The best constant answer scores 0.50." in report
+    own.joinpath("parity.py").unlink()
+    done = run_here("evaluate.py", "run", "--predict", "1 0 1")
+    assert done.returncode == 0 and "most frequent answer by length" in done.stdout
+
+
+MISTAKES = {  # a change of the README's cell or task, and what the line must say
+    "syntax": ("gates = 1", "gates = = 1", "mine.py, line 8: invalid syntax"),
+    "no class": ("class Leaky", "class Leaking", "mine.py: no class Leaky in it"),
+    "raises": ("return 0.9 *", "return 0.9 * oops *", "mine.py, line 11: NameError: name 'oops'"),
+    "shape": (")[..., 0, :]", ")", "mine.py:Leaky: update gives a state (2, 1, 32)"),
+    "import": ("import jax.numpy as jnp", "import jacks", "mine.py, line 2: ModuleNotFoundError"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_ones_own_cell_is_one_line_with_its_place(name, own, run_here):
+    old, new, says = MISTAKES[name]
+    text = own.joinpath("mine.py").read_text()
+    assert text.count(old) >= 1
+    own.joinpath("mine.py").write_text(text.replace(old, new, 1))
+    done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Leaky", "--out", "run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert not own.joinpath("run").exists()
+
+
+def test_a_module_whose_states_depend_on_padding_is_refused(own, run_here):
+    text = own.joinpath("mine.py").read_text()
+    own.joinpath("mine.py").write_text(text.replace("> 0, new, state)", "> -1, new, state)"))
+    done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Bidirectional", "--out", "run")
+    assert done.returncode == 2 and "padding on the left changes its states" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("(number, width)", "(number, width + 1)", "parity.py:Parity: draw gives inputs (100, 6)"),
+        ("jnp.sum(bits, axis=1)", "sum(bits)[:, None]", "parity.py, line 15: "),
+        ("def draw(", "def drew(", "Parity: no method draw(key, number, length, width)"),
+    ],
+)
+def test_a_mistake_in_ones_own_task_is_one_line(old, new, says, own, run_here):
+    text = own.joinpath("parity.py").read_text()
+    own.joinpath("parity.py").write_text(text.replace(old, new, 1))
+    task = ("--task", "parity.py:Parity", "--out", "run")
+    done = run_here("sweep.py", *SMALL, *task)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert says in done.stderr
+    assert not own.joinpath("run").exists()
