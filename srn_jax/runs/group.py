@@ -66,10 +66,10 @@ class OpenRun:
 
 
 def run_sweep(
-    config: SweepConfig, folder: Path, reporter: Reporter, options: RunOptions = AS_USUAL
+    config: SweepConfig, folder: Path | str, reporter: Reporter, options: RunOptions = AS_USUAL
 ) -> Run | None:
     """Train a sweep in a run folder, from its newest checkpoint if it has one; see `run_group`."""
-    return run_group([Member(folder, config)], reporter, options)[0]
+    return run_group([Member(Path(folder), config)], reporter, options)[0]
 
 
 def run_group(
