@@ -1,51 +1,93 @@
-"""srn_jax measures how far back a Simple Recurrent Network can remember.
+"""srn_jax measures how far back a recurrent network can remember.
 
-Data flow: `config` -> `data` (DigitSum sequences) -> `model` (embedding, SRN, linear) ->
-`training` (one experiment) -> `sweep` (all lengths and seeds at once) -> `run` (a folder with
-checkpoints and results) -> `statistics`, `figures`, `report`.
+    import srn_jax
+
+    run = srn_jax.train(lengths=[5, 10, 20], seeds=8, cell="lstm")
+    print(run.table)
+    network = run.network(length=10, seed=0)
+
+Data flow: `config` (settings) -> `tasks` (sequences and right answers) and `cells` (what remembers)
+-> `training` (one experiment, pure functions) -> `ensemble` (all lengths and seeds at once) ->
+`runs` (a folder that survives) -> `analysis` (results and histories in; tables, figures and reports
+out). `interop` has others' formats, `cli` and `api` are the two ways in.
 
 Axes, in this order wherever several meet:
 
     experiment  one length and one seed, trained on its own; lengths outer, seeds inner
     batch       sequences side by side (`time` comes before it inside the recurrence)
     time        positions of a sequence; shorter ones are padded on the left
+    gates       columns of W and U, in units of the hidden size
     hidden      D units of the network;  M is the size of an embedding
-    class       the 19 sums 0..18
+    class       of an answer: the 19 sums 0..18 of the textbook's task
 
-Importing this package does not start JAX; each public name is loaded when it is first used.
+Importing this package does not start JAX: each public name is loaded when it is first used.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srn_jax.analysis.results import read_histories, read_results
+    from srn_jax.analysis.summary import summarise
+    from srn_jax.api import TrainedRun, compare, load_run, train
+    from srn_jax.cells import GRU, LSTM, SRN, Cell, ResidualSRN
+    from srn_jax.config import ExperimentConfig, SweepConfig
+    from srn_jax.ensemble.sweep import Sweep
+    from srn_jax.errors import UserError
+    from srn_jax.runs.group import run_sweep
+    from srn_jax.runs.restore import restore_network
+    from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, place_of
+    from srn_jax.training.model import Embedding, Network
 
 __version__ = "0.1.0"
-
-_PUBLIC = {
-    "Cell": "cells",
-    "Embedding": "training.model",
-    "Examples": "tasks.task",
-    "ExperimentConfig": "config",
-    "GRU": "cells",
-    "LSTM": "cells",
-    "Network": "training.model",
-    "ResidualSRN": "cells",
-    "SRN": "cells",
-    "Sweep": "ensemble.sweep",
-    "SweepConfig": "config",
-    "Task": "tasks",
-    "Tokens": "tasks.task",
-    "UserError": "errors",
-    "Vectors": "tasks.task",
-    "place_of": "tasks.task",
-    "read_histories": "analysis.results",
-    "read_results": "analysis.results",
-    "run_sweep": "runs.loop",
-    "summarise": "analysis.summary",
+__all__ = [
+    "GRU",
+    "LSTM",
+    "SRN",
+    "Cell",
+    "Embedding",
+    "Examples",
+    "ExperimentConfig",
+    "Network",
+    "ResidualSRN",
+    "Sweep",
+    "SweepConfig",
+    "Task",
+    "Tokens",
+    "TrainedRun",
+    "UserError",
+    "Vectors",
+    "compare",
+    "load_run",
+    "place_of",
+    "read_histories",
+    "read_results",
+    "restore_network",
+    "run_sweep",
+    "summarise",
+    "train",
+]
+_MODULES = {  # where the public names are
+    "analysis.results": ("read_histories", "read_results"),
+    "analysis.summary": ("summarise",),
+    "api": ("TrainedRun", "compare", "load_run", "train"),
+    "cells": ("GRU", "LSTM", "SRN", "Cell", "ResidualSRN"),
+    "config": ("ExperimentConfig", "SweepConfig"),
+    "ensemble.sweep": ("Sweep",),
+    "errors": ("UserError",),
+    "runs.group": ("run_sweep",),
+    "runs.restore": ("restore_network",),
+    "tasks.task": ("Examples", "Task", "Tokens", "Vectors", "place_of"),
+    "training.model": ("Embedding", "Network"),
 }
-__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,13 +1,92 @@
-"""What `import srn_jax` offers."""
+"""What `import srn_jax` offers, the API, and the program where there is no clone."""
 
+import ast
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 import srn_jax
 
+SMALL = {"epochs": 2, "hidden_size": 8, "embedding_size": 8}
+
 
 def test_a_public_name_is_the_same_thing_before_and_after_its_module_is_imported():
-    for name, module in srn_jax._PUBLIC.items():
-        thing = getattr(srn_jax, name)
-        importlib.import_module(f"srn_jax.{module}")
-        assert getattr(srn_jax, name) is thing and not isinstance(thing, ModuleType), name
+    for module, names in srn_jax._MODULES.items():
+        for name in names:
+            thing = getattr(srn_jax, name)
+            importlib.import_module(f"srn_jax.{module}")
+            assert getattr(srn_jax, name) is thing and not isinstance(thing, ModuleType), name
+
+
+def test_the_names_that_tools_see_are_those_that_there_are():
+    tree = ast.parse(Path(srn_jax.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {
+        node.module.removeprefix("srn_jax."): {alias.name for alias in node.names}
+        for node in block.body
+    }
+    assert seen == {module: set(names) for module, names in srn_jax._MODULES.items()}
+    assert sorted(n for names in seen.values() for n in names) == sorted(srn_jax.__all__)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api") / "run"
+    return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
+
+
+def test_training_from_python_gives_results_table_figures_and_networks(trained, capsys):
+    assert trained.results.length.tolist() == [3, 3, 5, 5]
+    assert trained.histories.train_loss.shape == (4, 76)
+    assert [line.split()[0] for line in trained.table.splitlines()[2:]] == ["3", "5"]
+    assert repr(trained).startswith(trained.table)
+    assert {"6.7", "6.6_3", "6.6_5", "overview"} <= trained.figures.keys()
+    network = trained.network(length=5, seed=1)
+    assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
+    with pytest.raises(srn_jax.UserError, match="the run has no seed 7"):
+        trained.network(5, 7)
+
+
+def test_a_run_is_loaded_by_its_path_as_text_and_the_same_call_trains_nothing(trained, capsys):
+    folder = str(trained.folder)
+    loaded = srn_jax.load_run(folder)
+    assert loaded.table == trained.table
+    assert srn_jax.read_results(folder).seed.tolist() == [0, 1, 0, 1]
+    assert srn_jax.read_histories(folder).eval_steps.tolist() == [75]
+    again = srn_jax.train([3, 5], range(2), folder=folder, **SMALL)
+    assert "nothing is left to train" in capsys.readouterr().out
+    assert again.table == trained.table
+    report = (trained.folder / "report.md").read_text()
+    assert "srn_jax.train(lengths=[3, 5], seeds=[0, 1], epochs=2" in report
+
+
+def test_runs_are_compared(trained, capsys, tmp_path):
+    figure = srn_jax.compare({"one": trained, "same": trained}, str(tmp_path / "both"))
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert "Difference: the run minus one, paired seed by seed." in capsys.readouterr().out
+
+
+def test_a_wrong_setting_from_python_is_one_line():
+    with pytest.raises(srn_jax.UserError, match="no setting 'colour', expected one of task, cell"):
+        srn_jax.train([5], 1, colour="red")
+    with pytest.raises(srn_jax.UserError, match="--lengths must be a whole number"):
+        srn_jax.train([0], 1)
+
+
+def test_the_module_is_the_program(tmp_path):
+    def run(*words):
+        command = [sys.executable, "-m", "srn_jax", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+
+    assert "sweep" in run().stdout and "Train all sequence lengths" in run("--help").stdout
+    assert run("sweep", "--help").stdout.startswith("usage: srn-jax sweep")
+    assert run("generate-data", "--out", "data", "--lengths", "3").returncode == 0
+    assert (tmp_path / "data" / "3" / "train.txt").exists()
+    wrong = run("sweeep")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: no command 'sweeep'")

@@ -244,9 +244,9 @@ def write_results(results: Results, folder: Path) -> Path:
     return folder / RESULTS_FILE
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path | str) -> Results:
     """Read a run folder's `results.csv`; raises `UserError` if it is missing or damaged."""
-    path = folder / RESULTS_FILE
+    path = Path(folder) / RESULTS_FILE
     content = read_checked(path)
     try:
         rows = list(csv.DictReader(content.decode("utf-8").splitlines()))
@@ -276,9 +276,9 @@ def write_histories(histories: Histories, folder: Path) -> Path:
     return folder / HISTORIES_FILE
 
 
-def read_histories(folder: Path) -> Histories:
+def read_histories(folder: Path | str) -> Histories:
     """Read a run folder's `histories.npz`; raises `UserError` if it is missing or malformed."""
-    path = folder / HISTORIES_FILE
+    path = Path(folder) / HISTORIES_FILE
     content = read_checked(path)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:

@@ -49,7 +49,9 @@ def sweep(arguments: list[str]) -> None:
 
     called = cli.called("sweep")
     command = shlex.join([*called, *arguments])
-    how = RunOptions(options.overwrite, options.checkpoint_every, options.chunk, command)
+    how = RunOptions(
+        options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
+    )
     try:
         run_study(configs, folder, how, bool(options.textbook))
     except Interrupted as stop:

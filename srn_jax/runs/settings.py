@@ -7,11 +7,12 @@ are compared as configurations, with defaults filled in, so a new knob locks nob
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from srn_jax.config import DEFAULTS, DataFolder, ExperimentConfig, SweepConfig
+from srn_jax.config import DEFAULTS, TEXTBOOK_LENGTHS, DataFolder, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import read_bytes
 from srn_jax.own_files import path_of
@@ -138,8 +139,19 @@ def default_folder(configs: Sequence[SweepConfig]) -> Path:
         told.append({k: v for k, v in settings.items() if k not in plain or v != plain[k]})
     name = digest(json.dumps(told, sort_keys=True).encode())[:8]
     sweep = configs[0]
-    parts = [f"{len(sweep.lengths)}-lengths", f"{len(sweep.seeds)}-seeds"]
-    training = sweep.experiment
-    duration = f"{training.steps}-steps" if training.steps else f"{training.epochs}-epochs"
-    parts.append(duration if len(configs) == 1 else f"{len(configs)}-variants")
-    return Path("runs") / "-".join([*parts, name])
+    experiments = [settings_of(config)["experiment"] for config in configs]
+    words = []
+    for knob, default in dataclasses.asdict(DEFAULTS).items():
+        values = [*dict.fromkeys(experiment[knob] for experiment in experiments)]
+        if values != [default] or knob == "cell":
+            text = "+".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+            named = knob in ("task", "cell", "optimizer", "recurrent_init")
+            first = "" if named else knob.partition("_")[0]
+            words.append(first if values == [True] else first + text.replace(".py:", "."))
+    if sweep.data is not None:
+        words.append(Path(sweep.data.path).name)
+    if sweep.lengths != TEXTBOOK_LENGTHS:
+        several = len(sweep.lengths) > 1
+        words.append(f"{len(sweep.lengths)}lengths" if several else f"length{sweep.lengths[0]}")
+    words.append(f"{len(sweep.seeds)}seed{'s' * (len(sweep.seeds) != 1)}")
+    return Path("runs") / f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', '-'.join(words))[:100]}-{name}"

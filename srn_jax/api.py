@@ -1,0 +1,155 @@
+"""Training from Python: `srn_jax.train`, `srn_jax.load_run`, `srn_jax.compare`."""
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from srn_jax.analysis import report
+from srn_jax.analysis.results import Histories, Results, Run
+from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import read_data
+
+if TYPE_CHECKING:
+    from srn_jax.training.model import Network
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run, finished or not, and its folder."""
+
+    folder: Path
+    run: Run
+
+    @property
+    def results(self) -> Results:
+        """A row for each experiment."""
+        return self.run.results
+
+    @property
+    def histories(self) -> Histories | None:
+        """Losses, and what probes recorded, of each experiment."""
+        return self.run.histories
+
+    @property
+    def table(self) -> str:
+        """Accuracy by length, as text."""
+        return report.results_table(self.results)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """The figures as PNG files, by name: `run.figures["6.7"]`."""
+        return {path.stem: path for path in sorted((self.folder / "figures").glob("*.png"))}
+
+    def network(self, length: int, seed: int, which: str = "best") -> "Network":
+        """The trained network of one experiment, a flax.nnx module.
+
+        Args:
+            length: on which it was trained.
+            seed: of the run's.
+            which: `best` (on the development set) or `last` parameters.
+
+        Raises:
+            UserError: if the run has no such experiment.
+        """
+        from srn_jax.runs.restore import restore_network
+
+        return restore_network(self.folder, length, seed, which)
+
+    def __repr__(self) -> str:
+        return f"{self.table}\n\nin {self.folder}"
+
+
+def train(
+    lengths: Iterable[int] = TEXTBOOK_LENGTHS,
+    seeds: int | Iterable[int] = 8,
+    *,
+    folder: str | Path | None = None,
+    data: str | Path | None = None,
+    probes: Iterable[str] = (),
+    overwrite: bool = False,
+    **settings: Any,
+) -> TrainedRun:
+    """Train all lengths and seeds at once, or what is left of it, and show how far it is.
+
+    Args:
+        lengths: of the sequences.
+        seeds: how many for each length, or which.
+        folder: of the run; None takes one of its own for these settings, under `runs/`.
+        data: a folder with `<length>/{train,dev,test}.txt`; None draws data for each seed.
+        probes: what is recorded at every step beside the loss, such as "gradient-norm".
+        overwrite: whether another run that the folder holds may be lost.
+        **settings: of the experiment, by the names of `srn_jax.ExperimentConfig`:
+            `cell="lstm"`, `hidden_size=64`, `learning_rate=3e-3`, `epochs=100`, ...
+
+    Raises:
+        UserError: for settings that cannot be, or a folder with something else in it.
+        KeyboardInterrupt: if it was interrupted; the same call goes on.
+    """
+    known = [field.name for field in dataclasses.fields(ExperimentConfig)]
+    if unknown := settings.keys() - set(known):
+        raise UserError(f"no setting {sorted(unknown)[0]!r}, expected one of {', '.join(known)}")
+    lengths = tuple(map(int, lengths))
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(int, seeds))
+    files = None if data is None else read_data(str(data), lengths)[0]
+    config = SweepConfig(lengths, seeds, ExperimentConfig(**settings), files, tuple(probes))
+    start_jax()
+    from srn_jax.cli.study import run_study
+    from srn_jax.runs.loop import RunOptions
+    from srn_jax.runs.settings import default_folder
+    from srn_jax.runs.signals import Interrupted
+
+    where = default_folder([config]) if folder is None else Path(folder)
+    told = {"lengths": [*lengths], "seeds": [*seeds], **settings}
+    told |= ({"data": str(data)} if data is not None else {}) | {"folder": str(where)}
+    told |= {"probes": [*config.probes]} if config.probes else {}
+    call = ", ".join(f"{name}={value!r}" for name, value in told.items())
+    command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
+    try:
+        run_study([config], where, RunOptions(overwrite=overwrite, command=command))
+    except Interrupted:
+        raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
+    return load_run(where)
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """A run out of its folder; of one that has not ended, as of its newest checkpoint.
+
+    Raises:
+        UserError: if there is nothing to read.
+    """
+    from srn_jax.cli.publish import load_run as load
+
+    return TrainedRun(Path(folder), load(Path(folder)))
+
+
+def compare(
+    runs: Mapping[str, TrainedRun],
+    folder: str | Path = "runs/comparison",
+    baseline: str | None = None,
+) -> Path:
+    """Compare runs, seed by seed: prints a table, draws, and returns the path of the figure.
+
+    Args:
+        runs: by the names under which they are shown.
+        folder: where the comparison is written.
+        baseline: the name of the run that others are compared with; None for the first.
+    """
+    from srn_jax.cli.publish import COMPARISON, publish_comparison
+
+    own = {name: trained.run for name, trained in runs.items()}
+    publish_comparison(Path(folder), own, baseline)
+    return Path(folder) / "figures" / f"{COMPARISON}.png"
+
+
+def start_jax() -> None:
+    """Start JAX as the scripts do, unless it is running already."""
+    from srn_jax.cli import devices
+
+    try:
+        devices.configure()
+    except RuntimeError:  # the devices are there, as the user has set them up
+        return
