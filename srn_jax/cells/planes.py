@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from srn_jax.errors import UserError
 
 UNITS = 7  # of the traced function
+# Parameters of operations that keep a shape and are not elementwise, such as a sum along an axis.
+ALONG_AN_AXIS = {"axis", "axes", "dimension", "dimensions", "jaxpr", "body_jaxpr", "branches"}
 
 
 class Planes(tuple[jax.Array, ...]):
@@ -52,7 +54,8 @@ def evaluate(traced: Any, arguments: Sequence[Any], shape: tuple[int, ...]) -> l
     for equation in traced.jaxpr.eqns:
         values = [value(variable) for variable in equation.invars]
         inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        results = evaluate(inner, values, shape) if inner else apply(equation, values, shape)
+        called = inner is not None and equation.primitive.name != "scan"
+        results = evaluate(inner, values, shape) if called else apply(equation, values, shape)
         known |= dict(zip(equation.outvars, results, strict=True))
     return [value(variable) for variable in traced.jaxpr.outvars]
 
@@ -81,7 +84,10 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
         results = [filler * (low // unit) + first + filler * (high // unit)]
     elif name == "reduce_sum" and params["axes"] == (0,) and len(before) == 2:
         results = [[sum(first[1:], first[0])]]
-    elif {variable.aval.shape for variable in equation.invars} <= {(), after}:
+    elif {variable.aval.shape for variable in equation.invars} <= {
+        (),
+        after,
+    } and not ALONG_AN_AXIS & set(params):  # elementwise
         each = [v if is_planes(v) else (v,) * size(after) for v in values]
         results = [[equation.primitive.bind(*v, **params) for v in zip(*each, strict=False)]]
     else:
