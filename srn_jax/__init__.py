@@ -39,7 +39,7 @@ _PUBLIC = {
     "place_of": "tasks.task",
     "read_histories": "analysis.results",
     "read_results": "analysis.results",
-    "run_sweep": "runs.loop",
+    "run_sweep": "runs.group",
     "summarise": "analysis.summary",
 }
 __all__ = sorted(_PUBLIC)

@@ -14,6 +14,7 @@ import numpy as np
 
 from srn_jax.analysis import report
 from srn_jax.analysis.drawing import helper
+from srn_jax.analysis.memory import gates_of
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
     RESULTS_FILE,
@@ -27,8 +28,9 @@ from srn_jax.cli.publish import attempt, publish, publish_comparison
 from srn_jax.config import SweepConfig
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
-from srn_jax.runs.loop import Member, RunOptions, groups_of, run_group
-from srn_jax.runs.restore import gates_of, restore_network
+from srn_jax.runs.group import Member, groups_of, run_group
+from srn_jax.runs.loop import RunOptions
+from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import variants_of
 from srn_jax.runs.trial import try_out
 from srn_jax.tasks import task_of
@@ -133,8 +135,10 @@ def draw_gates(folder: Path, config: SweepConfig) -> None:
     from srn_jax.analysis.look import save_figure
 
     (folder / "figures").mkdir(exist_ok=True)
-    for name, values in gates_of(restore_network(folder, length, seed), GATES_SEQUENCE).items():
-        save_figure(gate_figure(name, values, GATES_SEQUENCE), folder / "figures" / f"6.13_{name}")
+    network = restore_network(folder, length, seed)
+    for name, values in gates_of(network, np.array([GATES_SEQUENCE])).items():
+        figure = gate_figure(name, np.asarray(values), GATES_SEQUENCE)
+        save_figure(figure, folder / "figures" / f"6.13_{name}")
 
 
 def has_gates(config: SweepConfig) -> bool:

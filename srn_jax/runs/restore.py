@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from srn_jax.analysis.results import Run
-from srn_jax.cells import Cell
-from srn_jax.cells.loops import recurrent_side
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import draw_test_sets, evaluate_experiments, pad_examples
 from srn_jax.errors import UserError, warn
@@ -75,27 +72,6 @@ def restore(
 def restore_network(run: Path | str, length: int, seed: int, which: str = "best") -> Network:
     """The trained network of one experiment; arguments and errors are those of `restore`."""
     return restore(run, [length], [seed], which).network(0)
-
-
-def gates_of(network: Network, tokens: Sequence[int]) -> dict[str, np.ndarray]:
-    """The gates of a network along a sequence, by name, each `[unit, position]`.
-
-    None for a cell that names no gates.
-    """
-    cell = network.cell
-    if not isinstance(cell, Cell):
-        return {}
-    bias = cell.c[...] if cell.recurrent_bias else None
-
-    def step(state: Any, x: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-        h = recurrent_side(state, cell.U[...], bias)
-        return cell.plain_step(x, h, state), cell.gate_values(x, h, state)
-
-    inputs = cell.project(network.embedding(jnp.asarray(tokens)))[:, None]  # [time, 1, gates * D]
-    zero = jnp.zeros((1, network.hidden_size), inputs.dtype)
-    start = zero if cell.states == 1 else (zero,) * cell.states
-    values = jax.lax.scan(step, start, inputs)[1]
-    return {name: np.asarray(gate[:, 0].T) for name, gate in values.items()}
 
 
 def find_experiment(config: SweepConfig, length: int, seed: int) -> int:

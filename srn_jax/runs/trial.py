@@ -34,29 +34,56 @@ def try_out(config: SweepConfig) -> None:
     own = [*filter(None, map(path_of, (settings.cell, settings.task, *config.probes)))]
     if not own:
         return
-    with own_mistakes(*own):
-        check_cell(settings)
-        if len(config.lengths) > 1:
-            check_padding(task, settings, min(config.lengths))
-        program = program_of(config)
-        hyper = hyperparameters_of(settings)
-        inputs = jnp.uint32(0), jnp.int32(length), hyper
-        files = None if config.data is None else Dataset(*[files_like(task, length)] * 3)
-        state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
-        for part, size in (("inputs", 1), ("targets", 0)):
-            found = getattr(data.dev, part).shape
-            wanted = (task.examples, length)[: 1 + size]
-            if found[: len(wanted)] != wanted:
-                raise UserError(f"{settings.task}: draw gives {part} {found}, expected {wanted}...")
+    try:
+        with own_mistakes(*own):
+            try_own(config, task, length)
+    except UserError:
+        raise
+    except Exception as error:  # ours goes wrong where theirs is not what it should be
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{', '.join(map(str, own))}: {reason}") from None
 
-        def step(state, data):
-            batch = batch_of(program, data, jnp.int32(0), length)
-            return train_step(program, data.hyper, state.parameters, state.optimizer, batch)
 
-        recorded = jax.eval_shape(step, state, data)[2]
-        wrong = [name for name, value in recorded.items() if value.shape]
-        if wrong:
-            raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
+def try_own(config: SweepConfig, task: Task, length: int) -> None:
+    """Draw, build, train and record, all on abstract values."""
+    settings = config.experiment
+    check_cell(settings)
+    if config.data is None:
+        check_draw(settings.task, task, length)
+    if len(config.lengths) > 1:
+        check_padding(task, settings, min(config.lengths))
+    program = program_of(config)
+    inputs = jnp.uint32(0), jnp.int32(length), hyperparameters_of(settings)
+    files = None if config.data is None else Dataset(*[files_like(task, length)] * 3)
+    state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
+
+    def step(state, data):
+        batch = batch_of(program, data, jnp.int32(0), length)
+        return train_step(program, data.hyper, state.parameters, state.optimizer, batch)
+
+    recorded = jax.eval_shape(step, state, data)[2]
+    wrong = [name for name, value in recorded.items() if value.shape]
+    if wrong:
+        raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
+
+
+def check_draw(name: str, task: Task, length: int) -> None:
+    """Raise `UserError` for examples of other shapes than a task's must have."""
+
+    def draw(length):
+        return task.draw(jax.random.key(0), task.examples, length, length_and_more)
+
+    length_and_more = length + 1
+    found = jax.eval_shape(draw, jnp.int32(length))
+    shape = () if isinstance(task.inputs, Tokens) else (task.inputs.size,)
+    answers = () if task.answers == 1 else (task.answers,)
+    wanted = {"inputs": (length_and_more, *shape), "targets": answers}
+    for part, rest in wanted.items():
+        if getattr(found, part).shape != (task.examples, *rest):
+            raise UserError(
+                f"{name}: draw gives {part} {getattr(found, part).shape}, for number "
+                f"{task.examples} and width {length_and_more} expected {(task.examples, *rest)}"
+            )
 
 
 def check_padding(task: Task, config: ExperimentConfig, length: int) -> None:
@@ -77,7 +104,7 @@ def check_padding(task: Task, config: ExperimentConfig, length: int) -> None:
     last, last_padded = network.states(inputs)[-1], network.states(padded, begun)[-1]
     if not np.allclose(last, last_padded, atol=1e-4):
         raise UserError(
-            f"{config.cell}: padding on the left changes its states, hold them where mask is False"
+            f"{config.cell}: padding behind a sequence changes its states, see where mask is False"
         )
 
 

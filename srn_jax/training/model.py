@@ -147,9 +147,13 @@ class Network(nnx.Module):
             mask = None if mask is None or self.cell.rests else mask.T
             return output(self.cell.scan(one_hot, rows, mask, plan=plan))
         vectors = self.embedding(jnp.maximum(inputs, 0)) if tokens else inputs
+        start = None
         if not isinstance(self.cell, Cell):
+            # Padding goes behind the sequences: a module that only looks back need not mind it.
+            start = None if mask is None else jnp.argmax(mask, axis=1)
             whole = vectors.shape[:2]
             mask = jnp.ones(whole, bool) if mask is None else jnp.broadcast_to(mask, whole)
+            vectors, mask = turned(vectors, start), turned(mask, start)
         states = self.cell(vectors, mask)
         expected = (*vectors.shape[:2], self.hidden_size)
         if getattr(states, "shape", None) != expected:
@@ -158,7 +162,16 @@ class Network(nnx.Module):
                 f"{type(self.cell).__name__} returns {found}, expected states [batch, time, "
                 f"hidden_size], here {expected}"
             )
+        states = turned(states, None if start is None else -start)
         return states[:, -1] if plan.last else jnp.swapaxes(states, 0, 1)
+
+
+def turned(values: jax.Array, places: jax.Array | None) -> jax.Array:
+    """`values [batch, time, ...]`, each row moved to the front by `places [batch]` or `[1]`."""
+    if places is None:
+        return values
+    rows = jnp.broadcast_to(places, values.shape[:1])
+    return jax.vmap(lambda row, by: jnp.roll(row, -by, axis=0))(values, rows)
 
 
 def check_tokens(tokens: Any, vocabulary: int, padded: bool) -> None:
