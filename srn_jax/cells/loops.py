@@ -133,8 +133,9 @@ class InPlace(Form):
             room = jnp.zeros_like(kept)
         steps = jnp.arange(len(kept)), kept, outside, g, before, mask
         (initial, room), pairs = jax.lax.scan(step, (last, room), steps, reverse=True)
-        dx, dg = (room, None) if in_place else pairs
-        return dx, dx if cell.additive else dg, initial
+        dx: Any = room if in_place else pairs[0]
+        dg: Any = dx if cell.additive else pairs[1]
+        return dx, dg, initial
 
     def weight_gradients(
         self,

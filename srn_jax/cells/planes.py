@@ -66,6 +66,7 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
     if not any(variable.aval.shape for variable in (*equation.invars, *equation.outvars)):
         return [equation.primitive.bind(*values, **params)]
     before, after = (variable.aval.shape for variable in (equation.invars[0], equation.outvars[0]))
+    shapes = {variable.aval.shape for variable in equation.invars}
     unit = 1 if len(before) == 2 else UNITS  # of the first axis, `[gates, 7]` or `[gates * 7]`
     first = values[0] if before else Planes([jnp.broadcast_to(values[0], shape)])
     if name in ("squeeze", "reshape", "broadcast_in_dim"):
@@ -84,10 +85,7 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
         results = [filler * (low // unit) + first + filler * (high // unit)]
     elif name == "reduce_sum" and params["axes"] == (0,) and len(before) == 2:
         results = [[sum(first[1:], first[0])]]
-    elif {variable.aval.shape for variable in equation.invars} <= {
-        (),
-        after,
-    } and not ALONG_AN_AXIS & set(params):  # elementwise
+    elif shapes <= {(), after} and not ALONG_AN_AXIS & set(params):  # elementwise
         each = [v if is_planes(v) else (v,) * size(after) for v in values]
         results = [[equation.primitive.bind(*v, **params) for v in zip(*each, strict=False)]]
     else:
@@ -98,8 +96,8 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
     return [Planes(planes) for planes in results]
 
 
-def size(shape: tuple[int, ...]) -> int | None:
-    """The planes of an array; None if its shape is none of gates and hidden units."""
+def size(shape: tuple[int, ...]) -> int:
+    """The planes of an array; -1 if its shape is none of gates and hidden units."""
     if len(shape) == 2 and shape[1] == UNITS:
         return shape[0]
-    return shape[0] // UNITS if len(shape) == 1 and shape[0] % UNITS == 0 else None
+    return shape[0] // UNITS if len(shape) == 1 and shape[0] % UNITS == 0 else -1
