@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from srn_jax.config import ExperimentConfig, SweepConfig
     from srn_jax.ensemble.sweep import Sweep
     from srn_jax.errors import UserError
-    from srn_jax.runs.loop import run_sweep
+    from srn_jax.runs.group import run_sweep
     from srn_jax.runs.restore import restore_network
     from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, place_of
     from srn_jax.training.model import Embedding, Network
@@ -75,7 +75,7 @@ _MODULES = {  # where the public names are
     "config": ("ExperimentConfig", "SweepConfig"),
     "ensemble.sweep": ("Sweep",),
     "errors": ("UserError",),
-    "runs.loop": ("run_sweep",),
+    "runs.group": ("run_sweep",),
     "runs.restore": ("restore_network",),
     "tasks.task": ("Examples", "Task", "Tokens", "Vectors", "place_of"),
     "training.model": ("Embedding", "Network"),

@@ -9,6 +9,7 @@ COMMANDS = {
     "sweep": commands.sweep,
     "plot": commands.plot,
     "evaluate": commands.evaluate,
+    "explain": commands.explain,
     "generate-data": commands.generate_data,
 }
 USAGE = "usage: srn-jax COMMAND ... (--help of each has the rest)\n"

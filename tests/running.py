@@ -12,7 +12,7 @@ import jax
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.loop import RunOptions
+from srn_jax.runs.loop import COMPILING, RunOptions
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = {"epochs": 8, "eval_interval": 20, "hidden_size": 8, "embedding_size": 8}
@@ -32,7 +32,8 @@ class Recorder:
         self.said, self.warned, self.at = [], [], at
 
     def say(self, message):
-        self.said.append(message)
+        if message != COMPILING:
+            self.said.append(message)
 
     def warn(self, message):
         self.warned.append(message)

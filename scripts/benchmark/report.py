@@ -139,7 +139,7 @@ def missing_for_pytorch(platform: str) -> str | None:
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores and versions."""
-    from srn_jax.runs.loop import PACKAGES, version_of
+    from srn_jax.runs.provenance import PACKAGES, version_of
 
     processor = ""
     if Path("/proc/cpuinfo").exists():

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from srn_jax.analysis.results import Results
+from srn_jax.analysis.results import Histories, Results
 from srn_jax.errors import UserError
 
 DEFAULT_THRESHOLD = 0.5
 RESAMPLES = 9_999  # 2.5 % of (this + 1) is a whole number, so interval ends need no interpolation
 BOOTSTRAP_SEED = 0
 RESAMPLED_AT_ONCE = 1_000_000  # draws in memory together, about 8 MB an array
+EXPLOSION = 100.0  # a gradient of larger L2 norm has exploded
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal
 MOST_EXACT_PAIRS = 13  # all 8,192 ways to choose signs are tried, above it RESAMPLES of them
 
@@ -63,6 +64,18 @@ class Difference:
     interval: Interval  # 95 % paired bootstrap interval
     pairs: int  # shared seeds with a score on both sides
     p_value: float  # of the paired test, for this one difference alone
+
+
+@dataclass(frozen=True)
+class Explosions:
+    """How many seeds of a length had gradients that exploded, and how many were left without."""
+
+    length: int
+    seeds: int
+    share_exploded: float  # the norm of a tensor's gradient, before clipping, was over EXPLOSION
+    exploded_interval: Interval  # 95 % Wilson interval
+    share_dead: float  # every gradient was exactly 0 at the last step: all units are saturated
+    dead_interval: Interval  # 95 % Wilson interval
 
 
 @dataclass(frozen=True)
@@ -175,6 +188,28 @@ def summarise_length(results: Results, threshold: float) -> LengthSummary:
         diverged=int(results.diverged.sum()),
         share_diverged=mean_of(results.diverged),
     )
+
+
+def explosions(histories: Histories) -> tuple[Explosions, ...]:
+    """For each length, shortest first, what the probe `gradient-norm` saw; empty without it.
+
+    A norm that is not finite has exploded; the steps after a divergence say nothing.
+    """
+    names = histories.probes.get("gradient_norm", [])
+    if not names:
+        return ()
+    norms = np.stack([histories.steps[name] for name in names])  # [tensor, experiment, step]
+    exploded = np.any((norms > EXPLOSION) | np.isinf(norms), axis=(0, 2))
+    exploded |= np.isnan(norms).any(axis=(0, 2))
+    dead = np.all(norms[..., -1] == 0, axis=0)
+    found = []
+    for length in np.unique(histories.length).tolist():
+        rows = histories.length == length
+        seeds, (hit, gone) = int(rows.sum()), (exploded[rows], dead[rows])
+        intervals = [wilson_interval(int(which.sum()), seeds) for which in (hit, gone)]
+        shares = mean_of(hit), intervals[0], mean_of(gone), intervals[1]
+        found.append(Explosions(length, seeds, *shares))
+    return tuple(found)
 
 
 def paired_difference(results: Results, baseline: Results) -> Difference:

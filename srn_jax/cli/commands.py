@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from srn_jax.checks import check_list, whole
+from srn_jax.checks import between, check_list, whole
 from srn_jax.cli import options as cli
 from srn_jax.config import TEXTBOOK_LENGTHS
 from srn_jax.errors import UserError
@@ -49,7 +49,9 @@ def sweep(arguments: list[str]) -> None:
 
     called = cli.called("sweep")
     command = shlex.join([*called, *arguments])
-    how = RunOptions(options.overwrite, options.checkpoint_every, options.chunk, command)
+    how = RunOptions(
+        options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
+    )
     try:
         run_study(configs, folder, how, bool(options.textbook))
     except Interrupted as stop:
@@ -135,6 +137,41 @@ def plot(arguments: list[str]) -> None:
         return
     beside = given[0] if len(given) == 1 else given[0].parent / "comparison"
     publish.publish_comparison(Path(options.out or beside), runs, options.baseline, look)
+
+
+def explain(arguments: list[str]) -> None:
+    """Explain why the networks of a run forget, into RUN/explanation/.
+
+    python scripts/explain.py RUN                               # a page, figures and tables
+    python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
+    """
+    parser = cli.Parser(explain.__doc__)
+    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
+    parser.add_argument("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
+    parser.add_argument(
+        "--threshold",
+        type=cli.NUMBER,
+        default=0.5,
+        metavar="X",
+        help="test accuracy above which a network is a solver [0.5]",
+    )
+    parser.add_argument(
+        "--gates", metavar="TOKENS", help='draw the gates along a sequence like "3 4 0"'
+    )
+    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", help="whose gates [the first]")
+    parser.add_argument("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
+    cli.add_options(parser, "platform")
+    options = parser.parse_args(arguments)
+    between(0, 1)("--threshold", options.threshold)
+    runs = run_folder.runs_in(Path(options.run))
+    if len(runs) > 1 and options.out is not None:
+        raise UserError("--out is for one run, and this folder holds several")
+    cli.start_platform(options)
+    from srn_jax.cli import explain as explaining
+
+    for run in runs:
+        folder = Path(options.out or run / "explanation")
+        print("written:", *explaining.explain(run, folder, options), sep="\n  ")
 
 
 def generate_data(arguments: list[str]) -> None:

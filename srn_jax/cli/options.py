@@ -175,7 +175,11 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
             "help": "seconds between checkpoints [30, or more, to stay under 2 %% of the time]",
         },
         "--chunk": COUNT
-        | {"help": "experiments side by side on a device [1 on a CPU, all elsewhere]"},
+        | {"help": "experiments side by side on a device [1 on a CPU, what fits elsewhere]"},
+        "--kernel": {
+            "action": "store_true",
+            "help": "train by hand-written GPU kernels, which have not run on a GPU yet",
+        },
     },
     "several processes": {
         "--distributed": {
@@ -330,6 +334,8 @@ def check_run_options(options: argparse.Namespace) -> None:
         positive(1e9)("--checkpoint-every", options.checkpoint_every)
     if options.chunk is not None:
         whole(1, 1_000_000)("--chunk", options.chunk)
+    if options.kernel and options.platform == "tpu":
+        raise UserError("--kernel is for GPUs, leave it out with --platform tpu")
     if options.resume is not None:
         given = [n for n in SETTINGS if n != "textbook" and getattr(options, n) is not None]
         given += [n for n in ("overwrite", "out") if getattr(options, n)]

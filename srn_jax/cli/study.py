@@ -28,7 +28,8 @@ from srn_jax.cli.publish import attempt, publish, publish_comparison
 from srn_jax.config import SweepConfig
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
-from srn_jax.runs.loop import Member, RunOptions, groups_of, run_group
+from srn_jax.runs.group import Member, groups_of, run_group
+from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import variants_of
 from srn_jax.runs.trial import try_out

@@ -1,70 +1,37 @@
-"""Checkpoints of a run, with Orbax: saved in the background, checked when they are read.
+"""The checkpoints of a run: saved in the background, kept while they are good.
 
-A checkpoint holds NumPy arrays `[experiment, ...]` in the sweep's own order, whatever devices or
-processes trained them, so it restores on any platform. Its items:
-
-    models     {"best": parameters, "last": parameters}
-    training   the rest of `experiment.TrainState`, and the histories by name
-    manifest   shape, dtype and SHA-256 of every array, the settings of the sweep, and the SHA-256
-               of all that
-
-Orbax neither notices flipped bits nor a changed dtype; the manifest does. Only what fails such a
-check is damaged: it is set aside as `232.damaged`, and removed when a later one is good. What can't
-be read for another reason (no permission, too little memory) may be good, and stays.
+Only what fails a check of its digest or format is damaged: it is set aside as `232.damaged`, and
+removed when a later checkpoint is good. What can't be read for another reason (no permission, too
+little memory) may be good, and stays.
 """
 
-import errno
-import gc
-import hashlib
-import json
-import logging
-import os
 import re
 import shutil
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
 from srn_jax.errors import UserError
-from srn_jax.runs.old_version import translate_items
+from srn_jax.runs import storage
+from srn_jax.runs.storage import (
+    Checkpoint,
+    CheckpointError,
+    Damage,
+    describe,
+    quiet,
+    reason_of,
+    settle,
+)
 from srn_jax.training.experiment import Histories, TrainState
 
 CHECKPOINTS_FOLDER = "checkpoints"
-ITEMS = ("models", "training")
 KEEP = 2  # so that there is a good one while the newest is being written, or is damaged
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
 DAMAGED = ".damaged"
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-OF_THE_MACHINE = re.compile(  # TensorStore's words, whatever the type of the exception
-    "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|CANCELLED|DEADLINE_EXCEEDED|out of memory",
-    re.IGNORECASE,
-)
-OS_ERROR = re.compile(r"os_error_code='([0-9]+)'|OS error ([0-9]+)")
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be written or read, for a reason outside it: a full disk."""
-
-
-class Damage(Exception):
-    """A checkpoint is not what was saved."""
-
-
-class Checkpoint(NamedTuple):
-    """What was restored."""
-
-    block: int  # how many blocks of training it has behind it
-    items: dict[str, Any]
-    settings: dict[str, Any]
 
 
 class Writer:
@@ -130,18 +97,13 @@ class Writer:
 
 def write(run: Path, block: int, items: dict[str, Any], settings: dict[str, Any]) -> None:
     """Write one checkpoint; then remove those that it makes superfluous."""
-    manifest: dict[str, Any] = {"arrays": describe(items), "settings": settings}
-    manifest["sha256"] = _digest(manifest)
     path = run / CHECKPOINTS_FOLDER / str(block)
-    trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     if path.exists():
         remove(path)
-    _checkpointer().save(
-        path.absolute(), args=ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **trees)
-    )
+    storage.save(path, items, settings)
     for old in blocks_in(run)[KEEP:]:
-        remove(run / CHECKPOINTS_FOLDER / str(old))
-    for damaged in (run / CHECKPOINTS_FOLDER).glob(f"*{DAMAGED}"):
+        remove(path.with_name(str(old)))
+    for damaged in path.parent.glob(f"*{DAMAGED}"):
         if int(damaged.name.partition(".")[0]) <= block:
             remove(damaged)
 
@@ -160,76 +122,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(gone)
     path.rename(gone)
     shutil.rmtree(gone)
-
-
-def read(run: Path, block: int) -> Checkpoint:
-    """Read one checkpoint of either version and check it.
-
-    Raises:
-        Damage: if it is not what was saved.
-        CheckpointError: if it cannot be read for another reason.
-    """
-    path = run / CHECKPOINTS_FOLDER / str(block)
-    arguments = {name: ocp.args.StandardRestore() for name in ITEMS}
-    args = ocp.args.Composite(manifest=ocp.args.JsonRestore(), **arguments)
-    damage = outside = None
-    with quiet():
-        try:
-            restored = _checkpointer().restore(path.absolute(), args=args)
-        except Exception as error:  # damage surfaces as any of a dozen types
-            reason = outside_of(error, path)
-            outside = reason and reason_of(reason)
-            damage = reason_of(error)
-        if damage is not None:
-            settle()
-    if outside is not None:
-        raise CheckpointError(f"{path} cannot be read ({outside}); nothing was changed")
-    if damage is not None:
-        raise Damage(damage)
-    trees, settings = checked(restored)
-    return Checkpoint(block, translate_items(trees), settings)
-
-
-def checked(restored: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Items and settings of a checkpoint; raises `Damage` unless they are what was saved."""
-    try:
-        manifest = dict(restored["manifest"])
-        digest, wanted, settings = (
-            manifest.pop("sha256"),
-            manifest["arrays"],
-            manifest["settings"],
-        )
-        trees = {name: restored[name] for name in ITEMS}
-        found = describe(trees)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Damage(reason_of(error)) from None
-    if digest != _digest(manifest):
-        raise Damage("its manifest is not what was saved")
-    for name in sorted(wanted.keys() | found.keys()):
-        if found.get(name) != wanted.get(name):
-            raise Damage(f"{name} is not what was saved")
-    return trees, settings
-
-
-def outside_of(error: Exception, path: Path) -> Exception | None:
-    """The reason outside a checkpoint for which it can't be read, so that it may be good."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return None if error.errno in MISSING else error
-    codes = {int(one or other) for one, other in OS_ERROR.findall(str(error))}
-    if isinstance(error, MemoryError) or OF_THE_MACHINE.search(str(error)) or codes - {*MISSING}:
-        return error
-    try:  # Orbax may have swallowed the reason
-        for folder, _, names in os.walk(path, onerror=raise_error):
-            for name in names:
-                (Path(folder) / name).read_bytes()
-    except OSError as unreadable:
-        return None if unreadable.errno in MISSING else unreadable
-    return None
-
-
-def raise_error(error: OSError) -> None:
-    """What `os.walk` is to do with a folder that cannot be read."""
-    raise error
 
 
 def restore(
@@ -266,7 +158,7 @@ def restore_together(
         if (run, block) in damaged:
             return None
         try:
-            return read(run, block)
+            return storage.load(run / CHECKPOINTS_FOLDER / str(block))
         except Damage as error:
             damaged[run, block] = str(error)
             warn(f"checkpoint {run / CHECKPOINTS_FOLDER / str(block)} is damaged ({error})")
@@ -347,71 +239,3 @@ def join_state(
     models = items["models"]
     state = TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
     return state, histories
-
-
-def describe(items: Any, digests: bool = True) -> dict[str, list[Any]]:
-    """Shape, dtype and SHA-256 of each array of a pytree, by the name of its path."""
-    description: dict[str, list[Any]] = {}
-    for path, array in jax.tree_util.tree_leaves_with_path(items):
-        name = "/".join(str(getattr(key, "key", key)) for key in path)
-        description[name] = [list(array.shape), str(array.dtype)]
-        if digests:
-            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # no copy
-            description[name].append(hashlib.sha256(content.data).hexdigest())
-    return description
-
-
-def reason_of(error: Exception) -> str:
-    """The reason for a failure as part of a line; TensorStore hides it in a long message."""
-    code = OS_ERROR.search(str(error))
-    if code:
-        return os.strerror(int(code[1] or code[2]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _checkpointer() -> ocp.Checkpointer:
-    # Every process has the same arrays, so one of them writes and reads for itself alone.
-    here = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
-    )
-    handler = ocp.CompositeCheckpointHandler(
-        *ITEMS, "manifest", composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
-    )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Orbax from reporting what becomes an exception anyway, with tracebacks of its own."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-
-    def without_closed_loops(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            hook(unraisable)
-
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = without_closed_loops
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-            yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def settle() -> None:
-    """Let go of what a failed read or write has left, while nobody hears what it says."""
-    gc.collect()
-    time.sleep(0.1)  # TensorStore's others find that nobody waits for them any more
-    gc.collect()

@@ -1,10 +1,16 @@
-"""Where and from what a run comes: the processor, the commit of this code, the date."""
+"""Where and from what a run comes: devices, versions, the commit of this code, the date."""
 
 import datetime
 import os
 import platform
 import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
 
 
 def provenance() -> dict[str, str]:
@@ -41,3 +47,21 @@ def output(*command: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if not done.returncode else ""
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that numbers and figures come from."""
+    return {name: version_of(name) for name in PACKAGES} | {"python": sys.version.split()[0]}
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def describe_devices() -> str:
+    """Kind and number of the devices, as in `2 x cpu` or `8 x TPU v5 lite`."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"

@@ -12,6 +12,7 @@ from srn_jax.analysis.look import Look, save_figure
 from srn_jax.analysis.page import html_page
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome to look with")
 TEXT = """# Memory & <more>
 
 A note with `code`.
@@ -59,7 +60,7 @@ def test_a_page_needs_no_other_file_and_no_network(page):
     assert "prefers-color-scheme: dark" in page
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome to look with")
+@needs_browser
 def test_a_browser_shows_the_figures_and_sorts_the_tables(page, tmp_path):
     click = """<script>
     document.querySelectorAll("th button")[1].click();
@@ -72,7 +73,7 @@ def test_a_browser_shows_the_figures_and_sorts_the_tables(page, tmp_path):
     assert "<title>dacb2</title>" in shown  # by number, what is none last
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome to look with")
+@needs_browser
 def test_a_browser_shows_the_page_light_or_dark(page, tmp_path):
     (tmp_path / "page.html").write_text(page)
     for scheme, low, high in (("1", 0.9, 1.0), ("0", 0.0, 0.2)):

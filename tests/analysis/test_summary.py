@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from srn_jax.analysis.results import Results
+from srn_jax.analysis.results import Histories, Results
 from srn_jax.analysis.summary import (
     RESAMPLED_AT_ONCE,
     RESAMPLES,
     crossings,
+    explosions,
     holm,
     interquartile_mean,
     mean_interval,
@@ -308,3 +309,28 @@ def test_importing_the_statistics_does_not_wake_jax_or_matplotlib():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.strip() == "set()", process.stderr
+
+
+def histories_of_norms(norms):
+    """Histories of one length whose gradient of W has these norms `[seed, step]`, of U half."""
+    norms = np.array(norms, np.float32)
+    seeds = np.arange(len(norms))
+    steps = {"train_loss": norms, "gradient_norm.W": norms, "gradient_norm.U": norms / 2}
+    none = np.zeros((len(norms), 0), np.float32)
+    evaluations = {"dev_loss": none, "dev_accuracy": none}
+    return Histories(np.full(seeds.size, 20), seeds, np.array([]), steps, evaluations, 2)
+
+
+def test_gradients_explode_over_100_and_may_leave_a_network_dead():
+    norms = [[13, 900, 0], [13, 40, 100], [13, np.nan, np.nan], [13, 40, 0], [13, 101, 5]]
+    (found,) = explosions(histories_of_norms(norms))
+    assert (found.length, found.seeds) == (20, 5)
+    assert (found.share_exploded, found.share_dead) == (0.6, 0.4)
+    assert found.exploded_interval == wilson_interval(3, 5)
+    assert found.dead_interval == wilson_interval(2, 5)
+
+
+def test_without_the_probe_nothing_is_known_of_explosions():
+    histories = histories_of_norms([[1, 2]])
+    bare = dataclasses.replace(histories, steps={"train_loss": histories.train_loss})
+    assert explosions(bare) == ()

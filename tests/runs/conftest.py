@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from running import SWEEP, Recorder, checkpoints_of, stop_at
 
-from srn_jax.runs import loop
+from srn_jax.runs import group, loop
 from srn_jax.runs.signals import Interrupted
 
 
@@ -21,7 +21,7 @@ def one_block_an_interval():
 @pytest.fixture(scope="package")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    loop.run_sweep(SWEEP, folder, Recorder())
+    group.run_sweep(SWEEP, folder, Recorder())
     return folder
 
 
@@ -31,7 +31,7 @@ def stopped_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped") / "run"
     for block in (5, 9):
         with pytest.raises(Interrupted):
-            loop.run_sweep(SWEEP, folder, stop_at(block))
+            group.run_sweep(SWEEP, folder, stop_at(block))
     assert checkpoints_of(folder) == [5, 9]
     return folder
 

@@ -26,7 +26,8 @@ from srn_jax.interop import pytorch
 from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs import restore
-from srn_jax.runs.loop import RunOptions, run_sweep
+from srn_jax.runs.group import run_sweep
+from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.outcome import without_best
 from srn_jax.runs.settings import config_of, default_folder, differences, settings_of, variants_of
 from srn_jax.runs.signals import Interrupted
@@ -201,7 +202,7 @@ def test_a_strange_number_in_an_old_run_file_is_one_line(tmp_path, seconds):
 
 
 def test_without_best_parameters_there_are_no_scores_anywhere(tmp_path):
-    single = SweepConfig((3,), (0, 1), with_settings(steps=1, learning_rate=1e30).experiment)
+    single = SweepConfig((3,), (0,), with_settings(steps=1, learning_rate=1e30).experiment)
     run = run_sweep(single, tmp_path / "run", Recorder())
     results, read = run.results, read_results(tmp_path / "run")
     assert results.diverged.all() and np.isnan(results.final_train_loss).all()
@@ -248,7 +249,7 @@ class Mine(Cell):
 def test_a_run_keeps_a_file_of_the_users_own_and_needs_no_other(tmp_path):
     own, folder = tmp_path / "mine.py", tmp_path / "run"
     own.write_text(CELL)
-    config = with_settings(cell=f"{own}:Mine", epochs=2)
+    config = SweepConfig((3,), (0,), with_settings(cell=f"{own}:Mine", epochs=2).experiment)
     with pytest.raises(Interrupted):
         run_sweep(config, folder, stop_at(2))
     own.write_text(CELL.replace("tanh", "sin"))

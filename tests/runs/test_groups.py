@@ -18,7 +18,8 @@ from running import (
 from srn_jax.cli import study
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.loop import Member, RunOptions, groups_of, run_group, run_sweep
+from srn_jax.runs.group import Member, groups_of, run_group, run_sweep
+from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.signals import Interrupted
 
 OTHER = with_settings(learning_rate=0.01)
@@ -115,7 +116,7 @@ def test_variants_that_were_stopped_go_on_where_they_were(tmp_path, monkeypatch,
     variants = [SWEEP, OTHER, with_settings(hidden_size=4)]
     told = [stop_at(7), Recorder(), Recorder()]
     reporters = iter(told)
-    monkeypatch.setattr(study, "reporter_for", lambda _: nullcontext(next(reporters)))
+    monkeypatch.setattr(study, "reporter_for", lambda *_: nullcontext(next(reporters)))
     monkeypatch.setattr(study, "publish", lambda *_, **__: [])
     with pytest.raises(Interrupted):
         study.run_study(variants, tmp_path, RunOptions())

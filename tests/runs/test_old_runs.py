@@ -13,7 +13,7 @@ from srn_jax.cli.publish import load_run
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs import restore
-from srn_jax.runs.loop import run_sweep
+from srn_jax.runs.group import run_sweep
 from srn_jax.runs.settings import settings_of
 
 DATA = Path(__file__).parents[1] / "data"

@@ -27,9 +27,10 @@ from srn_jax.analysis.results import read_results
 from srn_jax.cli import publish, study
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint, loop, restore
+from srn_jax.runs import checkpoint, group, loop, restore
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.loop import Member, RunOptions, run_sweep
+from srn_jax.runs.group import Member, run_sweep
+from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.signals import Interrupted
 
 LONG_SWEEP = shlex.split(  # as a script; it saves whenever it can
@@ -235,7 +236,7 @@ def test_a_failing_experiment_is_reported_and_leaves_the_others_alone(
             state.parameters["cell"]["U"][2] = np.nan
             self.state = self.scatter(state)
 
-    monkeypatch.setattr(loop, "Sweep", OneBroken)
+    monkeypatch.setattr(group, "Sweep", OneBroken)
     study.run_and_publish({"run": Member(tmp_path / "run", SWEEP)}, RunOptions())
     rows, whole = (
         (f / "results.csv").read_text().splitlines() for f in (tmp_path / "run", uninterrupted)
