@@ -261,10 +261,11 @@ def page(found: Explanation, question: str, notes: Sequence[str] = ()) -> str:
         *((when, "gradient slope", s, *backwards) for s, when in enumerate(WHEN)),
     )
     growth = "Even what grows most shrinks", "Some perturbation grows"
+    half = "Fewer than half", "More than half"
     section(
         "A perturbation of the second state, decades until the last",
         *((when, "perturbation", s, *growth) for s, when in enumerate(WHEN)),
-        *((f"{f}, share at the best step".capitalize(), f, BEST, "Few", "Most") for f in FATES),
+        *((f"{f}, share at the best step".capitalize(), f, BEST, *half) for f in FATES),
     )
     held = []
     for name in found.targets:

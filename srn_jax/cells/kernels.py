@@ -226,7 +226,7 @@ def put(refs: Any, t: Any, state: Any) -> None:
         ref[t] = part
 
 
-def like(array: jax.Array, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
+def like(array: Any, shape: tuple[int, ...] | None = None) -> jax.ShapeDtypeStruct:
     """What a kernel is to write."""
     return jax.ShapeDtypeStruct(array.shape if shape is None else shape, array.dtype)
 

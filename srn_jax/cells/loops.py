@@ -133,8 +133,8 @@ class InPlace(Form):
             room = jnp.zeros_like(kept)
         steps = jnp.arange(len(kept)), kept, outside, g, before, mask
         (initial, room), pairs = jax.lax.scan(step, (last, room), steps, reverse=True)
-        dx, dg = (room, None) if in_place else pairs
-        return dx, dx if cell.additive else dg, initial
+        dx: Any = room if in_place else pairs[0]
+        return dx, dx if cell.additive else pairs[1], initial
 
     def weight_gradients(
         self,

@@ -92,7 +92,7 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
     return [Planes(planes) for planes in results]
 
 
-def size(shape: tuple[int, ...]) -> int | None:
+def size(shape: tuple[int, ...]) -> Any:
     """The planes of an array; None if its shape is none of gates and hidden units."""
     if len(shape) == 2 and shape[1] == UNITS:
         return shape[0]

@@ -259,7 +259,7 @@ def copy(source: Any, target: Any) -> None:
         target[..., pl.ds(start, columns)] = source[..., pl.ds(start, columns)]
 
 
-def compare(numbers: jax.Array, classes: int) -> jax.Array:
+def compare(numbers: Any, classes: int) -> jax.Array:
     """One-hot rows `[batch, classes]`, zero for a negative number."""
     every = jax.lax.broadcasted_iota(jnp.int32, (numbers.shape[0], classes), 1)
     return (numbers[:, None] == every).astype(jnp.float32)
