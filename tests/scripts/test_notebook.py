@@ -1,4 +1,4 @@
-"""The notebook for Colab: clean as stored, and executed from top to bottom."""
+"""The notebooks: clean as stored, and executed from top to bottom."""
 
 import ast
 import json
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOK = ROOT / "scripts" / "colab.ipynb"
+COLAB, CHAPTER = (ROOT / "scripts" / f"{name}.ipynb" for name in ("colab", "chapter"))
 
 
-@pytest.fixture(scope="module")
-def stored():
-    return json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+@pytest.fixture(params=[COLAB, CHAPTER], ids=lambda path: path.stem)
+def stored(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))
 
 
 def source_of(cell):
@@ -35,17 +35,18 @@ def test_all_of_its_code_is_plain_python(stored):
             ast.parse(source_of(cell))  # no magics, so that it can be linted as well
 
 
-def test_its_badge_opens_the_repository_that_it_installs(stored):
+def test_its_badge_opens_the_repository_that_it_installs():
+    stored = json.loads(COLAB.read_text(encoding="utf-8"))
     text = "\n".join(map(source_of, stored["cells"]))
     (installed,) = re.findall(r'^REPOSITORY = "([^"]+)"', text, re.MULTILINE)
     linked = re.findall(
         r"colab\.research\.google\.com/github/([^/]+/[^/]+)/blob/[^/]+/([^)]+)", text
     )
-    assert linked == [(installed, str(NOTEBOOK.relative_to(ROOT)))]
+    assert linked == [(installed, str(COLAB.relative_to(ROOT)))]
 
 
-def execute(folder, monkeypatch, last=None):
-    """Execute the notebook, up to the cell `last`, in a folder; its code cells by id."""
+def execute(path, folder, monkeypatch, last=None):
+    """Execute a notebook, up to the cell `last`, in a folder; its code cells by id."""
     nbformat = pytest.importorskip("nbformat")
     nbclient = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
@@ -53,7 +54,7 @@ def execute(folder, monkeypatch, last=None):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     if last is not None:
         ids = [cell.id for cell in notebook.cells]
@@ -71,17 +72,20 @@ def shown(cell, kind):
     return [output.data[kind] for output in cell.outputs if kind in output.get("data", ())]
 
 
+def warnings_of(cells):
+    return [o.text for c in cells.values() for o in c.outputs if o.get("name") == "stderr"]
+
+
 @pytest.mark.slow
 @pytest.mark.needs_notebook
 @pytest.mark.filterwarnings("default")  # Jupyter's own are not ours to mend
-def test_it_runs_from_top_to_bottom_and_goes_on_where_it_was(tmp_path, monkeypatch):
-    cells = execute(tmp_path, monkeypatch)
+def test_colabs_runs_from_top_to_bottom_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    cells = execute(COLAB, tmp_path, monkeypatch)
     assert printed(cells["install"]).startswith("not in Colab")
     assert re.match(
         r"found no TPU or GPU, the CPU will do: \d+ cores, JAX", printed(cells["devices"])
     )
-    warnings = [o.text for c in cells.values() for o in c.outputs if o.get("name") == "stderr"]
-    assert warnings == []
+    assert warnings_of(cells) == []
 
     rows = [line.split()[:2] for line in printed(cells["train"]).splitlines()]
     assert ["5", "4"] in rows and ["10", "4"] in rows  # a line a length, of four seeds
@@ -90,13 +94,37 @@ def test_it_runs_from_top_to_bottom_and_goes_on_where_it_was(tmp_path, monkeypat
     for name in ("memory", "losses", "try"):
         assert len(shown(cells[name], "image/png")) == 1
     assert re.search(r"\[3, 4, 0, 0, 0\]: the network says \d+", printed(cells["predict"]))
-    run = tmp_path / "runs" / re.search(r"runs/(\S+), a page", printed(cells["train"]))[1]
+    (run,) = (tmp_path / "runs").glob("srn-epochs40-2lengths-4seeds-*")
     results = (run / "results.csv").read_text().splitlines()[1:]
-    known = [f"{float(row.split(',')[5]):.2f}" for row in results if row.startswith("10,")]
+    known = [row.split(",")[5] for row in results if row.startswith("10,")]
     tested = [line.split() for line in printed(cells["test"]).splitlines()[2:-1]]
     assert [row[2] for row in tested] == known
-    assert "recurrent_init=orthogonal" in printed(cells["try"])
+    assert "recurrent_init orthogonal" in printed(cells["try"])
 
-    again = printed(execute(tmp_path, monkeypatch, last="train")["train"])
-    assert "resumed after 1,520 of 1,520 steps" in again
-    assert again.splitlines()[-8:] == printed(cells["train"]).splitlines()[-8:]
+    again = printed(execute(COLAB, tmp_path, monkeypatch, last="train")["train"])
+    assert "is finished, nothing is left to train" in again
+    assert again.split("\n\n")[-2:] == printed(cells["train"]).split("\n\n")[-2:]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_notebook
+@pytest.mark.filterwarnings("default")
+def test_the_chapters_runs_from_top_to_bottom_with_the_books_numbers_and_figures(
+    tmp_path, monkeypatch
+):
+    cells = execute(CHAPTER, tmp_path, monkeypatch)
+    assert warnings_of(cells) == []
+    assert "0 0 5 0 0\\t0" in printed(cells["files"])
+    assert "10 300 100 100" in printed(cells["load"]) and "chance: 0.1" in printed(cells["load"])
+    assert "(38, 8, 10) (38, 8)" in printed(cells["batches"])
+    assert "[[0.31774" in printed(cells["srn"]) and "0.477497" in printed(cells["srn"])
+    assert re.search(r"\[\[0\.0594\d* +0\.0952\d*\]\]", printed(cells["lstm"]))
+    for name in ("embedding", "built-in", "lstm-built-in"):
+        difference = float(re.search(r"largest difference: (\S+)", printed(cells[name]))[1])
+        assert difference < 1e-6, name
+    assert "(1, 19)" in printed(cells["model"])
+    assert "[Train] epoch: 0/20, step: 0/760, loss:" in printed(cells["one"])
+    figures = {"losses": 2, "evaluation": 1, "exploding": 1, "clipping": 1, "lstm-train": 2}
+    figures |= {"lstm-evaluation": 1, "gates": 4}
+    for name, number in figures.items():
+        assert len(shown(cells[name], "image/png")) == number, name
