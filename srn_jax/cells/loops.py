@@ -134,7 +134,8 @@ class InPlace(Form):
         steps = jnp.arange(len(kept)), kept, outside, g, before, mask
         (initial, room), pairs = jax.lax.scan(step, (last, room), steps, reverse=True)
         dx: Any = room if in_place else pairs[0]
-        return dx, dx if cell.additive else pairs[1], initial
+        dg: Any = dx if cell.additive else pairs[1]
+        return dx, dg, initial
 
     def weight_gradients(
         self,

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from srn_jax.errors import UserError
 
 UNITS = 7  # of the traced function
+# Parameters of operations that keep a shape and are not elementwise, such as a sum along an axis.
+ALONG_AN_AXIS = {"axis", "axes", "dimension", "dimensions", "jaxpr", "body_jaxpr", "branches"}
 
 
 class Planes(tuple[jax.Array, ...]):
@@ -52,7 +54,8 @@ def evaluate(traced: Any, arguments: Sequence[Any], shape: tuple[int, ...]) -> l
     for equation in traced.jaxpr.eqns:
         values = [value(variable) for variable in equation.invars]
         inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        results = evaluate(inner, values, shape) if inner else apply(equation, values, shape)
+        called = inner is not None and equation.primitive.name != "scan"
+        results = evaluate(inner, values, shape) if called else apply(equation, values, shape)
         known |= dict(zip(equation.outvars, results, strict=True))
     return [value(variable) for variable in traced.jaxpr.outvars]
 
@@ -63,6 +66,7 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
     if not any(variable.aval.shape for variable in (*equation.invars, *equation.outvars)):
         return [equation.primitive.bind(*values, **params)]
     before, after = (variable.aval.shape for variable in (equation.invars[0], equation.outvars[0]))
+    shapes = {variable.aval.shape for variable in equation.invars}
     unit = 1 if len(before) == 2 else UNITS  # of the first axis, `[gates, 7]` or `[gates * 7]`
     first = values[0] if before else Planes([jnp.broadcast_to(values[0], shape)])
     if name in ("squeeze", "reshape", "broadcast_in_dim"):
@@ -81,7 +85,7 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
         results = [filler * (low // unit) + first + filler * (high // unit)]
     elif name == "reduce_sum" and params["axes"] == (0,) and len(before) == 2:
         results = [[sum(first[1:], first[0])]]
-    elif {variable.aval.shape for variable in equation.invars} <= {(), after}:
+    elif shapes <= {(), after} and not ALONG_AN_AXIS & set(params):  # elementwise
         each = [v if is_planes(v) else (v,) * size(after) for v in values]
         results = [[equation.primitive.bind(*v, **params) for v in zip(*each, strict=False)]]
     else:
@@ -92,8 +96,8 @@ def apply(equation: Any, values: list[Any], shape: tuple[int, ...]) -> list[Any]
     return [Planes(planes) for planes in results]
 
 
-def size(shape: tuple[int, ...]) -> Any:
-    """The planes of an array; None if its shape is none of gates and hidden units."""
+def size(shape: tuple[int, ...]) -> int:
+    """The planes of an array; -1 if its shape is none of gates and hidden units."""
     if len(shape) == 2 and shape[1] == UNITS:
         return shape[0]
-    return shape[0] // UNITS if len(shape) == 1 and shape[0] % UNITS == 0 else None
+    return shape[0] // UNITS if len(shape) == 1 and shape[0] % UNITS == 0 else -1

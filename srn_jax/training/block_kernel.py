@@ -157,7 +157,7 @@ class Scratch(NamedTuple):
 
 
 def gradients(
-    cell: type[Cell], sync: Any, parameters: Any, data: Batches, number: Any, scratch: Scratch
+    cell: type[Cell], sync: Any, parameters: Any, data: Any, number: Any, scratch: Scratch
 ) -> tuple[jax.Array, Any]:
     """The loss of a batch and its gradient, in which every gate is by itself."""
     table, output, own = parameters["embedding"]["table"], parameters["output"], parameters["cell"]

@@ -13,7 +13,7 @@ from srn_jax.analysis.results import read_results
 from srn_jax.cli.explain import examine, explain
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
-from srn_jax.runs.loop import run_sweep
+from srn_jax.runs.group import run_sweep
 from srn_jax.runs.restore import restore
 
 OPTIONS = Namespace(threshold=0.1, lengths=None, gates=None, seed=None)

@@ -61,6 +61,20 @@ def test_a_training_step_counts_its_inner_loops_and_nothing_around_it():
     assert sum(launches) == 35 * 2 + 1 + 1  # tanh and two conditions
 
 
+def test_turns_of_experiments_and_steps_in_a_kernel_are_counted():
+    """The step stands in the second of three branches, of which a device takes 0, 4 and 1."""
+    branch = """ENTRY %main2 (x: s32[]) -> s32[] {
+  ROOT %c = s32[] conditional(%x), branch_computations={%inner, %main, %inner}
+}
+"""
+    text = PROGRAM.replace("ENTRY %main", "%main") + branch
+    steps = hlo.parse(text).training_steps([0, 4, 1])
+    assert sum(times * operation.cycles for operation, times in steps) == 4 * (35 * 10 + 7)
+    text = PROGRAM.replace("while(%x), condition=%forever, body=%step", "custom-call(%x)")
+    text = text.replace("training_steps)/while", "training_steps)/block_kernel/pallas_call")
+    assert [times for _, times in hlo.parse(text).training_steps(block=100)] == [0.01]
+
+
 def test_bytes_are_those_of_the_slice_that_is_updated_and_none_on_the_chip():
     program = hlo.parse(PROGRAM)
     moved = {o.name: n * program.bytes_moved(o) for o, n in program.training_steps()}
