@@ -180,7 +180,7 @@ def run(name: str, folder: Path, kernel: bool = False) -> None:
     print("\n" + table(target, found))
     of_64 = found[SEEDS.index(64)]
     print(f"\nthe most expensive operations, {target.unit} a step with 64 seeds")
-    rows = [[f"{cost:,.7g}", what] for what, cost in of_64.dearest]
+    rows = [[readable(cost), what] for what, cost in of_64.dearest]
     print(plain_table([[target.unit, "operation"], *rows]))
     compiler = "libtpu" if target.platform == "tpu" else "jax-cuda13-plugin"
     folder.mkdir(parents=True, exist_ok=True)
@@ -194,6 +194,11 @@ def run(name: str, folder: Path, kernel: bool = False) -> None:
     print(f"\nwritten: {path}\n{target.unit} a step: {of_64.count:.7g}")
 
 
+def readable(count: float) -> str:
+    """A number of cycles or launches, which may be less than one a step."""
+    return f"{count:,.0f}" if count >= 100 else f"{count:.2g}"
+
+
 def table(target: Target, found: list[Estimate]) -> str:
     """A row for each number of seeds."""
     header = ["seeds", "experiments", f"{target.unit} a step", "for one experiment"]
@@ -202,8 +207,8 @@ def table(target: Target, found: list[Estimate]) -> str:
         [
             f"{one.seeds:,}",
             f"{one.experiments:,}",
-            f"{one.count:,.7g}",
-            f"{one.count / one.experiments:,.4g}",
+            readable(one.count),
+            readable(one.count / one.experiments),
             f"{one.bytes_moved / 1e6:,.1f}",
             f"{one.bytes_floor / 1e6:,.1f}",
             f"{one.temporary_bytes / 1e6:,.0f}",
