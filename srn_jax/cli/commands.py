@@ -206,13 +206,13 @@ def generate_data(arguments: list[str]) -> None:
     out, drawing = Path(options.out), (tuple(options.lengths), tuple(options.multiplicities))
     examples = 100 * sum(options.multiplicities)
     size = sum(examples * (2 * length + 2) for length in options.lengths)
-    print(
-        f"{examples * len(options.lengths):,} examples, {size / 1e6:,.1f} MB, to {out}", flush=True
-    )
+    run_folder.check_place(out)
     run_folder.check_room(out, size)
     if out.exists() and not options.overwrite:
         for length, splits in textbook_splits(*drawing, options.seed):
             check_same(out, length, splits)
+    number = f"{examples * len(options.lengths):,} examples"
+    print(f"{number}, {size / 1e6:,.1f} MB, to {out}", flush=True)
     for length, splits in textbook_splits(*drawing, options.seed):
         write_splits(out, length, splits)
         sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
