@@ -67,9 +67,8 @@ def test_a_run_is_loaded_by_its_path_as_text_and_the_same_call_trains_nothing(tr
 
 
 def test_runs_are_compared(trained, capsys, tmp_path):
-    figure = srn_jax.compare(
-        {"one": trained, "same": srn_jax.load_run(trained.folder)}, str(tmp_path / "both")
-    )
+    runs = {"one": trained, "same": srn_jax.load_run(trained.folder)}
+    figure = srn_jax.compare(runs, str(tmp_path / "both"))
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "Difference: the run minus one, paired seed by seed." in capsys.readouterr().out
 

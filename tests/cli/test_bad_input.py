@@ -404,6 +404,7 @@ def assert_one_line_about(says, stdout, stderr):
     assert stdout == ""
 
 
+@pytest.mark.no_jax  # apart from a few of evaluate.py's
 @pytest.mark.parametrize(("script", "arguments", "says"), MISTAKES)
 def test_a_mistake_costs_one_clear_line(script, arguments, says, world, monkeypatch, capsys):
     def configure(*_):

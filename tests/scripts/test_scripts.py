@@ -235,6 +235,7 @@ def test_a_sweep_trains_on_files(run_here, tmp_path):
     assert changed.returncode == 2 and "examples" in changed.stderr
 
 
+@pytest.mark.no_jax
 @pytest.mark.parametrize(
     "script", ["sweep", "evaluate", "plot", "generate_data", "convert", "benchmark"]
 )
