@@ -109,9 +109,9 @@ def train_block(
     keep = None if mask is None or cell.rests else jnp.broadcast_to(mask, (rows, time)).T
 
     size = parameters["cell"]["U"].shape[0]
-    hidden = jax.ShapeDtypeStruct((time, rows, size), jnp.float32)
-    before = hidden if cell.states == 1 else (hidden,) * cell.states
-    kept = like(hidden, (time, rows, cell.gates * size))
+    hidden = jax.ShapeDtypeStruct((time + 1, rows, size), jnp.float32)
+    states = hidden if cell.states == 1 else (hidden,) * cell.states
+    kept = None if cell.keeps_state else like(hidden, (time, rows, cell.gates * size))
 
     def block_kernel(
         sync, settings_ref, data_ref, mask_ref, start_ref, trained_ref, losses_ref, *rest
@@ -129,7 +129,7 @@ def train_block(
 
         jax.lax.fori_loop(0, settings_ref.numbers[1], step, None)
 
-    out = jax.tree.map(like, trained), like(hidden, (places,)), before, kept
+    out = jax.tree.map(like, trained), like(hidden, (places,)), states, kept
     trained, losses, *_ = jax.lax.platform_dependent(
         settings,
         filled,
@@ -152,8 +152,8 @@ class Scratch(NamedTuple):
     """References to what a step writes for itself, and to the mask."""
 
     mask: Any  # [time, batch] or None
-    before: Any  # states before each position, each [time, batch, D]
-    kept: Any  # what the cell keeps, [time, batch, gates * D]
+    states: Any  # s_0..s_T, each [time + 1, batch, D]
+    kept: Any  # what the cell keeps, [time, batch, gates * D]; None if that is its state
 
 
 def gradients(
@@ -174,14 +174,16 @@ def gradients(
     rows = [dot(table[...], w) + b for w, b in pairs]
 
     def forward(t, state):
-        put(scratch.before, t, state)
         x = Planes([dot(one_hot(t), row) for row in rows])
         new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
         new = keep_where(scratch.mask, t, together(new), state)
-        put_planes(scratch.kept, t, kept_of(cell, x, new, kept))
+        put(scratch.states, t + 1, new)
+        if scratch.kept is not None:
+            put_planes(scratch.kept, t, kept_of(cell, x, new, kept))
         return new
 
-    zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), scratch.before)
+    zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), scratch.states)
+    put(scratch.states, 0, zero)
     state = jax.lax.fori_loop(0, time, forward, zero)
     sync()
 
@@ -197,8 +199,8 @@ def gradients(
     def backward(turn, carry):
         total, drows, du, dc = carry
         t = time - 1 - turn
-        before = at(scratch.before, t)
-        kept = planes(cell, scratch.kept, t)
+        before, after = at(scratch.states, t), at(scratch.states, t + 1)
+        kept = Planes([after]) if cell.keeps_state else planes(cell, scratch.kept, t)
         dx, dg, total = derivative(cell, kept, before, total, u, c, scratch.mask, t)
         hot, h = one_hot(t), jax.tree.leaves(before)[0]
         drows = [one + dot(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]

@@ -115,9 +115,7 @@ def test_a_run_killed_at_every_boundary_ends_as_one_never_interrupted(tmp_path):
         assert script.wait()[0] == -signal.SIGKILL, (kill.__name__, script.wait())
         assert not run_folder.read_run(folder)["finished"]
         checkpoint.restore(folder, warn=pytest.fail)
-    status, _, errors = Script(
-        tmp_path, "sweep.py", "--resume", folder, "--platform", "cpu"
-    ).wait()
+    status, _, errors = Script(tmp_path, "sweep.py", "--resume", folder, "--platform", "cpu").wait()
     assert (status, errors) == (0, []), errors
     names = os.listdir(folder / "checkpoints")
     assert len(names) <= checkpoint.KEEP and all(name.isdigit() for name in names)
