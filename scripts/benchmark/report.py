@@ -206,7 +206,7 @@ def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> di
 
 def write(report: dict[str, Any], folder: Path) -> list[Path]:
     """Write `benchmark.json`, and the figure as PDF and PNG."""
-    from srn_jax.analysis.figures import save_figure
+    from srn_jax.analysis.look import save_figure
     from srn_jax.analysis.results import write_json
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -217,11 +217,13 @@ def write(report: dict[str, Any], folder: Path) -> list[Path]:
 
 def draw(report: dict[str, Any]) -> Any:
     """Bars of the time a whole experiment takes, and curves of how ours grows."""
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    from srn_jax.analysis.figures import TRAIN_COLOR, new_figure
+    from srn_jax.analysis.figures import TRAIN_COLOR
 
-    figure = new_figure(9.6, 5.0 + 0.14 * len(report["contenders"]))
+    height = 5.0 + 0.14 * len(report["contenders"])
+    figure = Figure(figsize=(9.6, height), layout="constrained")
     halves: Any = figure.subfigures(2, 1)
     top, bottom = halves
     axes = top.subplots()

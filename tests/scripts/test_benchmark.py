@@ -9,23 +9,34 @@ from benchmark import measure as benchmark
 from benchmark.baselines import jax_experiment
 from benchmark.report import contenders_table, floor, growth_plan, plan
 
-from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
 from srn_jax.ensemble.sweep import Sweep
-from srn_jax.training import experiment as training
 
 CONFIG = SweepConfig((3, 7), (0, 1), ExperimentConfig(epochs=1))
 
 
-@pytest.mark.parametrize("contender", ["flax-rnn", "plain-scan"])
-def test_the_baselines_train_the_same_experiments(contender):
+def losses_of(contender, config, steps=38):
+    train, state, data = jax_experiment(config, contender, steps=steps)
+    with jax.numpy_rank_promotion("allow"):  # as a user would write it
+        _, losses = jax.jit(train)(state, data)
+    return np.asarray(losses)
+
+
+def test_the_plain_scan_trains_the_same_experiments():
     sweep = Sweep(CONFIG)
     sweep.advance(0, len(sweep.eval_steps))
-    ours = sweep.gather(sweep.state).train_loss
-    train, state, data = jax_experiment(CONFIG, contender, steps=38)
-    with jax.numpy_rank_promotion("allow"):  # as a user would write it
-        _, theirs = jax.jit(train)(state, data)
+    ours = sweep.gather_histories().steps["train_loss"]
     assert ours.shape == (4, 38)
-    assert np.asarray(theirs) == pytest.approx(ours, abs=1e-4)
+    assert losses_of("plain-scan", CONFIG) == pytest.approx(ours, abs=1e-4)
+
+
+@pytest.mark.parametrize("cell", ["srn", "lstm", "gru"])
+def test_flax_trains_the_same_experiments_from_weights_of_its_own(cell):
+    config = SweepConfig((3, 7), (0, 1), ExperimentConfig(epochs=1, cell=cell))
+    losses = losses_of("flax-rnn", config, steps=114)
+    assert losses.shape == (4, 114)
+    assert losses[:, 0] == pytest.approx(np.log(19), abs=0.6)  # nothing is known yet
+    assert losses[:, -38:].mean() < losses[:, :38].mean()  # the third epoch, the first
 
 
 def test_operations_are_those_counted_by_hand():
@@ -37,9 +48,10 @@ def test_operations_are_those_counted_by_hand():
 
 
 def first_parameters():
-    from srn_jax.training.model import new_classifier, parameters_of
+    from srn_jax.tasks.digit_sum import DigitSum
+    from srn_jax.training.model import new_network, parameters_of
 
-    return parameters_of(new_classifier(ExperimentConfig(), jax.random.key(0)))
+    return parameters_of(new_network(DigitSum(), ExperimentConfig(), jax.random.key(0)))
 
 
 def test_a_gpu_is_measured_with_a_thousand_seeds_and_has_a_floor():
@@ -48,7 +60,7 @@ def test_a_gpu_is_measured_with_a_thousand_seeds_and_has_a_floor():
     facts = floor("gpu")
     assert facts["operations_a_step"] == sum(map(benchmark.operations, range(5, 40, 5)))
     assert 1 < facts["h200_floor_seconds_1000_seeds"] < 5
-    assert training.number_of_steps(ExperimentConfig(), 300) == benchmark.STEPS
+    assert number_of_steps(ExperimentConfig(), 300) == benchmark.STEPS
 
 
 def test_the_table_gives_ratios_to_the_baselines():
@@ -80,5 +92,5 @@ def test_the_benchmark_runs_from_end_to_end(run_script, tmp_path):
     assert ("left out: pytorch-loop" in done.stdout) == (names[0][0] != "pytorch-loop")
     assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 1e7 for one in report["contenders"])
     assert [n for n, _ in report["growth"]["seeds"]] == [1, 4]
-    assert {"srn_jax SRN", "flax.nnx.RNN"} <= set(report["forward"])
+    assert {"srn_jax SRN", "flax.nnx.RNN"} <= set(report["forward"]["srn"])
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
