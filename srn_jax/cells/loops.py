@@ -8,16 +8,14 @@ operation. On a GPU the loop is unrolled, since its counter and its condition ar
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.lax import optimization_barrier
 
-if TYPE_CHECKING:
-    from srn_jax.cells.cell import Cell
-
 HIGHEST = jax.lax.Precision.HIGHEST  # float32 means float32, on TPU (bf16) and GPU (TF32) too
+CellClass = Any  # a class of the family; naming it here would close a circle of imports
 State = Any  # an array [batch, hidden], or a tuple of them, of which the first is h
 
 
@@ -47,7 +45,7 @@ class InPlace(Form):
 
     def forward(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         x: jax.Array,
         weight: jax.Array,
         bias: jax.Array | None,
@@ -83,7 +81,7 @@ class InPlace(Form):
 
     def backward(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         kept: jax.Array,
         weight: jax.Array,
         bias: jax.Array | None,
@@ -139,7 +137,7 @@ class InPlace(Form):
 
     def weight_gradients(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         features: jax.Array,
         initial: jax.Array,
         states: jax.Array,
@@ -172,7 +170,7 @@ class Stacked(Form):
 
     def forward(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         x: jax.Array,
         weight: jax.Array,
         bias: jax.Array | None,
@@ -194,7 +192,7 @@ class Stacked(Form):
 
     def last(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         x: jax.Array,
         weight: jax.Array,
         bias: jax.Array | None,
@@ -212,7 +210,7 @@ class Stacked(Form):
 
     def backward(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         kept: jax.Array,
         weight: jax.Array,
         bias: jax.Array | None,
@@ -252,7 +250,7 @@ class Stacked(Form):
 
     def weight_gradients(
         self,
-        cell: "type[Cell]",
+        cell: CellClass,
         features: jax.Array,
         initial: jax.Array,
         states: jax.Array,

@@ -22,12 +22,13 @@ fast version, `reference_recurrence` the plain one; the tests hold them equal.
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from srn_jax.cells.loops import (
+    CellClass,
     Form,
     InPlace,
     Stacked,
@@ -38,14 +39,11 @@ from srn_jax.cells.loops import (
     recurrent_side,
 )
 
-if TYPE_CHECKING:
-    from srn_jax.cells.cell import Cell
-
 GPU_UNROLL = 64  # positions in a turn: a loop's counter and condition are launches too
 
 
 def reference_recurrence(
-    cell: "type[Cell]",
+    cell: CellClass,
     features: jax.Array,
     input_weight: jax.Array,
     recurrent_weight: jax.Array,
@@ -76,7 +74,7 @@ ALL_STATES = Plan()
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 7))
 def recurrence(
-    cell: "type[Cell]",
+    cell: CellClass,
     features: jax.Array,
     input_weight: jax.Array,
     recurrent_weight: jax.Array,
