@@ -476,7 +476,7 @@ def test_the_script_takes_weights_out_of_a_run_and_tests_them(suffix, work, run_
     tested = run_script("convert.py", "--from", path, "--evaluate", work / "data", *cpu)
     assert tested.returncode == 0 and tested.stderr == ""
     assert list(accuracies(tested.stdout)) == ["3", "6"]
-    options = ("--lengths", 6, "--seeds", 1, "--data", work / "data", *cpu)
+    options = ("--lengths", 6, "--first-seed", 1, "--data", work / "data", *cpu)
     known = run_script("evaluate.py", work / "run", *options)
     assert accuracies(known.stdout)["6"] == accuracies(tested.stdout)["6"]
 
