@@ -22,7 +22,7 @@ def new_optimizer(config: ExperimentConfig, hyper: Hyperparameters) -> optax.Gra
 
 
 def clip(config: ExperimentConfig, hyper: Hyperparameters, gradient: Any) -> Any:
-    """Gradients times norm / size where their size is over it, by tensor or all of them together."""
+    """Gradients times norm / |g| where |g| > norm, of each tensor by itself or of all together."""
     if config.clip_norm is None:
         return gradient
     sizes = jax.tree.map(jnp.linalg.norm, gradient)
