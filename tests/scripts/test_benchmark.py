@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 from benchmark import measure as benchmark
+from benchmark import report
 from benchmark.baselines import jax_experiment
+from benchmark.measure import Job
 from benchmark.report import contenders_table, floor, growth_plan, plan
 
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
@@ -83,14 +85,17 @@ def test_growth_changes_one_thing_at_a_time():
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_from_end_to_end(run_script, tmp_path):
-    done = run_script("benchmark.py", "--quick", "--out", tmp_path, timeout=600)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "benchmark.json").read_text())
-    names = [(one["contender"], one["seeds"]) for one in report["contenders"]]
-    assert names[-3:] == [("flax-rnn", 1), ("plain-scan", 1), ("srn_jax", 4)]
-    assert ("left out: pytorch-loop" in done.stdout) == (names[0][0] != "pytorch-loop")
-    assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 1e7 for one in report["contenders"])
-    assert [n for n, _ in report["growth"]["seeds"]] == [1, 4]
-    assert {"srn_jax SRN", "flax.nnx.RNN"} <= set(report["forward"]["srn"])
-    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+def test_the_benchmark_runs_from_end_to_end(tmp_path, monkeypatch, capsys):
+    """With every contender and a process for each, of the shortest length."""
+    job = Job(lengths=(5,), steps=5, repeats=1)
+    names = ["pytorch-loop", "flax-rnn", "plain-scan", "srn_jax"]
+    monkeypatch.setattr(report, "plan", lambda *_: [(name, job) for name in names])
+    monkeypatch.setattr(report, "growth_plan", lambda *_: {"seeds": [(1, job)]})
+    found = report.run_all("cpu", quick=True, whole_process=False)
+    assert [one["contender"] for one in found["contenders"]][-3:] == names[1:]
+    assert ("left out: pytorch-loop" in capsys.readouterr().out) == (len(found["contenders"]) == 3)
+    assert all(one["step_seconds"] > 0 and one["peak_bytes"] > 1e7 for one in found["contenders"])
+    assert {"srn_jax SRN", "flax.nnx.RNN"} <= set(found["forward"]["srn"])
+    table, *figures = report.write(found, tmp_path)
+    assert json.loads(table.read_text())["growth"]["seeds"][0][1] > 0
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG") and len(figures) == 2
