@@ -12,6 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
+# A test compiles for seconds and computes for milliseconds, so LLVM need not optimise; CI compares
+# with PyTorch at full optimisation.
+LEVEL = "--xla_backend_optimization_level"
+if LEVEL not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".strip()
 
 from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
 from srn_jax.cli import options  # noqa: E402
