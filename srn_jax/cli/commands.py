@@ -107,14 +107,7 @@ def plot(arguments: list[str]) -> None:
     )
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names for the runs")
     parser.add_argument("--baseline", metavar="NAME", help="the run to compare with [the first]")
-    looks = parser.add_argument_group("look of the figures")
-    looks.add_argument("--width", type=cli.NUMBER, metavar="INCHES", help="with type to match")
-    looks.add_argument(
-        "--format", nargs="+", metavar="KIND", help="pdf, png or svg, or several [pdf png]"
-    )
-    looks.add_argument("--title", metavar="WORDS", help="above every figure")
-    looks.add_argument("--lang", default="en", metavar="LANG", help="of the labels: en or zh [en]")
-    cli.add_options(parser, "platform")
+    cli.add_options(parser, "look of the figures", "platform")
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
     given = [Path(folder) for folder in options.runs]
@@ -122,10 +115,9 @@ def plot(arguments: list[str]) -> None:
     if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
         raise UserError("--out, --labels and --baseline are for several runs, and this is one")
     from srn_jax.analysis.drawing import helper
-    from srn_jax.analysis.look import Look
     from srn_jax.cli import publish
 
-    look = Look(options.width, tuple(options.format or ("pdf", "png")), options.title, options.lang)
+    look = cli.look_of(options)
     names = publish.names_of(folders, options.labels)
     if not all(run_folder.read_run(folder)["finished"] for folder in folders):
         cli.start_platform(options)  # to read a checkpoint
@@ -160,18 +152,19 @@ def explain(arguments: list[str]) -> None:
     )
     parser.add_argument("--seed", type=cli.WHOLE, metavar="S", help="whose gates [the first]")
     parser.add_argument("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
-    cli.add_options(parser, "platform")
+    cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
     between(0, 1)("--threshold", options.threshold)
     runs = run_folder.runs_in(Path(options.run))
     if len(runs) > 1 and options.out is not None:
         raise UserError("--out is for one run, and this folder holds several")
+    look = cli.look_of(options)
     cli.start_platform(options)
     from srn_jax.cli import explain as explaining
 
     for run in runs:
         folder = Path(options.out or run / "explanation")
-        print("written:", *explaining.explain(run, folder, options), sep="\n  ")
+        print("written:", *explaining.explain(run, folder, options, look), sep="\n  ")
 
 
 def generate_data(arguments: list[str]) -> None:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from srn_jax.analysis import memory
 from srn_jax.analysis.explanation import BEST, STAGES, Explanation, write_explanation
 from srn_jax.analysis.figures import gate_figure
-from srn_jax.analysis.look import save_figure
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
 from srn_jax.cli.answers import parse_tokens
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import as_fraction, map_experiments, pad_splits
@@ -36,7 +36,9 @@ FAMILY_NOTE = (
 )
 
 
-def explain(run: Path, folder: Path, options: argparse.Namespace) -> list[Path]:
+def explain(
+    run: Path, folder: Path, options: argparse.Namespace, look: Look = DEFAULT_LOOK
+) -> list[Path]:
     """Do for one run what the options of `scripts/explain.py` say; returns what was written.
 
     Raises:
@@ -62,9 +64,10 @@ def explain(run: Path, folder: Path, options: argparse.Namespace) -> list[Path]:
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     notes = [FAMILY_NOTE] if np.isnan(found.gradient).all() else []
-    paths = write_explanation(found, folder, task_of(config).question, notes)
+    paths = write_explanation(found, folder, task_of(config).question, notes, look)
     for name, values in gates.items():
-        paths += save_figure(gate_figure(name, values, tokens), folder / f"gate_{name}")
+        figure = gate_figure(name, values, tokens, look)
+        paths += save_figure(figure, folder / f"gate_{name}", look)
     return paths
 
 

@@ -12,7 +12,7 @@ import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from srn_jax.checks import check_list, positive, whole
 from srn_jax.cli import processes
@@ -33,6 +33,9 @@ from srn_jax.interop.textbook_files import (
     textbook_splits,
     write_splits,
 )
+
+if TYPE_CHECKING:
+    from srn_jax.analysis.look import Look
 
 QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
 SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
@@ -181,6 +184,16 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
             "help": "train by hand-written GPU kernels, which have not run on a GPU yet",
         },
     },
+    "look of the figures": {
+        "--width": {"type": NUMBER, "metavar": "INCHES", "help": "with type to match"},
+        "--format": {
+            "nargs": "+",
+            "metavar": "KIND",
+            "help": "pdf, png or svg, or several [pdf png]",
+        },
+        "--title": {"metavar": "WORDS", "help": "above every figure"},
+        "--lang": {"default": "en", "help": "of the labels: en or zh [en]"},
+    },
     "several processes": {
         "--distributed": {
             "action": "store_true",
@@ -199,6 +212,14 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
         group = parser.add_argument_group(name)
         for option, settings in GROUPS[name].items():
             group.add_argument(*option.split(), **settings)
+
+
+def look_of(options: argparse.Namespace) -> "Look":
+    """The look that the options choose; raises `UserError` for one that cannot be had."""
+    from srn_jax.analysis.look import Look  # which loads Matplotlib
+
+    formats = tuple(options.format or ("pdf", "png"))
+    return Look(options.width, formats, options.title, options.lang)
 
 
 def start_platform(options: argparse.Namespace) -> None:
