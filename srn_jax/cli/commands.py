@@ -29,21 +29,27 @@ def sweep(arguments: list[str]) -> None:
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
     cli.check_run_options(options)
+    from srn_jax.runs.more_seeds import with_seeds
     from srn_jax.runs.settings import default_folder
 
     together = cli.distributed_of(options) is not None
     if together:  # what is refused from here on ends all processes
         cli.start_platform(options)
-    if options.resume is not None:
+    finished = None  # a run that is given more seeds, in another folder
+    if options.resume is not None and options.seeds is None:
         folder = Path(options.resume)
         configs = run_folder.read_configs(folder)
+    elif options.resume is not None:
+        finished = Path(options.resume)
+        configs = with_seeds(finished, options.seeds)
+        folder = Path(options.out or finished.absolute().parent / default_folder(configs).name)
     else:
         configs = cli.sweeps_of(options)
         folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
     if not together:
         cli.start_platform(options)
-    from srn_jax.cli.study import run_study
+    from srn_jax.cli.study import begin_with_more_seeds, run_study
     from srn_jax.runs.loop import RunOptions
     from srn_jax.runs.signals import Interrupted
 
@@ -53,9 +59,12 @@ def sweep(arguments: list[str]) -> None:
         options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
     )
     try:
+        if finished is not None:
+            begin_with_more_seeds(finished, configs, folder, how)
         run_study(configs, folder, how, bool(options.textbook))
     except Interrupted as stop:
-        print(f"stopped; to go on: {shlex.join([*called, '--resume', str(folder)])}")
+        again = ["--resume", str(folder)] if finished is None else arguments
+        print(f"stopped; to go on: {shlex.join([*called, *again])}")
         sys.exit(128 + stop.signal)
 
 

@@ -167,7 +167,11 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
             "metavar": "DIR",
             "help": "run folder [one of its own for each settings, under runs/]",
         },
-        "--resume": {"type": path, "metavar": "RUN", "help": "go on with the run in this folder"},
+        "--resume": {
+            "type": path,
+            "metavar": "RUN",
+            "help": "go on with the run in this folder; a finished one can be given more --seeds",
+        },
         "--overwrite": {
             "action": "store_true",
             "help": "lose a run that the folder already holds",
@@ -358,12 +362,18 @@ def check_run_options(options: argparse.Namespace) -> None:
     if options.kernel and options.platform == "tpu":
         raise UserError("--kernel is for GPUs, leave it out with --platform tpu")
     if options.resume is not None:
-        given = [n for n in SETTINGS if n != "textbook" and getattr(options, n) is not None]
-        given += [n for n in ("overwrite", "out") if getattr(options, n)]
+        allowed = ("textbook", "seeds")
+        given = [n for n in SETTINGS if n not in allowed and getattr(options, n) is not None]
+        given += ["overwrite"] if options.overwrite else []
+        given += ["out"] if options.out is not None and options.seeds is None else []
         if given:
             raise UserError(
                 f"--resume takes its settings from the run, leave out {option_name(given[0])}"
             )
+        if options.seeds is not None:
+            whole(1, 1_000_000)("--seeds", options.seeds)
+            if distributed_of(options) is not None:
+                raise UserError("--resume with more --seeds is for one process")
 
 
 def seeds_chosen(options: argparse.Namespace) -> tuple[int, ...] | None:

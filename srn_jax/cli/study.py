@@ -30,6 +30,7 @@ from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
 from srn_jax.runs.group import Member, groups_of, run_group
 from srn_jax.runs.loop import RunOptions
+from srn_jax.runs.more_seeds import add_seeds
 from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import variants_of
 from srn_jax.runs.trial import try_out
@@ -72,6 +73,18 @@ def run_study(
         say("")
         publish_comparison(folder, runs)
     return runs
+
+
+def begin_with_more_seeds(
+    run: Path, configs: Sequence[SweepConfig], folder: Path, options: RunOptions
+) -> None:
+    """Train the seeds that a finished run, or variants, lack; `run_study` then does the rest."""
+    if len(configs) > 1:
+        run_folder.write_study(folder, configs)
+    for old, config in zip(run_folder.runs_in(run), configs, strict=True):
+        own = folder / old.name if len(configs) > 1 else folder
+        with reporter_for(config) as reporter:
+            add_seeds(old, config, own, reporter, options)
 
 
 def say(message: str) -> None:

@@ -47,6 +47,7 @@ LOCK_FILE = "lock"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLES_FOLDER = "tables"
+NEW_SEEDS_FOLDER = "new-seeds"  # a run of the seeds that another one lacks, until they are joined
 KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "settings": dict,
     "command": str,
@@ -58,7 +59,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
 # Which it may hold since it has a digest.
 NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
-    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER),
+    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER, NEW_SEEDS_FOLDER),
     *(HISTORIES_FILE, LOG_FILE, PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
