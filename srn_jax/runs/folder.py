@@ -47,7 +47,7 @@ LOCK_FILE = "lock"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLES_FOLDER = "tables"
-KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
+OLD_KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file without a digest holds
     "settings": dict,
     "command": str,
     "device": str,
@@ -55,8 +55,6 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "seconds": (int, float),
     "finished": bool,
 }
-# Which it may hold since it has a digest.
-NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
     *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER),
     *(HISTORIES_FILE, LOG_FILE, PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
@@ -69,16 +67,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN_FILE
     info = read_manifest(path)
     try:
-        unknown = info.keys() - KINDS.keys() - set(NEWER)
-        if unknown or (info.keys() & set(NEWER) and "sha256" not in info):
-            raise KeyError(*unknown, "sha256")
+        if "sha256" not in info:  # of an old version, which nothing but its look vouches for
+            for name in info.keys() | OLD_KINDS.keys():
+                if not isinstance(info[name], OLD_KINDS[name]):
+                    raise TypeError(f"{name} is {info[name]!r}")
+            if not math.isfinite(info["seconds"]):
+                raise ValueError(f"seconds is {info['seconds']!r}")
+            json.dumps(info, ensure_ascii=False).encode()  # which half of a character cannot be
         config_of(info["settings"])
-        for name, kind in KINDS.items():
-            if not isinstance(info[name], kind):
-                raise TypeError(f"{name} is {info[name]!r}")
-        if not math.isfinite(info["seconds"]):
-            raise ValueError(f"seconds is {info['seconds']!r}")
-        json.dumps(info, ensure_ascii=False).encode()  # which half of a character cannot be
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: damaged ({error})"[:500]) from None
     return info
@@ -171,19 +167,28 @@ def check_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) 
         )
 
 
+@contextmanager
+def possible(folder: Path) -> Iterator[None]:
+    """Raise `UserError` for what can't be a folder; what makes the machine fail stays `OSError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in MACHINE_FAILS:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: no possible folder ({reason}), see --out") from None
+
+
 def check_place(folder: Path) -> None:
     """Raise `UserError` if a folder cannot be there, because something else is in its place."""
-    try:
+    with possible(folder):
         for path in (folder, *folder.parents):
             if os.path.lexists(path) and not path.is_dir():
                 raise UserError(f"{path} is not a folder, expected one (--out)")
             if path.name == ".." and not path.is_dir():
                 raise UserError(f"{folder}: goes through a folder that is not there (--out)")
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{folder}: no possible folder ({reason})") from None
 
 
 def check_room(folder: Path, size: int) -> None:
@@ -196,22 +201,14 @@ def check_room(folder: Path, size: int) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create a folder; raises `UserError` if it can't be there, `OSError` if the machine fails."""
-    try:
+    with possible(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in MACHINE_FAILS:
-            raise
-        raise UserError(f"{folder}: cannot be made ({error.strerror}), see --out") from None
 
 
 def content_of(folder: Path) -> set[str]:
     """The names in a folder that mean something; none if there is no folder."""
-    try:
+    with possible(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    except OSError as error:
-        if error.errno in MACHINE_FAILS:
-            raise
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return names - {LOCK_FILE, *(name + PARTIAL for name in (*OURS, STUDY_FILE))}
 
 
