@@ -17,6 +17,7 @@ import jax
 
 from srn_jax.errors import UserError
 from srn_jax.runs import storage
+from srn_jax.runs.folder import OpenRun
 from srn_jax.runs.storage import (
     Checkpoint,
     CheckpointError,
@@ -40,18 +41,16 @@ class Writer:
     Every method raises `CheckpointError` if a save, this one or the one before, went wrong.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[Path],
-        settings: Sequence[dict[str, Any]],
-        check: Callable[[], None] = lambda: None,
-    ):
-        """Of the runs in these folders; `check` is called before each save and may raise."""
-        self.runs = list(zip(runs, settings, strict=True))
-        self.check = check
+    def __init__(self, runs: Sequence[OpenRun]):
+        self.runs = runs
         self.cost = 0.0  # seconds from the start of gathering the last saved state to its end
         self._thread: threading.Thread | None = None
         self._error: str | None = None
+
+    def check(self) -> None:
+        """Raise `OSError` for a folder that is gone, which Orbax would create."""
+        for run in self.runs:
+            run.check()
 
     def save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
         """Start saving what each run has after `block` blocks; `items` are of `split_state`.
@@ -59,7 +58,7 @@ class Writer:
         `began` is the time (`time.monotonic`) at which gathering them began.
         """
         self.close()
-        self.check()  # Orbax would create a folder that is gone
+        self.check()
         # A daemon does not keep the process from ending, whatever the disk does.
         self._thread = threading.Thread(target=self._save, args=(block, items, began), daemon=True)
         self._thread.start()
@@ -67,8 +66,8 @@ class Writer:
     def _save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
         with quiet():
             try:
-                for (run, settings), own in zip(self.runs, items, strict=bool(self.runs)):
-                    write(run, block, own, settings)
+                for run, own in zip(self.runs, items, strict=False):  # no runs but in process 0
+                    write(run.folder, block, own, run.info["settings"])
             except Exception as error:
                 self._error = reason_of(error)
             if self._error is not None:
@@ -90,7 +89,7 @@ class Writer:
         if error is not None:
             self.check()  # a folder that is gone is the clearest reason
             raise CheckpointError(
-                f"no checkpoint could be written to {self.runs[0][0] / CHECKPOINTS_FOLDER}: "
+                f"no checkpoint could be written to {self.runs[0].folder / CHECKPOINTS_FOLDER}: "
                 f"{error}; those before it are kept, the same command goes on from there"
             )
 

@@ -9,10 +9,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -41,6 +42,9 @@ from srn_jax.runs.settings import (
     settings_of,
     variants_of,
 )
+
+if TYPE_CHECKING:
+    from srn_jax.runs.storage import Checkpoint  # which loads JAX
 
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
@@ -284,31 +288,41 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[Callable[[], None]]:
-    """Hold the folder for this process; the lock dies with its owner.
-
-    Yields a function that raises `OSError` if the folder is no longer the one that was locked.
+def locked(folder: Path) -> Iterator[os.stat_result]:
+    """Hold the folder for this process, yielding its lock; the lock dies with its owner.
 
     Raises:
         UserError: if another process holds it.
     """
-    path = folder / LOCK_FILE
-    lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            yield os.stat(folder / LOCK_FILE)
     except Timeout:
         raise UserError(f"{folder} is in use by another process, wait for it or stop it") from None
-    held = os.stat(path)
 
-    def check() -> None:
+
+@dataclass
+class OpenRun:
+    """A run whose folder process 0 holds; in other processes nothing but its settings."""
+
+    folder: Path
+    config: SweepConfig
+    info: dict[str, Any] = field(default_factory=dict)  # the content of its run file
+    lock: os.stat_result | None = None
+    start: "Checkpoint | None" = None  # from which it goes on
+    run: Run | None = None  # once it is finished
+
+    def check(self) -> None:
+        """Raise `OSError` if its folder is no longer the one that was locked."""
         try:
-            same = os.path.samestat(held, os.stat(path))
+            if self.lock and os.path.samestat(self.lock, os.stat(self.folder / LOCK_FILE)):
+                return
         except OSError:
-            same = False
-        if not same:
-            raise OSError(f"{folder} was removed or replaced while its run was going on")
+            pass
+        raise OSError(f"{self.folder} was removed or replaced while its run was going on")
 
-    try:
-        yield check
-    finally:
-        lock.release()
+    def write(self, **changes: Any) -> None:
+        """Write the run file, with some of its content changed."""
+        self.check()
+        self.info |= changes
+        write_run(self.folder, self.info)

@@ -5,9 +5,8 @@ Process 0 alone touches the folders. What it refuses ends the others before anyo
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +19,13 @@ from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
 from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
+from srn_jax.runs.folder import OpenRun
 from srn_jax.runs.loop import AS_USUAL, COMPILING, Reporter, RunOptions, advance, agree, resume
 from srn_jax.runs.outcome import collect, program_in
 from srn_jax.runs.provenance import describe_devices, provenance
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import digest, flat, settings_of
 from srn_jax.runs.signals import Interrupted, stop_requests
-from srn_jax.runs.storage import Checkpoint
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import facts_of
 
@@ -46,24 +45,6 @@ def groups_of(members: Sequence[Member]) -> list[list[Member]]:
         shared = dataclasses.replace(config, experiment=config.experiment.program)
         groups.setdefault(shared, []).append(member)
     return list(groups.values())
-
-
-@dataclass
-class OpenRun:
-    """A run whose folder process 0 holds; in other processes nothing but its settings."""
-
-    folder: Path
-    config: SweepConfig
-    info: dict[str, Any] = field(default_factory=dict)  # the content of its run file
-    check: Callable[[], None] = lambda: None  # raises OSError if its folder is another now
-    start: Checkpoint | None = None  # from which it goes on
-    run: Run | None = None  # once it is finished
-
-    def write(self, **changes: Any) -> None:
-        """Write the run file, with some of its content changed."""
-        self.check()
-        self.info |= changes
-        run_folder.write_run(self.folder, self.info)
 
 
 def run_sweep(
@@ -128,7 +109,7 @@ def open_run(member: Member, reporter: Reporter, options: RunOptions) -> Iterato
     """Hold the folder of a run, which is begun if it is not there; a finished one is read."""
     folder, config = member
     run_folder.make_folder(folder)
-    with run_folder.locked(folder) as check:
+    with run_folder.locked(folder) as lock:
         if options.overwrite:
             run_folder.clear(folder)
         settings = settings_of(config)
@@ -141,7 +122,7 @@ def open_run(member: Member, reporter: Reporter, options: RunOptions) -> Iterato
         if config.data is not None and stored.data is not None:  # old runs knew less of their data
             data = dataclasses.replace(stored.data, path=config.data.path)
             config = dataclasses.replace(config, data=data)
-        run = OpenRun(folder, config, info, check)
+        run = OpenRun(folder, config, info, lock)
         if info["finished"]:
             try:
                 run.run = run_folder.read_finished(folder, info)
@@ -193,10 +174,6 @@ def train(
             for run, seconds in zip(held, spent, strict=True):
                 run.write(seconds=seconds + time.monotonic() - began, device=describe_devices())
 
-        def check() -> None:
-            for run in held:
-                run.check()
-
         try:
             reporter.say(COMPILING)
             sweep = Sweep([run.config for run in runs], files, options.chunk, options.kernel)
@@ -204,8 +181,7 @@ def train(
                 resume(sweep, starts)
                 done = sweep.eval_steps[block - 1] + 1
                 reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-            folders, settings = [run.folder for run in held], [r.info["settings"] for r in held]
-            writer = checkpoint.Writer(folders, settings, check)
+            writer = checkpoint.Writer(held)
             items, stopped_by = advance(sweep, block, writer, reporter, options, stop)
         except BaseException:
             with suppress(OSError):  # what went wrong first is what matters

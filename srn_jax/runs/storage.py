@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,24 +159,20 @@ def _checkpointer() -> ocp.Checkpointer:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep Orbax from reporting what becomes an exception anyway, with tracebacks of its own."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    hook = sys.unraisablehook
 
     def without_closed_loops(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = without_closed_loops
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-            yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with ExitStack() as undo, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        for logger in map(logging.getLogger, ("absl", "asyncio")):
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        undo.callback(setattr, sys, "unraisablehook", hook)
+        sys.unraisablehook = without_closed_loops
+        yield
 
 
 def settle() -> None:
