@@ -119,19 +119,10 @@ def config_in(folder: Path, settings: dict[str, Any]) -> SweepConfig:
 
 
 def keep_own_files(folder: Path, config: SweepConfig) -> None:
-    """Copy the user's own files into a folder, unless they are there.
-
-    Raises:
-        UserError: if other content is there.
-    """
+    """Copy the user's own files into a folder, whose settings are the sweep's."""
     for name, content in own_files(config).items():
-        path = folder / CODE_FOLDER / name
-        if path.exists():
-            if path.read_bytes() != content:
-                raise UserError(f"{path} is not the {name} of the run, put the old file back")
-            continue
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, content)
+        (folder / CODE_FOLDER).mkdir(exist_ok=True)
+        write_atomically(folder / CODE_FOLDER / name, content)
 
 
 def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> bool:
@@ -249,17 +240,14 @@ def write_study(folder: Path, configs: Sequence[SweepConfig]) -> None:
 def read_study(folder: Path) -> dict[str, SweepConfig]:
     """The variants of a folder of several; raises `UserError` if its file is damaged."""
     path = folder / STUDY_FILE
-    settings = {name: own for name, own in read_manifest(path).items() if name != "sha256"}
+    settings = read_manifest(path)
+    settings.pop("sha256", None)
+    if len(settings) < 2:
+        raise UserError(f"{path}: damaged (it holds {len(settings)} variants)")
     try:
-        configs = {name: config_in(folder, own) for name, own in settings.items()}
-        names = [*variants_of([*configs.values()])]
+        return {name: config_in(folder, own) for name, own in settings.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (AttributeError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
-    if len(configs) < 2 or [*configs] != names:
-        raise UserError(f"{path}: damaged (its variants are not what their names say)")
-    return configs
 
 
 def read_configs(folder: Path) -> list[SweepConfig]:

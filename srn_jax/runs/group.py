@@ -6,7 +6,7 @@ Process 0 alone touches the folders. What it refuses ends the others before anyo
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ from srn_jax.analysis.results import Run, digest_of, write_histories, write_resu
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
+from srn_jax.runs.checkpoint import Writer, restore_together
 from srn_jax.runs.folder import OpenRun
 from srn_jax.runs.loop import AS_USUAL, COMPILING, Reporter, RunOptions, advance, agree, resume
 from srn_jax.runs.outcome import collect, program_in
@@ -138,7 +138,7 @@ def restore_all(runs: Sequence[OpenRun], reporter: Reporter) -> bool:
     if not runs:
         return True
     folders = [run.folder for run in runs]
-    starts, together = checkpoint.restore_together(folders, reporter.warn, set_aside=True)
+    starts, together = restore_together(folders, reporter.warn, set_aside=True)
     for run, start in zip(runs, starts, strict=True):
         run.start = start
         if start is not None:
@@ -154,40 +154,22 @@ def train(
     options: RunOptions,
     stop: list[int],
 ) -> None:
-    """Train a group from a block to the end, or to a signal, and write what each run leaves.
-
-    Args:
-        runs: the runs; their starts, if any, are after `block` blocks.
-        block: how many blocks are behind them.
-        files: their data, where they are not drawn.
-        reporter: told about progress.
-        options: how to carry it out.
-        stop: the signals that have come.
-    """
+    """Train a group from a block to the end, or to a signal, and write what each run leaves."""
     held = runs if jax.process_index() == 0 else []
     starts = [run.start for run in runs if run.start is not None]
     items = [start.items for start in starts]
     if block < len(program_in(runs[0].config, files).eval_steps):  # or results alone are missing
-        began, spent = time.monotonic(), [run.info["seconds"] for run in held]
-
-        def keep_time() -> None:
-            for run, seconds in zip(held, spent, strict=True):
-                run.write(seconds=seconds + time.monotonic() - began, device=describe_devices())
-
-        try:
-            reporter.say(COMPILING)
-            sweep = Sweep([run.config for run in runs], files, options.chunk, options.kernel)
-            if block:
-                resume(sweep, starts)
-                done = sweep.eval_steps[block - 1] + 1
-                reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-            writer = checkpoint.Writer(held)
-            items, stopped_by = advance(sweep, block, writer, reporter, options, stop)
-        except BaseException:
-            with suppress(OSError):  # what went wrong first is what matters
-                keep_time()
-            raise
-        keep_time()
+        began = time.monotonic()
+        reporter.say(COMPILING)
+        sweep = Sweep([run.config for run in runs], files, options.chunk, options.kernel)
+        if block:
+            resume(sweep, starts)
+            done = sweep.eval_steps[block - 1] + 1
+            reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
+        items, stopped_by = advance(sweep, block, Writer(held), reporter, options, stop)
+        for run in held:
+            seconds = run.info["seconds"] + time.monotonic() - began
+            run.write(seconds=seconds, device=describe_devices())
         if stopped_by:
             raise Interrupted(stopped_by)
     for run, own in zip(held, items, strict=bool(held)):

@@ -81,16 +81,8 @@ def advance(
 ) -> tuple[list[dict[str, Any]], int]:
     """Train from a block to the end, or to a signal, saving now and then.
 
-    Args:
-        sweep: of a group of runs, in its state after `block` blocks.
-        block: how many blocks are behind it, fewer than all.
-        writer: of its checkpoints.
-        reporter: told about progress.
-        options: how often to save.
-        stop: the signals that have come.
-
-    Returns:
-        The state of each run, as items of a checkpoint, and the signal that stopped it, or 0.
+    Returns the state of each run, as items of a checkpoint, and the signal that stopped it, or 0;
+    signals come in `stop`.
     """
     blocks, stopped_by = len(sweep.eval_steps), 0
     items: list[dict[str, Any]] = []

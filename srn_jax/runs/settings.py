@@ -48,8 +48,6 @@ def config_of(settings: dict[str, Any], folder: Path = Path()) -> SweepConfig:
     try:
         settings = translate_settings(settings)
         data = settings["data"]
-        if data is not None and not (isinstance(data["path"], str) and "\0" not in data["path"]):
-            raise TypeError(f"data is {data!r}")
         experiment = dict(settings["experiment"])
         for name in ("cell", "task"):
             experiment[name] = in_folder(experiment.get(name, getattr(DEFAULTS, name)), folder)
