@@ -29,6 +29,7 @@ def sweep(arguments: list[str]) -> None:
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
     cli.check_run_options(options)
+    from srn_jax.analysis.drawing import helper
     from srn_jax.runs.more_seeds import with_seeds
     from srn_jax.runs.settings import default_folder
 
@@ -47,25 +48,26 @@ def sweep(arguments: list[str]) -> None:
         configs = cli.sweeps_of(options)
         folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
-    if not together:
-        cli.start_platform(options)
-    from srn_jax.cli.study import begin_with_more_seeds, run_study
-    from srn_jax.runs.loop import RunOptions
-    from srn_jax.runs.signals import Interrupted
+    with helper(wanted=not together or not options.process) as process:
+        if not together:
+            cli.start_platform(options)
+        from srn_jax.cli.study import begin_with_more_seeds, run_study
+        from srn_jax.runs.loop import RunOptions
+        from srn_jax.runs.signals import Interrupted
 
-    called = cli.called("sweep")
-    command = shlex.join([*called, *arguments])
-    how = RunOptions(
-        options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
-    )
-    try:
-        if finished is not None:
-            begin_with_more_seeds(finished, configs, folder, how)
-        run_study(configs, folder, how, bool(options.textbook))
-    except Interrupted as stop:
-        again = ["--resume", str(folder)] if finished is None else arguments
-        print(f"stopped; to go on: {shlex.join([*called, *again])}")
-        sys.exit(128 + stop.signal)
+        called = cli.called("sweep")
+        command = shlex.join([*called, *arguments])
+        how = RunOptions(
+            options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
+        )
+        try:
+            if finished is not None:
+                begin_with_more_seeds(finished, configs, folder, how)
+            run_study(configs, folder, how, process, bool(options.textbook))
+        except Interrupted as stop:
+            again = ["--resume", str(folder)] if finished is None else arguments
+            print(f"stopped; to go on: {shlex.join([*called, *again])}")
+            sys.exit(128 + stop.signal)
 
 
 def evaluate(arguments: list[str]) -> None:

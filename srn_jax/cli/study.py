@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import jax
 import numpy as np
 
 from srn_jax.analysis import report
-from srn_jax.analysis.drawing import helper
+from srn_jax.analysis.drawing import Helper
 from srn_jax.analysis.memory import gates_of
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
@@ -41,13 +40,17 @@ GATES_SEQUENCE = (6, 7, 0, 0, 1, 0, 0, 0, 0, 0)  # of the textbook's figure 6.13
 
 
 def run_study(
-    configs: Sequence[SweepConfig], folder: Path, options: RunOptions, textbook: bool = False
+    configs: Sequence[SweepConfig],
+    folder: Path,
+    options: RunOptions,
+    process: Helper | None = None,
+    textbook: bool = False,
 ) -> dict[str, Run]:
     """Train sweeps that differ in their settings and compare them; returns the runs by name.
 
     A single sweep is a run in `folder` itself; several get a folder each below it. All have the
-    same lengths and seeds, so comparisons are paired. With `textbook`, what is printed is what the
-    textbook's program prints.
+    same lengths and seeds, so comparisons are paired. A helper draws half of the figures. With
+    `textbook`, what is printed is what the textbook's program prints.
 
     Raises:
         UserError: if a folder holds something else.
@@ -55,7 +58,8 @@ def run_study(
     for config in configs:
         try_out(config)
     if len(configs) == 1:
-        return run_and_publish({folder.name: Member(folder, configs[0])}, options, textbook)
+        only = {folder.name: Member(folder, configs[0])}
+        return run_and_publish(only, options, process, textbook)
     variants = {
         name: Member(folder / name, config) for name, config in variants_of(configs).items()
     }
@@ -66,7 +70,7 @@ def run_study(
     for group in groups_of([*variants.values()]):
         named = {name: member for name, member in variants.items() if member in group}
         say(f"\n{'variants' if len(named) > 1 else 'variant'} {', '.join(named)}")
-        runs |= run_and_publish(named, options, textbook)
+        runs |= run_and_publish(named, options, process, textbook)
     if jax.process_index() == 0:
         runs = {name: runs[name] for name in variants}
         write_variants(folder / VARIANTS_FILE, dict(zip(variants, configs, strict=True)), runs)
@@ -94,25 +98,27 @@ def say(message: str) -> None:
 
 
 def run_and_publish(
-    members: Mapping[str, Member], options: RunOptions, textbook: bool = False
+    members: Mapping[str, Member],
+    options: RunOptions,
+    process: Helper | None = None,
+    textbook: bool = False,
 ) -> dict[str, Run]:
     """Runs that train together, and after them the table, figures and report of each."""
     config = next(iter(members.values())).config
     done = {}
-    with helper(wanted=jax.process_index() == 0) as process:
-        with reporter_for(config, textbook) as reporter:
-            runs = run_group([*members.values()], reporter, options)
-        for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
-            if run is not None:  # another process publishes it
-                done[name] = run
-                attempt("the gates could not be drawn", partial(draw_gates, folder, own))
-                publish_run(folder, run, process)
-                for line in closing_lines(run, own) if textbook else ():
-                    say(line)
+    with reporter_for(config, textbook) as reporter:
+        runs = run_group([*members.values()], reporter, options)
+    for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
+        if run is not None:  # another process publishes it
+            done[name] = run
+            attempt("the gates could not be drawn", partial(draw_gates, folder, own))
+            publish_run(folder, run, process)
+            for line in closing_lines(run, own) if textbook else ():
+                say(line)
     return done
 
 
-def publish_run(folder: Path, run: Run, process: Any) -> None:
+def publish_run(folder: Path, run: Run, process: Helper | None) -> None:
     """Publish a run and say what its folder holds."""
     paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
     paths += publish(folder, run, process=process)

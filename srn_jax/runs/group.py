@@ -13,14 +13,30 @@ from typing import Any, NamedTuple
 
 import jax
 
-from srn_jax.analysis.results import Run, digest_of, write_histories, write_results
+from srn_jax.analysis.results import (
+    Histories,
+    Results,
+    Run,
+    digest_of,
+    write_histories,
+    write_results,
+)
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import Writer, restore_together
 from srn_jax.runs.folder import OpenRun
-from srn_jax.runs.loop import AS_USUAL, COMPILING, Reporter, RunOptions, advance, agree, resume
+from srn_jax.runs.loop import (
+    AS_USUAL,
+    COMPILING,
+    Reporter,
+    RunOptions,
+    advance,
+    agree,
+    by_run,
+    resume,
+)
 from srn_jax.runs.outcome import collect, program_in
 from srn_jax.runs.provenance import describe_devices, provenance
 from srn_jax.runs.restore import read_data_of
@@ -158,6 +174,8 @@ def train(
     held = runs if jax.process_index() == 0 else []
     starts = [run.start for run in runs if run.start is not None]
     items = [start.items for start in starts]
+    tests: list[Any] = [None] * len(runs)
+    writer = Writer(held)
     if block < len(program_in(runs[0].config, files).eval_steps):  # or results alone are missing
         began = time.monotonic()
         reporter.say(COMPILING)
@@ -166,23 +184,34 @@ def train(
             resume(sweep, starts)
             done = sweep.eval_steps[block - 1] + 1
             reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-        items, stopped_by = advance(sweep, block, Writer(held), reporter, options, stop)
+        items, stopped_by = advance(sweep, block, writer, reporter, options, stop)
+        if stopped_by:
+            writer.close()
         for run in held:
             seconds = run.info["seconds"] + time.monotonic() - began
             run.write(seconds=seconds, device=describe_devices())
         if stopped_by:
             raise Interrupted(stopped_by)
-    for run, own in zip(held, items, strict=bool(held)):
-        finish(run, files, own)
+        tests = by_run(sweep, sweep.gather((sweep.data.test, sweep.data.overlap)))
+    try:  # while the last checkpoint is being saved
+        outcomes = [
+            collect(run.config, files, own, test)
+            for run, own, test in zip(held, items, tests, strict=bool(held))
+        ]
+    finally:
+        writer.close()
+    for run, outcome in zip(held, outcomes, strict=True):
+        finish(run, files, *outcome)
 
 
-def finish(run: OpenRun, files: Mapping[int, Any] | None, items: Mapping[str, Any]) -> None:
+def finish(
+    run: OpenRun, files: Mapping[int, Any] | None, table: Results, histories: Histories
+) -> None:
     """Write the results of a run, and with their digests that it is finished."""
     config, facts = run.config, facts_of(task_of(run.config))
     if files is not None:
         number = len(files[config.lengths[0]].test)
         facts = dataclasses.replace(facts, test_examples=number, fixed_data=True)
-    table, histories = collect(config, files, items)
     run.check()
     paths = [write_results(table, run.folder), write_histories(histories, run.folder)]
     digests = {path.name: digest(path.read_bytes()) for path in paths}

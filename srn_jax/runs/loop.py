@@ -81,8 +81,8 @@ def advance(
 ) -> tuple[list[dict[str, Any]], int]:
     """Train from a block to the end, or to a signal, saving now and then.
 
-    Returns the state of each run, as items of a checkpoint, and the signal that stopped it, or 0;
-    signals come in `stop`.
+    Returns the state of each run, as items of a checkpoint that may not be saved yet, and the
+    signal that stopped it, or 0; signals come in `stop`.
     """
     blocks, stopped_by = len(sweep.eval_steps), 0
     items: list[dict[str, Any]] = []
@@ -106,7 +106,6 @@ def advance(
         with suppress(OSError):  # what went wrong first is what matters
             writer.close()
         raise
-    writer.close()
     return items, stopped_by if block < blocks else 0
 
 
@@ -120,10 +119,14 @@ def rest(options: RunOptions, cost: float) -> float:
 def gather(sweep: Sweep) -> list[dict[str, Any]]:
     """The state and histories of each run of a group, as items of a checkpoint."""
     histories = jax.tree.map(np.ascontiguousarray, sweep.gather_histories())
-    items = split_state(sweep.gather(sweep.state), histories)
+    return by_run(sweep, split_state(sweep.gather(sweep.state), histories))
+
+
+def by_run(sweep: Sweep, arrays: Any) -> list[Any]:
+    """A pytree `[experiment, ...]` of a group's sweep, as one for each run."""
     number = len(sweep.configs[0].experiments)
     return [
-        jax.tree.map(lambda array, k=k: array[k * number : (k + 1) * number], items)
+        jax.tree.map(lambda array, k=k: array[k * number : (k + 1) * number], arrays)
         for k in range(len(sweep.configs))
     ]
 
@@ -150,17 +153,18 @@ def agree(first: int, *others: int) -> tuple[int, ...]:
     return int(everyones[:, 0].max()), *(int(value) for value in everyones[0, 1:])
 
 
+@jax.jit
+def _newest(loss: Any, accuracy: Any, block: Any, place: Any) -> tuple[Any, Any]:
+    """What was recorded last, as one program: indexing from Python is four."""
+    return loss[..., block, place], accuracy[..., block]
+
+
 def look(sweep: Sweep, block: int) -> Progress:
     """How the sweep stands after `block` blocks."""
     place = int((sweep.program.step_of[block - 1] >= 0).sum()) - 1
-    histories = sweep.histories
-    gathered = sweep.gather(
-        (
-            histories.steps["train_loss"][..., block - 1, place],
-            histories.evaluations["dev_accuracy"][..., block - 1],
-            sweep.state.diverged,
-        )
-    )
+    losses, accuracies = sweep.histories.steps["train_loss"], sweep.histories.evaluations
+    newest = _newest(losses, accuracies["dev_accuracy"], np.int32(block - 1), np.int32(place))
+    gathered = sweep.gather((*newest, sweep.state.diverged))
     shape = (len(sweep.configs), len(sweep.configs[0].lengths), -1)
     loss, accuracy, diverged = (
         values.reshape(shape).swapaxes(0, 1).reshape(-1) for values in gathered

@@ -19,7 +19,10 @@ from srn_jax.training.experiment import Program, experiment_key, program_of
 
 
 def collect(
-    config: SweepConfig, files: Mapping[int, Any] | None, items: Mapping[str, Any]
+    config: SweepConfig,
+    files: Mapping[int, Any] | None,
+    items: Mapping[str, Any],
+    tests: tuple[Examples, np.ndarray] | None = None,
 ) -> tuple[Results, Histories]:
     """Results and histories of a sweep, finished or not; nothing is compiled for training.
 
@@ -27,12 +30,13 @@ def collect(
         config: the sweep.
         files: its data, where they are not drawn.
         items: of its newest checkpoint, `[experiment, ...]`.
+        tests: what `test_sets` gives, if it is at hand; else it is drawn again.
     """
     training, program = items["training"], program_in(config, files)
     histories = histories_of(
         program, config.experiments, training["steps"], training["evaluations"]
     )
-    test, overlaps = test_sets(config, config.experiments, files)
+    test, overlaps = tests or test_sets(config, config.experiments, files)
     lengths = histories.length
     loss, accuracy = evaluate_experiments(program, items["models"]["best"], test, lengths)
     answers = int(np.prod(test.targets.shape[1:]))  # as many as in the development set

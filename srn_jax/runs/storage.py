@@ -21,14 +21,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from srn_jax.analysis.results import digest_of
 from srn_jax.runs.old_version import translate_items
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp  # loaded where it is used: it takes a third as long as JAX
 
 ITEMS = ("models", "training")
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
@@ -57,6 +59,8 @@ class Checkpoint(NamedTuple):
 
 def save(path: Path, items: dict[str, Any], settings: dict[str, Any]) -> None:
     """Write a checkpoint, which has its name when it is whole."""
+    import orbax.checkpoint as ocp
+
     manifest: dict[str, Any] = {"arrays": describe(items), "settings": settings}
     manifest["sha256"] = digest_of(manifest)
     trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -71,6 +75,8 @@ def load(path: Path) -> Checkpoint:
         Damage: if it is not what was saved.
         CheckpointError: if it cannot be read for another reason.
     """
+    import orbax.checkpoint as ocp
+
     trees = {name: ocp.args.StandardRestore() for name in ITEMS}
     args = ocp.args.Composite(manifest=ocp.args.JsonRestore(), **trees)
     problem: Exception | None = None
@@ -144,7 +150,9 @@ def reason_of(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer() -> "ocp.Checkpointer":
+    import orbax.checkpoint as ocp
+
     # Every process has the same arrays, so one of them writes and reads for itself alone.
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
