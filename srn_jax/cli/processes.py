@@ -81,10 +81,10 @@ class Lines:
         if self.over or said == "done\n":
             return
         failure: list[Any] = json.loads(said) if said else [other, "it has died without a word", 1]
-        self.tell(failure)
-        show_cursor()
         message = f"error: process {failure[0]} has failed: {failure[1]}\n"
+        show_cursor()
         os.write(sys.stderr.fileno(), message.encode(errors="backslashreplace"))
+        self.tell(failure)
         leave(int(failure[2]))
 
     def tell(self, failure: list[Any] | None) -> None:

@@ -119,8 +119,10 @@ def problem_of(error: Exception, path: Path) -> CheckpointError | Damage:
     errors: list[Exception] = [error]
     for folder, _, names in os.walk(path, onerror=errors.append):  # Orbax swallows some reasons
         for name in names:
+            file = Path(folder) / name
             try:
-                (Path(folder) / name).read_bytes()
+                file.stat()
+                file.read_bytes()
             except OSError as unreadable:
                 errors.append(unreadable)
     for one in errors:
