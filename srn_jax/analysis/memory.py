@@ -21,7 +21,7 @@ from srn_jax.training.model import Network, Parameters, network_with
 
 # Added to the variances within a class, in units of a state's mean variance. From 1e-6 to 1e-2 the
 # mean accuracy of a readout of the last state moved by at most 0.015 over 64 trained SRN, LSTM and
-# GRU at lengths 25 and 35, and that of the answer less the network's own accuracy by 0.006.
+# GRU at lengths 25 and 35, and that of the answer less the network's own accuracy by 0.005.
 RIDGE = 1e-4
 MOST_CLASSES = 1000  # among which a readout chooses
 SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
