@@ -145,6 +145,8 @@ def plot(arguments: list[str]) -> None:
 def explain(arguments: list[str]) -> None:
     """Explain why the networks of a run forget, into RUN/explanation/.
 
+    Of a folder of variants, each of them, into FOLDER/explanation/NAME/, and all in one figure.
+
     python scripts/explain.py RUN                               # a page, figures and tables
     python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
     """
@@ -166,16 +168,13 @@ def explain(arguments: list[str]) -> None:
     cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
     between(0, 1)("--threshold", options.threshold)
-    runs = run_folder.runs_in(Path(options.run))
-    if len(runs) > 1 and options.out is not None:
-        raise UserError("--out is for one run, and this folder holds several")
+    given = Path(options.run)
+    run_folder.runs_in(given)  # what is no run should be said before JAX starts
     look = cli.look_of(options)
     cli.start_platform(options)
-    from srn_jax.cli import explain as explaining
+    from srn_jax.cli.explain import explain_all
 
-    for run in runs:
-        folder = Path(options.out or run / "explanation")
-        print("written:", *explaining.explain(run, folder, options, look), sep="\n  ")
+    print("written:", *explain_all(given, options, look), sep="\n  ")
 
 
 def generate_data(arguments: list[str]) -> None:
