@@ -1,8 +1,4 @@
-"""Exchange weights with the textbook's PyTorch program, and test those that come from it.
-
-python scripts/convert.py RUN --length 10 --seed 0 --to srn.pth     # or .npz, without PyTorch
-python scripts/convert.py --from srn.pth --evaluate data            # data/<length>/test.txt
-"""
+"""Exchange weights with the textbook's PyTorch program, and test them."""
 
 from srn_jax.cli.convert import convert as main
 from srn_jax.cli.options import run_script

@@ -6,6 +6,7 @@ Each is a function of the command line's arguments, which are checked before JAX
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from srn_jax.checks import between, check_list, whole
 from srn_jax.cli import options as cli
@@ -22,7 +23,7 @@ from srn_jax.runs import folder as run_folder
 
 
 def sweep(arguments: list[str]) -> None:
-    """Train all sequence lengths and many seeds at once and draw the memory curve."""
+    """Train all lengths and many seeds at once, and draw the memory curve."""
     parser = cli.Parser(sweep.__doc__)
     cli.add_options(parser, "platform")
     cli.add_sweep_options(parser)
@@ -79,15 +80,10 @@ def evaluate(arguments: list[str]) -> None:
     parser = cli.Parser(evaluate.__doc__)
     parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, finished or not")
     cli.add_options(parser, "networks of a run")
-    parser.add_argument(
-        "--data",
-        type=cli.path,
-        metavar="DIR",
-        help="test on DIR/<length>/test.txt [the run's own data]",
-    )
-    parser.add_argument(
-        "--predict", metavar="TOKENS", help='what the networks answer to a sequence like "3 4 0"'
-    )
+    data = "test on DIR/<length>/test.txt [the run's own data]"
+    predict = 'what the networks answer to a sequence like "3 4 0"'
+    parser.add_argument("--data", type=cli.path, metavar="DIR", help=data)
+    parser.add_argument("--predict", metavar="TOKENS", help=predict)
     cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
     if options.predict is not None and options.data is not None:
@@ -106,16 +102,15 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def plot(arguments: list[str]) -> None:
-    """Draw the figures of a run again, or of several runs side by side, without training.
+    """Draw the figures of a run again, or of several side by side.
 
     A folder of variants stands for all of its runs. A run that is still going on is drawn as it
     stood at its newest checkpoint.
     """
     parser = cli.Parser(plot.__doc__)
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--out", type=cli.path, metavar="DIR", help="where a comparison goes [beside the first run]"
-    )
+    out = "where a comparison goes [beside the first run]"
+    parser.add_argument("--out", type=cli.path, metavar="DIR", help=out)
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names for the runs")
     parser.add_argument("--baseline", metavar="NAME", help="the run to compare with [the first]")
     cli.add_options(parser, "look of the figures", "platform")
@@ -151,20 +146,15 @@ def explain(arguments: list[str]) -> None:
     python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
     """
     parser = cli.Parser(explain.__doc__)
-    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
-    parser.add_argument("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
-    parser.add_argument(
-        "--threshold",
-        type=cli.NUMBER,
-        default=0.5,
-        metavar="X",
-        help="test accuracy above which a network is a solver [0.5]",
-    )
-    parser.add_argument(
-        "--gates", metavar="TOKENS", help='draw the gates along a sequence like "3 4 0"'
-    )
-    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", help="whose gates [the first]")
-    parser.add_argument("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
+    add = parser.add_argument
+    solver = "test accuracy above which a network is a solver [0.5]"
+    gates = 'draw the gates along a sequence like "3 4 0"'
+    add("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
+    add("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
+    add("--threshold", type=cli.NUMBER, default=0.5, metavar="X", help=solver)
+    add("--gates", metavar="TOKENS", help=gates)
+    add("--seed", **cli.SEED, help="whose gates [the first]")
+    add("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
     cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
     between(0, 1)("--threshold", options.threshold)
@@ -178,28 +168,24 @@ def explain(arguments: list[str]) -> None:
 
 
 def generate_data(arguments: list[str]) -> None:
-    """Write the textbook's DigitSum files, byte for byte: DIR/<length>/{train,dev,test}.txt."""
+    """Write the textbook's data files, byte for byte.
+
+    They are DIR/<length>/{train,dev,test}.txt.
+    """
     parser = cli.Parser(generate_data.__doc__)
-    parser.add_argument(
-        "--out", required=True, type=cli.path, metavar="DIR", help="folder to write to"
-    )
-    parser.add_argument(
-        "--lengths",
-        "--length",
+    add = parser.add_argument
+    sizes = "examples for each pair of digits in train, dev and test [3 1 1]"
+    three: dict[str, Any] = {"nargs": 3, "type": cli.WHOLE, "default": TEXTBOOK_MULTIPLICITIES}
+    add("--out", required=True, type=cli.path, metavar="DIR", help="folder to write to")
+    add(
+        *("--lengths", "--length"),
         **cli.LENGTHS,
-        default=list(TEXTBOOK_LENGTHS),
+        default=TEXTBOOK_LENGTHS,
         help="sequence lengths [5 10 15 20 25 30 35]",
     )
-    parser.add_argument(
-        "--multiplicities",
-        nargs=3,
-        type=cli.WHOLE,
-        metavar="K",
-        default=list(TEXTBOOK_MULTIPLICITIES),
-        help="examples for each pair of digits in train, dev and test [3 1 1]",
-    )
-    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", default=0, help="of the stream [0]")
-    parser.add_argument("--overwrite", action="store_true", help="lose other data in these files")
+    add("--multiplicities", **three, metavar="K", help=sizes)
+    add("--seed", **cli.SEED, default=0, help="of the stream [0]")
+    add("--overwrite", action="store_true", help="lose other data in these files")
     options = parser.parse_args(arguments)
     check_list("--lengths", tuple(options.lengths), whole(3, 100_000))
     for multiplicity in options.multiplicities:

@@ -12,7 +12,7 @@ from srn_jax.interop.textbook_files import lengths_in
 
 
 def convert(arguments: list[str]) -> None:
-    """Exchange weights with the textbook's PyTorch program, and test those that come from it.
+    """Exchange weights with the textbook's PyTorch program, and test them.
 
     python scripts/convert.py RUN --length 10 --seed 0 --to srn.pth     # or .npz, without PyTorch
     python scripts/convert.py --from srn.pth --evaluate data            # data/<length>/test.txt
@@ -23,7 +23,7 @@ def convert(arguments: list[str]) -> None:
     add = parser.add_argument
     add("run", nargs="?", type=cli.path, metavar="RUN", help="take a network of this run folder")
     add("--length", type=cli.WHOLE, metavar="L", help="length it was trained on")
-    add("--seed", type=cli.WHOLE, metavar="S", help="its seed")
+    add("--seed", **cli.SEED, help="its seed")
     add("--which", choices=("best", "last"), help="its parameters [best]")
     kinds = "take weights: .pth, .pt, .pdparams or .npz"
     add("--from", dest="source", type=cli.path, metavar="FILE", help=kinds)

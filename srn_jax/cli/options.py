@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from srn_jax.checks import check_list, positive, whole
+from srn_jax.checks import positive, whole
 from srn_jax.cli import processes
 from srn_jax.cli.devices import PLATFORMS, Distributed
 from srn_jax.config import (
@@ -56,7 +56,6 @@ TEXTBOOK_DATA = "runs/textbook-data"
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SWITCHES = ("fresh_data",)
-SHORTEST: dict[str, Any] = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
 SETTINGS = (
     *("section", "quick", "textbook", "lengths", "seeds", "first_seed", "data", "probe"),
     *(field.name for field in EXPERIMENT_FIELDS),
@@ -145,77 +144,47 @@ def path(text: str) -> str:
 WHOLE, NUMBER = number_of(int), number_of(float)
 LENGTHS: dict[str, Any] = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
 COUNT: dict[str, Any] = {"type": WHOLE, "metavar": "N"}
-GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
-    "platform": {
-        "--platform": {"choices": PLATFORMS, "default": "auto", "help": "where to run"},
-        "--cpu-devices": COUNT | {"help": "devices on a CPU [one a core]"},
-    },
-    "networks of a run": {
-        "--lengths --length": LENGTHS | {"help": "only of these lengths [all]"},
-        "--seeds": COUNT | {"help": "how many seeds for each length [all]"},
-        "--first-seed": COUNT
-        | {"metavar": "S", "help": "the first one; it alone without --seeds [0]"},
-        "--which": {
-            "choices": ("best", "last"),
-            "default": "best",
-            "help": "parameters to restore [best]",
-        },
-    },
-    "run": {
-        "--out": {
-            "type": path,
-            "metavar": "DIR",
-            "help": "run folder [one of its own for each settings, under runs/]",
-        },
-        "--resume": {
-            "type": path,
-            "metavar": "RUN",
-            "help": "go on with the run in this folder; a finished one can be given more --seeds",
-        },
-        "--overwrite": {
-            "action": "store_true",
-            "help": "lose a run that the folder already holds",
-        },
-        "--checkpoint-every": {
-            "type": NUMBER,
-            "metavar": "S",
-            "help": "seconds between checkpoints [30, or more, to stay under 2 %% of the time]",
-        },
-        "--chunk": COUNT
-        | {"help": "experiments side by side on a device [1 on a CPU, what fits elsewhere]"},
-        "--kernel": {
-            "action": "store_true",
-            "help": "train by hand-written GPU kernels, which have not run on a GPU yet",
-        },
-    },
-    "look of the figures": {
-        "--width": {"type": NUMBER, "metavar": "INCHES", "help": "with type to match"},
-        "--format": {
-            "nargs": "+",
-            "metavar": "KIND",
-            "help": "pdf, png or svg, or several [pdf png]",
-        },
-        "--title": {"metavar": "WORDS", "help": "above every figure"},
-        "--lang": {"default": "en", "help": "of the labels: en or zh [en]"},
-    },
-    "several processes": {
-        "--distributed": {
-            "action": "store_true",
-            "help": "be one of several processes, found by JAX on Slurm, Kubernetes or Cloud TPU",
-        },
-        "--coordinator": {"metavar": "HOST:PORT", "help": "address of process 0"},
-        "--processes": COUNT | {"help": "how many there are"},
-        "--process": COUNT | {"metavar": "I", "help": "which this is, from 0"},
-    },
-}
+SEED: dict[str, Any] = {"type": WHOLE, "metavar": "S"}
 
 
 def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add the options of some of `GROUPS`."""
+    """Add groups of options that several commands share, by the titles of the groups."""
     for name in names:
-        group = parser.add_argument_group(name)
-        for option, settings in GROUPS[name].items():
-            group.add_argument(*option.split(), **settings)
+        add = parser.add_argument_group(name).add_argument
+        match name:
+            case "platform":
+                add("--platform", choices=PLATFORMS, default="auto", help="where to run")
+                add("--cpu-devices", **COUNT, help="devices on a CPU [one a core]")
+            case "networks of a run":
+                which = "parameters to restore [best]"
+                add("--lengths", "--length", **LENGTHS, help="only of these lengths [all]")
+                add("--seeds", **COUNT, help="how many seeds for each length [all]")
+                add("--first-seed", **SEED, help="the first one; it alone without --seeds [0]")
+                add("--which", choices=("best", "last"), default="best", help=which)
+            case "run":
+                out = "run folder [one of its own for each settings, under runs/]"
+                resume = "go on with the run in this folder, or give a finished one more --seeds"
+                often = "seconds between checkpoints [30, or more, to stay under 2 %% of the time]"
+                chunk = "experiments side by side on a device [1 on a CPU, what fits elsewhere]"
+                kernel = "train by hand-written GPU kernels, which have not run on a GPU yet"
+                add("--out", type=path, metavar="DIR", help=out)
+                add("--resume", type=path, metavar="RUN", help=resume)
+                add("--overwrite", action="store_true", help="lose a run that the folder has")
+                add("--checkpoint-every", type=NUMBER, metavar="S", help=often)
+                add("--chunk", **COUNT, help=chunk)
+                add("--kernel", action="store_true", help=kernel)
+            case "look of the figures":
+                formats = "pdf, png or svg, or several [pdf png]"
+                add("--width", type=NUMBER, metavar="INCHES", help="with type to match")
+                add("--format", nargs="+", metavar="KIND", help=formats)
+                add("--title", metavar="WORDS", help="above every figure")
+                add("--lang", default="en", help="of the labels: en or zh [en]")
+            case "several processes":
+                found = "be one of several that JAX finds on Slurm, Kubernetes or Cloud TPU"
+                add("--distributed", action="store_true", help=found)
+                add("--coordinator", metavar="HOST:PORT", help="address of process 0")
+                add("--processes", **COUNT, help="how many there are")
+                add("--process", type=WHOLE, metavar="I", help="which this is, from 0")
 
 
 def look_of(options: argparse.Namespace) -> "Look":
@@ -264,7 +233,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--section", choices=SECTIONS, help=sections)
     group.add_argument("--lengths", "--length", **LENGTHS, help=lengths)
     group.add_argument("--seeds", **COUNT, help=seeds)
-    group.add_argument("--first-seed", type=WHOLE, metavar="S", help="the first one [0]")
+    group.add_argument("--first-seed", **SEED, help="the first one [0]")
     kinds = typing.get_type_hints(ExperimentConfig)
     for field in EXPERIMENT_FIELDS:
         name, help = option_name(field.name), field.metadata["help"]
@@ -324,9 +293,6 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         for values in itertools.product(*(chosen[name] for name in names))
     ]
     if data is None:
-        for sweep in sweeps:  # the tasks say it too, but only once JAX has started
-            shortest = SHORTEST.get(sweep.experiment.task, 1)
-            check_list("--lengths", sweep.lengths, whole(shortest, 100_000))
         return sweeps
     if chosen["multiplicity"] is not None:
         raise UserError("--multiplicity is for drawn data, leave it out with --data")
@@ -334,7 +300,9 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         if not set(lengths) <= set(TEXTBOOK_LENGTHS):
             known = ", ".join(map(str, TEXTBOOK_LENGTHS))
             raise UserError(f"--lengths: the textbook has files of {known} alone, see --data")
-        write_textbook_files(Path(data))
+        for length, splits in textbook_splits():
+            check_same(Path(data), length, splits)
+            write_splits(Path(data), length, splits)
     folder, _ = read_data(data, sweep.lengths)  # what is wrong with it should show now
     return [dataclasses.replace(sweep, data=folder) for sweep in sweeps]
 
@@ -344,13 +312,6 @@ def seeds_of(number: int, first: int | None) -> tuple[int, ...]:
     whole(1, 1_000_000)("--seeds", number)
     whole(0, 2**32 - number)("--first-seed", first := first or 0)
     return tuple(range(first, first + number))
-
-
-def write_textbook_files(folder: Path) -> None:
-    """Write the textbook's own files, unless they are there."""
-    for length, splits in textbook_splits():
-        check_same(folder, length, splits)
-        write_splits(folder, length, splits)
 
 
 def check_run_options(options: argparse.Namespace) -> None:

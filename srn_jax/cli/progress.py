@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from textwrap import fill
 from typing import Any
 
@@ -175,18 +174,13 @@ class TextbookReporter(PlainReporter):
                 self.say(line)
 
 
-@contextmanager
-def reporter_for(config: SweepConfig, textbook: bool = False) -> Iterator[PlainReporter]:
+def reporter_for(config: SweepConfig, textbook: bool = False) -> PlainReporter:
     """The reporter that fits where the output goes."""
-    kind: type[PlainReporter] = PlainReporter
     if textbook:
-        kind = TextbookReporter
-    elif "ipykernel" in sys.modules and "IPython" in sys.modules:
-        kind = NotebookReporter
-    elif sys.stdout.isatty():
-        kind = BarReporter
-    with kind(config) as reporter:
-        yield reporter
+        return TextbookReporter(config)
+    if "ipykernel" in sys.modules and "IPython" in sys.modules:
+        return NotebookReporter(config)
+    return BarReporter(config) if sys.stdout.isatty() else PlainReporter(config)
 
 
 def load_the_rest() -> None:

@@ -1,8 +1,6 @@
 """From settings to answers: runs of one or several variants, with tables, figures and a report."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from srn_jax.analysis.results import (
     Run,
     write_atomically,
 )
+from srn_jax.analysis.tables import csv_table
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cli.progress import WIDTH, reporter_for
 from srn_jax.cli.publish import attempt, publish, publish_comparison
@@ -148,7 +147,9 @@ def draw_gates(folder: Path, config: SweepConfig) -> None:
     """
     vocabulary = getattr(task_of(config).inputs, "vocabulary", 0)
     length, seed = len(GATES_SEQUENCE), config.seeds[0]
-    if length not in config.lengths or vocabulary <= max(GATES_SEQUENCE) or not has_gates(config):
+    kinds = [kind for kind in cell_class(config.experiment.cell).__mro__ if kind is not Cell]
+    has_gates = any("gate_values" in vars(kind) for kind in kinds)
+    if not has_gates or length not in config.lengths or vocabulary <= max(GATES_SEQUENCE):
         return
     from srn_jax.analysis.figures import gate_figure
     from srn_jax.analysis.look import save_figure
@@ -160,24 +161,14 @@ def draw_gates(folder: Path, config: SweepConfig) -> None:
         save_figure(figure, folder / "figures" / f"6.13_{name}")
 
 
-def has_gates(config: SweepConfig) -> bool:
-    """Whether a sweep's cell names its gates."""
-    cell, family = cell_class(config.experiment.cell), [Cell]
-    family += [kind for kind in cell.__mro__ if issubclass(kind, Cell)]
-    return any("gate_values" in vars(kind) for kind in family if kind is not Cell)
-
-
 def write_variants(
     path: Path, variants: Mapping[str, SweepConfig], runs: Mapping[str, Run]
 ) -> None:
     """Write the rows of all variants as one tidy CSV, with a column for each setting."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
     columns = [field.name for field in dataclasses.fields(Results)]
+    rows = []
     for name, config in variants.items():
-        settings = dataclasses.asdict(config.experiment)
-        if text.tell() == 0:
-            writer.writerow(["variant", *settings, *columns])
-        for row in zip(*(getattr(runs[name].results, c).tolist() for c in columns), strict=True):
-            writer.writerow([name, *settings.values(), *row])
-    write_atomically(path, text.getvalue().encode())
+        settings, results = dataclasses.asdict(config.experiment), runs[name].results
+        for row in zip(*(getattr(results, column).tolist() for column in columns), strict=True):
+            rows.append({"variant": name, **settings, **dict(zip(columns, row, strict=True))})
+    write_atomically(path, csv_table(rows).encode())
