@@ -5,6 +5,7 @@ import importlib
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +41,9 @@ def test_the_names_that_tools_see_are_those_that_there_are():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api") / "run"
-    return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
+    with pytest.MonkeyPatch.context() as patch:  # to start a helper takes longer than to draw here
+        patch.setattr("srn_jax.analysis.drawing.helper", nullcontext)
+        return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
 
 
 def test_training_from_python_gives_results_table_figures_and_networks(trained, capsys):

@@ -217,7 +217,7 @@ def test_several_values_of_an_option_are_trained_and_compared(run_here, tmp_path
         rows = list(csv.DictReader(file))
     variants = {(row["learning_rate"], row["recurrent_init"]) for row in rows}
     assert len(rows) == 8 and len(variants) == 4
-    name = "learning_rate=0.02,recurrent_init=identity"
+    name = "recurrent_init=identity,learning_rate=0.02"
     assert {row["variant"] for row in rows} >= {name}
     assert read_results(tmp_path / "study" / name).seed.tolist() == [0, 1]
     assert (tmp_path / "study" / "figures" / "comparison.png").exists()
