@@ -27,7 +27,7 @@ from running import (
     wait_until,
 )
 
-from srn_jax.cli import publish, study
+from srn_jax.cli import options, publish, study
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
 from srn_jax.runs import checkpoint, group, loop
@@ -216,9 +216,9 @@ def test_a_run_folder_belongs_to_one_process_and_the_lock_dies_with_it(stopped):
     wait_until((stopped / "held").exists, owner)
     (stopped / "held").unlink()
     before = contents_of(stopped)
-    for options in (RunOptions(), RunOptions(overwrite=True)):
+    for how in (RunOptions(), RunOptions(overwrite=True)):
         with pytest.raises(UserError, match="in use by another process"):
-            run_sweep(SWEEP, stopped, Recorder(), options)
+            run_sweep(SWEEP, stopped, Recorder(), how)
     assert contents_of(stopped) == before
     owner.kill()
     owner.join()
@@ -255,6 +255,28 @@ def test_a_failing_experiment_is_reported_and_leaves_the_others_alone(
     checkpoints = [checkpoint.restore(folder) for folder in (tmp_path / "run", uninterrupted)]
     others = [jax.tree.map(lambda array: array[[0, 1, 3]], c.items) for c in checkpoints]
     assert_same_bytes(*others)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE\nin a stream", 1),
+        ("UNAVAILABLE: TPU worker has been lost", 1),
+        ("INVALID_ARGUMENT: shapes differ", None),  # ours
+        ("INTERNAL: CpuCallback error: Traceback (most recent call last):", None),
+    ],
+)
+def test_a_device_that_fails_costs_one_line_and_a_mistake_of_ours_its_traceback(
+    text, lines, capsys
+):
+    def main(_):
+        raise jax.errors.JaxRuntimeError(text)
+
+    with pytest.raises(SystemExit) as end:
+        options.run_script(main)
+    shown = capsys.readouterr().err
+    assert end.value.code == 1 and shown.startswith("Traceback" if lines is None else "error: ")
+    assert lines is None or (shown.count("\n"), "goes on" in shown) == (lines, True)
 
 
 # The disk
