@@ -30,7 +30,7 @@ from running import (
 from srn_jax.cli import options, publish, study
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint, group, loop
+from srn_jax.runs import checkpoint, group, loop, storage
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.group import Member, run_sweep
 from srn_jax.runs.loop import RunOptions
@@ -288,13 +288,27 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 
-def test_a_full_disk_ends_the_process_at_once_with_one_line_and_loses_no_checkpoint(
-    stopped, uninterrupted, tmp_path
+def few_handles():
+    import resource
+
+    real, handles = storage.save, Path("/proc/self/fd")
+
+    def save(*arguments):
+        most = max(int(handle.name) for handle in handles.iterdir()) + 2
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.RLIM_INFINITY))
+        real(*arguments)
+
+    storage.save = save
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc here")
+@pytest.mark.parametrize("problem", [small_files_only, few_handles])
+def test_a_save_that_fails_ends_the_process_with_one_line_and_loses_no_checkpoint(
+    stopped, uninterrupted, tmp_path, problem
 ):
-    pytest.importorskip("resource")
     command = ["--resume", stopped, "--platform", "cpu", "--cpu-devices", 2]
     began = time.monotonic()
-    script = Script(tmp_path, "sweep.py", *command, prepare=small_files_only)
+    script = Script(tmp_path, "sweep.py", *command, prepare=problem)
     status, _, errors = script.wait()
     assert status == 1 and time.monotonic() - began < 60
     (line,) = errors
