@@ -54,6 +54,11 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
 }
 TEXTBOOK_DATA = "runs/textbook-data"
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
+DEVICE_FAILS = re.compile(  # XLA's words for a device, a driver or a connection that is lost
+    "(Jax|Xla)RuntimeError: (INTERNAL|UNAVAILABLE|ABORTED|UNKNOWN|DATA_LOSS|FAILED_PRECONDITION)"
+    "(?!.*Traceback)",  # nor what a callback of the user's own has raised
+    re.DOTALL,
+)
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SWITCHES = ("fresh_data",)
 SETTINGS = (
@@ -96,13 +101,16 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(complain(error, 1))
     except Exception as error:
         processes.wait_for_verdict()
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            traceback.print_exc()
-            processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
-            sys.exit(1)
-        reason = (str(error) or "MemoryError").splitlines()[0][:200]
-        advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
-        sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
+            sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+        if DEVICE_FAILS.match(f"{type(error).__name__}: {error}"):
+            advice = "the same command goes on from the newest checkpoint"
+            sys.exit(complain(f"the devices have failed ({reason}): {advice}", 1))
+        traceback.print_exc()
+        processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
+        sys.exit(1)
     finally:  # a process that has failed beside others has left above
         processes.done()
     sys.exit(0)

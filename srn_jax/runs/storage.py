@@ -171,8 +171,8 @@ def quiet() -> Iterator[None]:
     """Keep Orbax from reporting what becomes an exception anyway, with tracebacks of its own."""
     hook = sys.unraisablehook
 
-    def without_closed_loops(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+    def without_event_loops(unraisable: Any) -> None:
+        if not re.search("event ?loop", f"{unraisable.object} {unraisable.exc_value}", re.I):
             hook(unraisable)
 
     with ExitStack() as undo, warnings.catch_warnings():
@@ -181,7 +181,7 @@ def quiet() -> Iterator[None]:
             undo.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.CRITICAL)
         undo.callback(setattr, sys, "unraisablehook", hook)
-        sys.unraisablehook = without_closed_loops
+        sys.unraisablehook = without_event_loops
         yield
 
 

@@ -27,10 +27,10 @@ from running import (
     wait_until,
 )
 
-from srn_jax.cli import publish, study
+from srn_jax.cli import options, publish, study
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint, group, loop
+from srn_jax.runs import checkpoint, group, loop, storage
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.group import Member, run_sweep
 from srn_jax.runs.loop import RunOptions
@@ -216,9 +216,9 @@ def test_a_run_folder_belongs_to_one_process_and_the_lock_dies_with_it(stopped):
     wait_until((stopped / "held").exists, owner)
     (stopped / "held").unlink()
     before = contents_of(stopped)
-    for options in (RunOptions(), RunOptions(overwrite=True)):
+    for how in (RunOptions(), RunOptions(overwrite=True)):
         with pytest.raises(UserError, match="in use by another process"):
-            run_sweep(SWEEP, stopped, Recorder(), options)
+            run_sweep(SWEEP, stopped, Recorder(), how)
     assert contents_of(stopped) == before
     owner.kill()
     owner.join()
@@ -257,6 +257,28 @@ def test_a_failing_experiment_is_reported_and_leaves_the_others_alone(
     assert_same_bytes(*others)
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE\nin a stream", 1),
+        ("UNAVAILABLE: TPU worker has been lost", 1),
+        ("INVALID_ARGUMENT: shapes differ", None),  # ours
+        ("INTERNAL: CpuCallback error: Traceback (most recent call last):", None),
+    ],
+)
+def test_a_device_that_fails_costs_one_line_and_a_mistake_of_ours_its_traceback(
+    text, lines, capsys
+):
+    def main(_):
+        raise jax.errors.JaxRuntimeError(text)
+
+    with pytest.raises(SystemExit) as end:
+        options.run_script(main)
+    shown = capsys.readouterr().err
+    assert end.value.code == 1 and shown.startswith("Traceback" if lines is None else "error: ")
+    assert lines is None or (shown.count("\n"), "goes on" in shown) == (lines, True)
+
+
 # The disk
 
 
@@ -266,13 +288,27 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 
-def test_a_full_disk_ends_the_process_at_once_with_one_line_and_loses_no_checkpoint(
-    stopped, uninterrupted, tmp_path
+def few_handles():
+    import resource
+
+    real, handles = storage.save, Path("/proc/self/fd")
+
+    def save(*arguments):
+        most = max(int(handle.name) for handle in handles.iterdir()) + 2
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.RLIM_INFINITY))
+        real(*arguments)
+
+    storage.save = save
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc here")
+@pytest.mark.parametrize("problem", [small_files_only, few_handles])
+def test_a_save_that_fails_ends_the_process_with_one_line_and_loses_no_checkpoint(
+    stopped, uninterrupted, tmp_path, problem
 ):
-    pytest.importorskip("resource")
     command = ["--resume", stopped, "--platform", "cpu", "--cpu-devices", 2]
     began = time.monotonic()
-    script = Script(tmp_path, "sweep.py", *command, prepare=small_files_only)
+    script = Script(tmp_path, "sweep.py", *command, prepare=problem)
     status, _, errors = script.wait()
     assert status == 1 and time.monotonic() - began < 60
     (line,) = errors
