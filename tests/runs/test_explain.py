@@ -1,18 +1,18 @@
 """A run explains itself from its checkpoint, and what cannot be explained costs one line."""
 
 import csv
-import dataclasses
 import shutil
 from argparse import Namespace
 
 import numpy as np
 import pytest
-from running import SMALL, SWEEP, Recorder, Script
+from running import SMALL, SWEEP, Recorder, Script, with_settings
 
 from srn_jax.analysis.results import read_results
 from srn_jax.cli.explain import examine, explain
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
+from srn_jax.runs.folder import write_study
 from srn_jax.runs.group import run_sweep
 from srn_jax.runs.restore import restore
 
@@ -70,15 +70,24 @@ def test_progress_reaches_the_end(networks):
     assert told[-1] == (8, 8) and told == sorted(told)
 
 
-def test_the_script_writes_everything(uninterrupted, tmp_path):
-    out = tmp_path / "out"
-    status, said, complaints = Script(
-        tmp_path, "explain.py", uninterrupted, "--out", out, "--platform", "cpu"
-    ).wait()
-    assert (status, complaints) == (0, [])
-    assert str(out / "explanation.md") in said
-    rows = list(csv.DictReader((out / "networks.csv").read_text().splitlines()))
-    assert len(rows) == 3 * 4 and {row["length"] for row in rows} == {"3", "5"}
+def test_the_script_explains_variants_one_by_one_and_side_by_side(
+    uninterrupted, tmp_path, run_here
+):
+    study = tmp_path / "study"
+    write_study(study, [with_settings(learning_rate=rate) for rate in (1e-3, 2e-3)])
+    names = ["learning_rate=0.001", "learning_rate=0.002"]
+    for name in names:
+        shutil.copytree(uninterrupted, study / name)
+    done = run_here("explain.py", study, "--platform", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = study / "explanation"
+    assert str(out / names[1] / "explanation.md") in done.stdout
+    for name in names:
+        rows = list(csv.DictReader((out / name / "networks.csv").read_text().splitlines()))
+        assert len(rows) == 3 * 4 and {row["length"] for row in rows} == {"3", "5"}
+    rows = list(csv.DictReader((out / "differences.csv").read_text().splitlines()))
+    assert {(row["run"], row["less"], float(row["mean"])) for row in rows} == {(*names[::-1], 0.0)}
+    assert (out / "why.png").exists()
 
 
 def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tmp_path):
@@ -103,16 +112,15 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
 @pytest.mark.slow
 def test_other_tasks_and_cells_explain_themselves_too(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    for place, (own, lengths) in enumerate(
+    for place, (own, length) in enumerate(
         (
-            ({"task": "recall", "cell": "lstm", "epochs": 1}, (6, 7)),
-            ({"task": "adding", "cell": "gru", "epochs": 1}, (4, 5)),
-            ({"cell": f"{tmp_path / 'own.py'}:Mean"}, (3, 5)),
+            ({"task": "recall", "cell": "lstm"}, 6),
+            ({"task": "adding", "cell": "gru"}, 4),
+            ({"cell": f"{tmp_path / 'own.py'}:Mean"}, 3),
         )
     ):
-        config = dataclasses.replace(
-            SweepConfig(lengths, (0, 1)), experiment=ExperimentConfig(**SMALL | own)
-        )
+        settings = ExperimentConfig(**SMALL | own | {"epochs": 1})
+        config = SweepConfig((length,), (0, 1), settings)
         run = tmp_path / f"run{place}"
         run_sweep(config, run, Recorder())
         gates = "1 2 8 9 9 9" if own.get("cell") == "lstm" else None
