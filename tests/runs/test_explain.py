@@ -4,6 +4,7 @@ import csv
 import shutil
 from argparse import Namespace
 
+import jax
 import numpy as np
 import pytest
 from running import SMALL, SWEEP, Recorder, Script, with_settings
@@ -15,6 +16,8 @@ from srn_jax.errors import UserError
 from srn_jax.runs.folder import write_study
 from srn_jax.runs.group import run_sweep
 from srn_jax.runs.restore import restore
+from srn_jax.tasks import task_of
+from srn_jax.training.model import new_network, parameters_of
 
 OPTIONS = Namespace(threshold=0.1, lengths=None, gates=None, seed=None)
 OWN = """
@@ -41,8 +44,14 @@ def networks(uninterrupted):
 
 
 @pytest.fixture(scope="module")
-def found(networks):
-    return examine(SWEEP, networks, np.zeros(4, bool), 0.1)
+def told():
+    """How far the examination has said that it is."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(networks, told):
+    return examine(SWEEP, networks, np.zeros(4, bool), 0.1, None, lambda *done: told.append(done))
 
 
 def test_the_accuracies_are_those_of_the_results_wherever_they_stand(uninterrupted, found):
@@ -64,10 +73,8 @@ def test_a_diverged_experiment_is_left_out_and_counted(networks, found):
         examine(SWEEP, networks, np.zeros(4, bool), 0.1, [4])
 
 
-def test_progress_reaches_the_end(networks):
-    told = []
-    examine(SWEEP, networks, np.zeros(4, bool), 0.1, [5], lambda *done: told.append(done))
-    assert told[-1] == (8, 8) and told == sorted(told)
+def test_progress_reaches_the_end(found, told):
+    assert told[-1] == (4 * 5, 4 * 5) and told == sorted(told)  # 3 stages and 2 lengths each
 
 
 def test_the_script_explains_variants_one_by_one_and_side_by_side(
@@ -109,22 +116,24 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
     assert status == 2 and len(complaints) == 1
 
 
-@pytest.mark.slow
-def test_other_tasks_and_cells_explain_themselves_too(tmp_path):
+def test_several_answers_and_gates_are_explained(tmp_path):
+    settings = ExperimentConfig(**SMALL | {"task": "recall", "cell": "lstm", "epochs": 1})
+    run_sweep(SweepConfig((6,), (0,), settings), tmp_path / "run", Recorder())
+    explain(tmp_path / "run", tmp_path / "out", with_options(gates="1 2 8 9 9 9"))
+    assert "Readout of symbol 3" in (tmp_path / "out/explanation.md").read_text()
+    assert (tmp_path / "out/gate_F.png").exists()
+
+
+@pytest.mark.parametrize("own", [{"task": "adding", "cell": "gru"}, {"cell": "own.py:Mean"}])
+def test_other_tasks_and_cells_are_examined_too(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
-    for place, (own, length) in enumerate(
-        (
-            ({"task": "recall", "cell": "lstm"}, 6),
-            ({"task": "adding", "cell": "gru"}, 4),
-            ({"cell": f"{tmp_path / 'own.py'}:Mean"}, 3),
-        )
-    ):
-        settings = ExperimentConfig(**SMALL | own | {"epochs": 1})
-        config = SweepConfig((length,), (0, 1), settings)
-        run = tmp_path / f"run{place}"
-        run_sweep(config, run, Recorder())
-        gates = "1 2 8 9 9 9" if own.get("cell") == "lstm" else None
-        explain(run, run / "explanation", with_options(gates=gates))
-        page = (run / "explanation" / "explanation.md").read_text()
-        assert ("not of the family" in page) == ("own.py" in own["cell"])
-        assert (run / "explanation" / "gate_F.png").exists() == (gates is not None)
+    config = SweepConfig((4,), (0, 1), ExperimentConfig(**SMALL | own))
+    networks = [
+        parameters_of(new_network(task_of(config), config.experiment, jax.random.key(seed)))
+        for seed in config.seeds
+    ]
+    parameters = jax.tree.map(lambda *arrays: np.stack(arrays), *networks)
+    found = examine(config, {"best": parameters, "last": parameters}, np.zeros(2, bool), 0.1)
+    assert np.isnan(found.gradient).all() == ("task" not in own)
+    assert not np.isnan(found.readout).any()
