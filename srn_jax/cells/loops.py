@@ -164,9 +164,10 @@ class InPlace(Form):
 
 @dataclass(frozen=True)
 class Stacked(Form):
-    """The loops on an accelerator; `unroll` positions are one turn."""
+    """The loops on an accelerator."""
 
-    unroll: int = 1
+    unroll: int = 1  # positions in a turn
+    moves_by_product: bool = False  # what is moved by one position is: on a TPU joining costs more
 
     def forward(
         self,
@@ -257,9 +258,12 @@ class Stacked(Form):
         dx: jax.Array,
         dg: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        """See `InPlace.weight_gradients`; here joining arrays costs more than a product."""
+        """See `InPlace.weight_gradients`; here one product for both costs more than two."""
         del cell
-        after = jnp.concatenate([dg[1:], jnp.zeros_like(dg[:1])])
+        if self.moves_by_product:
+            after = jnp.einsum("st,tbd->sbd", jnp.eye(len(dg), k=1), dg, precision=HIGHEST)
+        else:
+            after = jnp.concatenate([dg[1:], jnp.zeros_like(dg[:1])])
         du = product(rows(states).T, rows(after)) + product(initial.T, dg[0])
         return product(rows(features).T, rows(dx)), du
 

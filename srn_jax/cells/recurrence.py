@@ -138,7 +138,11 @@ recurrence.defvjp(_forward, _backward)
 
 def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(form, *arguments)` with the form of the loops that suits the platform."""
-    forms: dict[str, Form] = {"cpu": InPlace(), "cuda": Stacked(GPU_UNROLL), "default": Stacked()}
+    forms: dict[str, Form] = {
+        "cpu": InPlace(),
+        "tpu": Stacked(moves_by_product=True),
+        "default": Stacked(unroll=GPU_UNROLL),
+    }
     if plan.form is not None:
         forms = plan.form.by_platform()
     branches = {platform: partial(function, form) for platform, form in forms.items()}

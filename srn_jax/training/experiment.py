@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
@@ -35,7 +36,7 @@ from srn_jax.training.model import (
     new_network,
     parameters_of,
 )
-from srn_jax.training.optimizer import new_optimizer
+from srn_jax.training.optimizer import clip, new_optimizer
 from srn_jax.training.probes import LOSS, Step, record
 
 
@@ -172,7 +173,7 @@ def initial_state(program: Program, hyper: Hyperparameters, parameters: Paramete
     """The state before the first step, with the given parameters."""
     return TrainState(
         parameters=parameters,
-        optimizer=new_optimizer(program.config, hyper).init(parameters),
+        optimizer=new_optimizer(program.config, hyper).init(ravel_pytree(parameters)[0]),
         best_parameters=parameters,
         best_accuracy=jnp.float32(0),
         best_step=jnp.int32(-1),
@@ -212,11 +213,12 @@ def train_step(
     """One update by one batch `[batch, ...]`; also what is recorded of it, by name."""
     value_and_gradient = jax.value_and_grad(weighted_loss, argnums=1, has_aux=True)
     (loss, _), gradient = value_and_gradient(program, parameters, batch, mask)
-    updates, optimizer = new_optimizer(program.config, hyper).update(
-        gradient, optimizer, parameters
-    )
-    recorded = record(program.probes, Step(loss, gradient, updates, parameters))
-    return optax.apply_updates(parameters, updates), optimizer, recorded
+    # As one vector: of a tensor each XLA would make many small programs.
+    vector, unravel = ravel_pytree(parameters)
+    clipped = ravel_pytree(clip(program.config, hyper, gradient))[0]
+    updates, optimizer = new_optimizer(program.config, hyper).update(clipped, optimizer)
+    recorded = record(program.probes, Step(loss, gradient, unravel(updates), parameters))
+    return unravel(vector + updates), optimizer, recorded
 
 
 def evaluate(
@@ -260,15 +262,16 @@ def run_block(
     first = jnp.where(block == 0, 0, ends[block - 1] + 1)
 
     def step(global_step, carry):
-        parameters, optimizer, recorded = carry
+        vector, optimizer, recorded = carry
         batch = batch_of(program, data, global_step, width)
         parameters, optimizer, new = train_step(
-            program, data.hyper, parameters, optimizer, batch, mask
+            program, data.hyper, unravel(vector), optimizer, batch, mask
         )
         put = partial(jax.lax.dynamic_update_index_in_dim, index=global_step - first, axis=0)
-        return parameters, optimizer, jax.tree.map(put, recorded, new)
+        return ravel_pytree(parameters)[0], optimizer, jax.tree.map(put, recorded, new)
 
     nothing = {name: jnp.full(row.shape[1:], jnp.nan) for name, row in histories.steps.items()}
+    vector, unravel = ravel_pytree(state.parameters)
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
         if program.kernel and block_kernel.applies(program):
             parameters, optimizer, losses = block_kernel.train_block(
@@ -277,8 +280,9 @@ def run_block(
             recorded = {LOSS: losses}
         else:
             parameters, optimizer, recorded = jax.lax.fori_loop(
-                first, ends[block] + 1, step, (state.parameters, state.optimizer, nothing)
+                first, ends[block] + 1, step, (vector, state.optimizer, nothing)
             )
+            parameters = unravel(parameters)
     dev_loss, dev_accuracy = evaluate(program, parameters, data.dev, mask)
 
     places = jnp.asarray(program.step_of)[block] >= 0
@@ -333,21 +337,6 @@ def advance(
         return run_block(program, data, mask, width, block, *carry)
 
     return jax.lax.fori_loop(first_block, last_block, body, (state, histories))
-
-
-@partial(jax.jit, static_argnums=0)
-def train(
-    program: Program, hyper: Hyperparameters, parameters: Parameters, dataset: Dataset
-) -> tuple[TrainState, Histories]:
-    """One whole experiment, from the given parameters on the given data, which are not padded."""
-    config = program.config
-    width = dataset.dev.inputs.shape[1]
-    batches = to_batches(dataset.train, config.batch_size, config.loss_reduction)
-    key = jax.random.key_data(jax.random.key(0))
-    data = ExperimentData(width, hyper, key, batches, dataset.dev, dataset.test, overlap(dataset))
-    state = initial_state(program, hyper, parameters)
-    histories = empty_histories(program, parameters)
-    return advance(program, data, width, False, state, histories, 0, len(program.eval_steps))
 
 
 def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:

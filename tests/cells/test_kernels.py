@@ -1,5 +1,7 @@
 """Accelerators' loops and the GPU kernels, interpreted, give what the plain recurrence gives."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,76 +26,90 @@ def float64():
     jax.config.update("jax_enable_x64", False)
 
 
-def run(function, cell, arrays, mask, outside, dtype, **plan):
-    """States and gradients, computed in a type; `outside` is the gradient of the states."""
-    last = plan.get("plan", Plan()).last
+@cache
+def program(cell, plan, reference):
+    """The gradients of the states' weighted sum, and the states; or by the plain recurrence."""
+
+    def weighted(arrays, mask, outside):
+        if reference:
+            states = reference_recurrence(cell, *arrays, mask)
+            states = jax.tree.map(lambda part: part[-1], states) if plan.last else states
+        else:
+            states = recurrence(cell, *arrays, mask, plan)
+        parts = jax.tree.map(lambda s, o: jnp.sum(s * o), states, outside)
+        return sum(jax.tree.leaves(parts)), states
+
+    return jax.jit(jax.grad(weighted, has_aux=True))
+
+
+def run(cell, arrays, mask, outside, dtype, plan, reference=False):
+    """Gradients and states in a type; `outside` is the gradient of the states."""
+    outside = jax.tree.map(lambda part: part[-1], outside) if plan.last else outside
     arrays, outside = jax.tree.map(lambda a: jnp.asarray(a, dtype), (arrays, outside))
+    return program(cell, plan, reference)(arrays, mask, outside)
 
-    def scalar(*arrays):
-        states = function(cell, *arrays, mask, **plan)
-        if last and function is reference_recurrence:
-            states = jax.tree.map(lambda part: part[-1], states)
-        weights = jax.tree.map(lambda part: part[-1], outside) if last else outside
-        return sum(jax.tree.leaves(jax.tree.map(lambda s, o: jnp.sum(s * o), states, weights)))
 
-    return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1, 2, 3, 4)))(*arrays)
+def in_float64(cell, arrays, mask, outside, last):
+    """What is right."""
+    return run(cell, arrays, mask, outside, jnp.float64, Plan(last), reference=True)
 
 
 def assert_close(ones, others, tolerance):
     for one, other in zip(jax.tree.leaves(ones), jax.tree.leaves(others), strict=True):
-        scale = np.max(np.abs(np.asarray(other))) + 1e-30
-        assert (
-            np.max(np.abs(np.asarray(one, float) - np.asarray(other, float))) <= tolerance * scale
-        )
-
-
-def reference(cell, arrays, mask, outside, last):
-    """The same in float64 by autodiff, of the last state alone if asked for."""
-
-    def function(cell, *arguments, plan):
-        states = reference_recurrence(cell, *arguments)
-        return jax.tree.map(lambda part: part[-1], states) if plan.last else states
-
-    return run(function, cell, arrays, mask, outside, jnp.float64, plan=Plan(last))
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        assert np.max(np.abs(one - other)) <= tolerance * (np.max(np.abs(other)) + 1e-30)
 
 
 @by_cell
-@pytest.mark.parametrize("unroll", [1, 3, 64])
-@pytest.mark.parametrize("last", [False, True])
-def test_the_loops_of_accelerators_are_the_plain_recurrence(cell, unroll, last):
-    arrays, mask, outside = problem(cell, time=7)
-    plan = Plan(last, Stacked(unroll))
-    ours = run(recurrence, cell, arrays, mask, outside, jnp.float64, plan=plan)
-    assert_close(ours, reference(cell, arrays, mask, outside, last), 1e-12)
+@pytest.mark.parametrize(
+    ("form", "last"),
+    [
+        (Stacked(unroll=3), False),  # which leaves a turn with a single position
+        (Stacked(unroll=64), True),
+        (Stacked(moves_by_product=True), True),
+    ],
+    ids=["unrolled", "all of it", "a TPU's"],
+)
+def test_the_loops_of_accelerators_are_the_plain_recurrence(cell, form, last):
+    arguments = problem(cell, time=7)
+    ours = run(cell, *arguments, jnp.float64, Plan(last, form))
+    assert_close(ours, in_float64(cell, *arguments, last), 1e-12)
 
 
-@by_cell
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_kernels_are_the_plain_recurrence(cell, masked):
+@pytest.mark.parametrize(
+    ("cell", "masked", "last"),
+    [
+        *((cell, True, False) for cell in CELLS),
+        *((cell, False, True) for cell in (SRN, GRU)),
+        (LSTM, True, True),
+    ],
+)
+def test_the_kernels_are_the_plain_recurrence(cell, masked, last):
     """Eleven rows do not fill two programs, and the hidden size is one that they know."""
     arrays, mask, outside = problem(cell, time=5, batch=11, hidden=16)
-    mask = mask if masked else None
-    for last in (False, True):
-        plan = Plan(last, Kernels())
-        ours = run(recurrence, cell, arrays, mask, outside, jnp.float32, plan=plan)
-        assert_close(ours, reference(cell, arrays, mask, outside, last), 1e-5)
+    arguments = arrays, mask if masked else None, outside
+    ours = run(cell, *arguments, jnp.float32, Plan(last, Kernels()))
+    assert_close(ours, in_float64(cell, *arguments, last), 1e-5)
 
 
 @pytest.mark.slow
-@by_cell
+@pytest.mark.parametrize("cell", [SRN, ResidualSRN, LSTM, GRU])
 @pytest.mark.parametrize("length", range(5, 40, 5))
 def test_the_kernels_keep_float32_at_every_length_of_the_textbook(cell, length):
     """Sizes are the textbook's, and weights its initial ones: uniform on +-sqrt(6 / 64)."""
-    arrays, _, outside = problem(cell, time=length, batch=8, features=32, hidden=32)
-    inputs, *weights, initial = arrays
-    scale = np.sqrt(6 / 64) / np.sqrt(3) * 2  # of what `problem` draws, to the same deviation
-    weights = jax.tree.map(lambda weight: weight * scale / 2, weights)
-    arrays = inputs, *weights, jax.tree.map(np.zeros_like, initial)
-    plan = Plan(True, Kernels())
-    ours = run(recurrence, cell, arrays, None, outside, jnp.float32, plan=plan)
-    # The states of a residual SRN grow, and the value is a sum in which they cancel: 1.4e-5 at 30.
-    tolerance = 3e-5 if cell is ResidualSRN else 1e-5
-    assert_close(ours, reference(cell, arrays, None, outside, True), tolerance)
+    (inputs, *weights, initial), _, outside = problem(
+        cell, time=length, batch=8, features=32, hidden=32
+    )
+    # `problem` draws weights of deviation 1/2.
+    weights = jax.tree.map(lambda weight: weight * 2 * np.sqrt(6 / 64 / 3), weights)
+    rest = *weights, jax.tree.map(np.zeros_like, initial)
+    ours = run(cell, (inputs, *rest), None, outside, jnp.float32, Plan(True, Kernels()))
+
+    missing = 35 - length  # for one compiled reference at all lengths
+    padded = np.pad(inputs, [(missing, 0), (0, 0), (0, 0)])
+    mask = np.arange(35)[:, None] >= missing
+    (features, *others), states = in_float64(cell, (padded, *rest), mask, outside, last=True)
+    assert_close(ours, ((features[missing:], *others), states), 1e-5)
 
 
 def test_a_kernel_does_not_take_any_cell_or_size():

@@ -46,26 +46,26 @@ def by_step(program, histories):
 
 def train(config, parameters=None, dataset=None, probes=()):
     """The state after training, and the histories by name."""
-    program = program_of(config, probes)
-    parameters = parameters_for(config) if parameters is None else parameters
-    dataset = dataset_of() if dataset is None else dataset
-    state, histories = training.train(program, hyperparameters_of(config), parameters, dataset)
+    program, start, run = in_portions(config, parameters, dataset, probes)
+    state, histories = run(start, 0, len(program.eval_steps))
     return state, by_step(program, histories)
 
 
-def in_portions(config, width=6):
-    """Beginning of an experiment, and a function that takes it through some blocks."""
-    program, dataset, hyper = program_of(config), dataset_of(width), hyperparameters_of(config)
+def in_portions(config, parameters=None, dataset=None, probes=()):
+    """Program and beginning of an experiment, and a function that takes it through some blocks."""
+    program, hyper = program_of(config, probes), hyperparameters_of(config)
+    dataset = dataset_of() if dataset is None else dataset
+    width = dataset.dev.inputs.shape[1]
     data = training.ExperimentData(
         width,
         hyper,
         jax.random.key_data(jax.random.key(0)),
-        to_batches(dataset.train, config.batch_size),
+        to_batches(dataset.train, config.batch_size, config.loss_reduction),
         dataset.dev,
         dataset.test,
         jnp.int32(0),
     )
-    parameters = parameters_for(config)
+    parameters = parameters_for(config) if parameters is None else parameters
     first = training.initial_state(program, hyper, parameters)
     start = first, training.empty_histories(program, parameters)
 
@@ -210,7 +210,7 @@ def one_step(config, parameters, probes=(), number=1):
     program, hyper = program_of(config, probes), hyperparameters_of(config)
     batches = to_batches(dataset_of().train, config.batch_size, config.loss_reduction)
     batch = jax.tree.map(lambda array: array[0], batches)
-    optimizer = training.new_optimizer(program.config, hyper).init(parameters)
+    optimizer = training.initial_state(program, hyper, parameters).optimizer
 
     @jax.jit
     def step(parameters, optimizer):
