@@ -99,13 +99,12 @@ def slopes(gradient: np.ndarray) -> np.ndarray:
 
     From the last position back to the second; NaN where fewer than two norms are above zero.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        decades = np.log10(gradient[..., 1:].astype(float))
-        known = np.isfinite(decades)
-        time = np.where(known, np.arange(decades.shape[-1]), np.nan)
-        centre = np.sum(time, axis=-1, where=known, keepdims=True) / known.sum(-1, keepdims=True)
-        time = np.where(known, time - centre, 0.0)
-        return -np.sum(time * decades, axis=-1, where=known) / np.sum(time**2, axis=-1)
+
+    def slope(norms: np.ndarray) -> float:
+        at = np.flatnonzero(norms > 0)
+        return -np.polyfit(at, np.log10(norms[at]), 1)[0] if at.size > 1 else np.nan
+
+    return np.apply_along_axis(slope, -1, gradient[..., 1:].astype(float))
 
 
 def fates(product: np.ndarray) -> np.ndarray:

@@ -152,15 +152,14 @@ def comparison_figure(
     training and at the best step above; solvers and others at the best step below, where enough
     are of that kind for an interval.
     """
-    common = set.intersection(*(set(run.lengths) for run in found.values()))
-    lengths = sorted(common)[-MOST_COMPARED:]
 
     def draw(shown: Sequence[tuple[str, int, str, str]], axes: Axes, length: int) -> None:
         for place, (name, run) in enumerate(found.items()):
             target = run.targets[run.is_answer.argmax()]
             for group, stage, words, line in shown:
-                key = (f"readout of {target}", STAGES[stage], length, group)
-                rows = [row for row in curves_of[name] if curve_key(row) == key]
+                key = f"readout of {target}", STAGES[stage], length, group
+                columns = "measure", "stage", "length", "group"
+                rows = [r for r in curves_of[name] if tuple(r[c] for c in columns) == key]
                 if not rows or rows[0]["networks"] < FEWEST:
                     continue
                 at = [row["position"] for row in rows]
@@ -177,12 +176,13 @@ def comparison_figure(
     groups = ((SOLVERS, BEST, "solvers", "-."), (OTHERS, BEST, "others", "--"))
     draws = [partial(draw, stages), partial(draw, groups)]
     label = "accuracy of a linear\nreadout of the answer"
-    return panels(lengths, draws, [f"{label}: all", f"{label}: by outcome"], look)
+    shown = common_lengths(found)[-MOST_COMPARED:]
+    return panels(shown, draws, [f"{label}: all", f"{label}: by outcome"], look)
 
 
-def curve_key(row: Row) -> tuple[Any, ...]:
-    """Which curve a row of `curves.csv` belongs to."""
-    return row["measure"], row["stage"], row["length"], row["group"]
+def common_lengths(found: Mapping[str, Explanation]) -> list[int]:
+    """The lengths that all runs have networks of, shortest first."""
+    return sorted(set.intersection(*(set(run.lengths) for run in found.values())))
 
 
 def write_explanation(
@@ -216,7 +216,7 @@ def write_comparison(
     readouts = {name: curve_rows(run, "readout") for name, run in found.items()}
     figure = partial(comparison_figure, found, readouts, look)
     content = {"differences.csv": csv_table(difference_rows(found)).encode()}
-    return write_files(folder, content, {"why": figure}, look)
+    return write_files(folder, content, {"why": figure} if common_lengths(found) else {}, look)
 
 
 def write_files(

@@ -20,7 +20,6 @@ from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
 from srn_jax.analysis.results import Histories, Results, Run, loss_stride, window_means
 from srn_jax.analysis.summary import mean_interval, mean_of
 from srn_jax.config import DEFAULTS, Facts
-from srn_jax.errors import UserError
 
 TRAIN_COLOR = TEST_COLOR = "#e4007f"
 DEV_COLOR = "#f19ec2"
@@ -45,8 +44,7 @@ def loss_figure(
     """Figures 6.6 and 6.11: training loss and dev loss of one sequence length against the step.
 
     Several seeds: the median, which an exploding seed cannot move, and the band between the 5 % and
-    95 % quantiles, at each step over the seeds that have a value there. Raises `UserError` if the
-    histories have no such length.
+    95 % quantiles, at each step over the seeds that have a value there.
     """
     with look.axes(6.4, 0.64) as (figure, axes):
         top = draw_losses(axes, histories, length, facts, look)
@@ -63,7 +61,7 @@ def draw_losses(
     The height shows everything unless a few values are far above the rest: the last losses of a
     seed that explodes would press all others onto the axis.
     """
-    rows = rows_of(histories, length)
+    rows = histories.length == length
     count, seeds = histories.train_loss.shape[1], int(rows.sum())
     stride, name, train_loss = loss_stride(count), "train", histories.train_loss
     train_steps: np.ndarray = np.arange(0, count, stride)
@@ -88,15 +86,6 @@ def draw_losses(
     axes.set(xlim=(0, max(count - 1, 1)), xlabel=look.say("step"))
     heights = np.concatenate(drawn)
     return 1.05 * max(min(heights.max(), max(heights[0], 5 * np.quantile(heights, 0.95))), 1e-9)
-
-
-def rows_of(histories: Histories, length: int) -> np.ndarray:
-    """Which experiments have a length; raises `UserError` if none has."""
-    rows = histories.length == length
-    if not rows.any():
-        known = ", ".join(str(known) for known in np.unique(histories.length))
-        raise UserError(f"no history has length {length}, expected one of {known}")
-    return rows
 
 
 def draw_seeds(
@@ -145,7 +134,7 @@ def probe_figure(
 
     In a long run each point is the mean over as many steps as make a few hundred points.
     """
-    rows, count = rows_of(histories, length), histories.train_loss.shape[1]
+    rows, count = histories.length == length, histories.train_loss.shape[1]
     window = -(-count // MOST_POINTS)
     middles = (np.arange(-(-count // window)) + 0.5) * window - 0.5
     above = [1.0]
@@ -167,7 +156,7 @@ def probe_figure(
 
 def norm_figure(histories: Histories, length: int, steps: int, look: Look = DEFAULT_LOOK) -> Figure:
     """Figures 6.8 and 6.9: norms of the recurrent layer's gradients at each of the first steps."""
-    rows = rows_of(histories, length)
+    rows = histories.length == length
     with look.axes(6.4, 0.69) as (figure, axes):
         for tensor, style in NORM_STYLES.items():
             values = histories.steps[f"{NORM_PROBE}.{tensor}"][rows, :steps]

@@ -251,8 +251,7 @@ def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
 def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
     """What the task wants to be looked for, `[example]` each; several columns are numbered.
 
-    Raises:
-        UserError: for values that are not whole numbers.
+    Raises `UserError` for values that are not whole numbers.
     """
     found: dict[str, Array] = {}
     for name, values in task.probe_targets(examples).items():
@@ -281,8 +280,7 @@ def number_of_classes(*labels: Array) -> int:
 def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
     """The gates by name along one sequence `[1, time, ...]`: `[D, time]` each.
 
-    Raises:
-        UserError: for a cell that names no gates.
+    Raises `UserError` for a cell that names no gates.
     """
     cell = network.cell
     values = {}

@@ -40,8 +40,7 @@ FAMILY_NOTE = (
 def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Path]:
     """Explain a run, or each of a folder of variants and all side by side; returns what it wrote.
 
-    Raises:
-        UserError: as `explain`.
+    Raises `UserError` as `explain`.
     """
     runs = runs_in(given)
     out = Path(options.out or given / "explanation")
@@ -59,9 +58,8 @@ def explain(
 ) -> tuple[Explanation, list[Path]]:
     """Do for one run what the options of `scripts/explain.py` say; returns also what was written.
 
-    Raises:
-        UserError: for a run that is not finished or cannot be explained, and for gates that cannot
-            be shown.
+    Raises `UserError` for a run that is not finished or cannot be explained, and for gates that
+    cannot be shown.
     """
     info = read_run(run)
     if not info["finished"]:
@@ -211,8 +209,7 @@ def gates_along(
 ) -> tuple[dict[str, np.ndarray], list[int]]:
     """The gates of the network of a sequence's length along it, `[D, time]` each, and its tokens.
 
-    Raises:
-        UserError: for a sequence, length or seed that cannot be, or a cell without gates.
+    Raises `UserError` for a sequence, length or seed that cannot be, or a cell without gates.
     """
     task = task_of(config)
     if not isinstance(task.inputs, Tokens):

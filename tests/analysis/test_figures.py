@@ -195,12 +195,6 @@ def test_a_loss_axis_shows_at_least_the_loss_of_guessing():
     assert axes.get_ylim()[1] >= FACTS.chance_loss
 
 
-def test_a_length_that_was_not_run_is_named_with_those_that_were():
-    _, histories = a_run(lengths=(5, 10))
-    with pytest.raises(UserError, match="no history has length 7, expected one of 5, 10"):
-        loss_figure(histories, 7, FACTS)
-
-
 def test_the_accuracy_figure_shows_means_with_their_bootstrap_intervals():
     results, _ = a_run(seeds=12)
     (axes,) = drawn(accuracy_figure(results, FACTS)).axes
