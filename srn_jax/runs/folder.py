@@ -158,8 +158,8 @@ def check_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) 
     different = differences(found, wanted)
     if different:
         raise UserError(
-            f"{folder} holds a run with other settings ({'; '.join(different)}): "
-            "choose another --out, or --overwrite to lose that run"
+            f"{folder} holds a run with other settings ({'; '.join(different)}): choose another "
+            "--out, or --overwrite to lose that run (more seeds: --resume RUN --seeds N)"
         )
 
 
