@@ -18,15 +18,7 @@ import jax
 from srn_jax.errors import UserError
 from srn_jax.runs import storage
 from srn_jax.runs.folder import OpenRun
-from srn_jax.runs.storage import (
-    Checkpoint,
-    CheckpointError,
-    Damage,
-    describe,
-    quiet,
-    reason_of,
-    settle,
-)
+from srn_jax.runs.storage import Checkpoint, CheckpointError, Damage
 from srn_jax.training.experiment import Histories, TrainState
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -64,14 +56,14 @@ class Writer:
         self._thread.start()
 
     def _save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
-        with quiet():
+        with storage.quiet():
             try:
                 for run, own in zip(self.runs, items, strict=False):  # no runs but in process 0
                     write(run.folder, block, own, run.info["settings"])
             except Exception as error:
-                self._error = reason_of(error)
+                self._error = storage.reason_of(error)
             if self._error is not None:
-                settle()
+                storage.settle()
         self.cost = time.monotonic() - began
 
     def saving(self) -> bool:
@@ -217,7 +209,10 @@ def join_state(items: dict[str, Any], like: TrainState) -> tuple[TrainState, His
 
 def check_like(items: dict[str, Any], like: dict[str, Any]) -> None:
     """Raise `UserError` where an array has another shape or dtype than the one like it."""
-    found, wanted = describe(items, digests=False), describe(like, digests=False)
+    found, wanted = (
+        {name: (shape, dtype) for name, (shape, dtype, _) in storage.describe(tree).items()}
+        for tree in (items, like)
+    )
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise UserError(

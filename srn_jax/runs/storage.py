@@ -132,15 +132,14 @@ def problem_of(error: Exception, path: Path) -> CheckpointError | Damage:
     return Damage(reason_of(error))
 
 
-def describe(items: Any, digests: bool = True) -> dict[str, list[Any]]:
+def describe(items: Any) -> dict[str, list[Any]]:
     """Shape, dtype and SHA-256 of each array of a pytree, by the name of its path."""
     description: dict[str, list[Any]] = {}
     for path, array in jax.tree_util.tree_leaves_with_path(items):
         name = "/".join(str(getattr(key, "key", key)) for key in path)
-        description[name] = [list(array.shape), str(array.dtype)]
-        if digests:
-            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # no copy
-            description[name].append(hashlib.sha256(content.data).hexdigest())
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)  # no copy
+        digest = hashlib.sha256(content.data).hexdigest()
+        description[name] = [list(array.shape), str(array.dtype), digest]
     return description
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import random
+import runpy
 import sys
 import threading
 import time
@@ -178,10 +179,11 @@ def test_what_cannot_be_read_may_be_good_and_stays(stopped, uninterrupted, monke
     assert_same_run(stopped, uninterrupted)
 
 
-def test_an_error_that_orbax_swallows_is_found_by_reading(stopped, monkeypatch):
+@pytest.mark.parametrize("call", ["read_bytes", "stat"])
+def test_an_error_that_orbax_swallows_is_found_by_reading(stopped, monkeypatch, call):
     unreadable = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr(ocp.Checkpointer, "restore", Mock(side_effect=KeyError("models")))
-    monkeypatch.setattr("pathlib.Path.read_bytes", Mock(side_effect=unreadable))
+    monkeypatch.setattr(f"pathlib.Path.{call}", Mock(side_effect=unreadable))
     with pytest.raises(checkpoint.CheckpointError, match="Permission denied"):
         storage.load(stopped / "checkpoints" / "9")
 
@@ -253,9 +255,13 @@ def test_a_failed_save_ends_the_run_at_once_with_the_error_that_matters(stopped,
     assert checkpoint.restore(stopped).block == 9
 
 
-def test_a_program_that_saves_keeps_its_own_logging_and_hooks(tmp_path):
+def test_a_program_that_imports_and_saves_keeps_its_own_logging_and_hooks(tmp_path):
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     logger.setLevel(logging.INFO)
+    with pytest.warns(RuntimeWarning, match="found in sys.modules"):
+        runpy.run_module("srn_jax.runs.storage")  # as it is imported for the first time
+        runpy.run_module("srn_jax.runs.checkpoint")
+    assert (logger.level, sys.unraisablehook) == (logging.INFO, hook)
     run_sweep(SWEEP, tmp_path / "run", Recorder(), SAVE_ALWAYS)
     checkpoint.restore(tmp_path / "run")
     assert (logger.level, sys.unraisablehook) == (logging.INFO, hook)

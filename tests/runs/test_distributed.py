@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 from running import BLOCKS, COMMAND, Script, assert_same_run, checkpoints_of, slowly, wait_until
 
@@ -63,7 +64,8 @@ def test_whoever_is_killed_or_stopped_both_end_soon_and_the_run_ends_as_in_one_p
         else:
             status, _, errors = ends[1 - victim]
             line = f"error: process {victim} has failed: it has died without a word"
-            assert (status, errors) == (1, [line])
+            at_once = victim == 0 and jax.__version_info__ < (0, 8)  # JAX ends process 1 itself
+            assert status == 1 and (errors == [line] or (at_once and not errors)), errors
     assert checkpoints_of(run)[-1] < BLOCKS
     for script in start_two(tmp_path, "--out", run):
         status, output, errors = script.wait()

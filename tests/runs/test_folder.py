@@ -19,7 +19,7 @@ from running import (
 )
 
 from srn_jax.analysis.results import read_histories, read_results
-from srn_jax.cli import study
+from srn_jax.cli import devices, study
 from srn_jax.cli.publish import load_run
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
@@ -99,6 +99,26 @@ def test_a_path_that_cannot_be_a_folder_is_refused_and_leaves_nothing(tmp_path, 
         with pytest.raises(UserError):
             run_sweep(SWEEP, tmp_path / path, Recorder())
     assert os.listdir() == ["loop"]
+
+
+def test_what_generate_data_would_write_is_said_first_and_refused_where_there_is_no_room(
+    run_here, tmp_path
+):
+    huge = ("--lengths", 100_000, "--multiplicities", 10_000, 10_000, 10_000)
+    done = run_here("generate_data.py", "--out", tmp_path / "data", *huge)
+    assert done.returncode == 2 and "MB are free there" in done.stderr and not done.stdout
+    assert not (tmp_path / "data").exists()
+    done = run_here("generate_data.py", "--out", tmp_path / "data", "--lengths", 3)
+    size = sum(path.stat().st_size for path in (tmp_path / "data").rglob("*.txt"))
+    first, *rest = done.stdout.splitlines()
+    assert first == f"500 examples, 0.0 MB, to {tmp_path / 'data'}" and size < 50_000
+    assert len(rest) == 1 and "300 train, 100 dev, 100 test" in rest[0]
+
+
+def test_lines_of_libtpu_are_kept_back_and_no_others(capfd):
+    with devices.without_libtpu():
+        os.write(2, b"I0000 common_lib.cc:649] Failed to find host bounds\nsomething else\n")
+    assert capfd.readouterr().err == "something else\n"
 
 
 # Settings

@@ -291,20 +291,25 @@ def small_files_only():
 def few_handles():
     import resource
 
-    real, handles = storage.save, Path("/proc/self/fd")
+    real = storage.save
 
     def save(*arguments):
-        most = max(int(handle.name) for handle in handles.iterdir()) + 2
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.RLIM_INFINITY))
+        used = {int(name) for name in os.listdir("/proc/self/fd")}
+        seventh = [number for number in range(1024) if number not in used][6]
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (seventh, most))
         real(*arguments)
 
     storage.save = save
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc here")
-@pytest.mark.parametrize("problem", [small_files_only, few_handles])
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [(small_files_only, "File too large"), (few_handles, "Too many open files")],
+)
 def test_a_save_that_fails_ends_the_process_with_one_line_and_loses_no_checkpoint(
-    stopped, uninterrupted, tmp_path, problem
+    stopped, uninterrupted, tmp_path, problem, reason
 ):
     command = ["--resume", stopped, "--platform", "cpu", "--cpu-devices", 2]
     began = time.monotonic()
@@ -312,7 +317,8 @@ def test_a_save_that_fails_ends_the_process_with_one_line_and_loses_no_checkpoin
     status, _, errors = script.wait()
     assert status == 1 and time.monotonic() - began < 60
     (line,) = errors
-    assert line.startswith(f"error: no checkpoint could be written to {stopped / 'checkpoints'}: ")
+    folder = stopped / "checkpoints"
+    assert line.startswith(f"error: no checkpoint could be written to {folder}: {reason}; ")
     assert checkpoint.restore(stopped).block == 9
     run_sweep(SWEEP, stopped, Recorder())
     assert_same_run(stopped, uninterrupted)
