@@ -1,8 +1,4 @@
-"""Explain why the networks of a run forget, into RUN/explanation/.
-
-python scripts/explain.py RUN                               # a page, figures and tables
-python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
-"""
+"""Explain why the networks of a run forget, into RUN/explanation/."""
 
 from srn_jax.cli.commands import explain as main
 from srn_jax.cli.options import run_script

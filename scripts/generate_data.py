@@ -1,4 +1,4 @@
-"""Write the textbook's DigitSum files, byte for byte: DIR/<length>/{train,dev,test}.txt."""
+"""Write the textbook's data files, byte for byte."""
 
 from srn_jax.cli.commands import generate_data as main
 from srn_jax.cli.options import run_script

@@ -1,7 +1,4 @@
-"""Train all sequence lengths and many seeds at once and draw the memory curve.
-
-python scripts/sweep.py --platform gpu --seeds 100
-"""
+"""Train all lengths and many seeds at once, and draw the memory curve."""
 
 from srn_jax.cli.commands import sweep as main
 from srn_jax.cli.options import run_script

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ LEVEL = "--xla_backend_optimization_level"
 if LEVEL not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {LEVEL}=0".strip()
 
+from srn_jax.analysis import drawing  # noqa: E402
 from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
 from srn_jax.cli import options  # noqa: E402
 
@@ -48,12 +50,16 @@ def run_script():
 
 @pytest.fixture
 def run_here(monkeypatch, capsys):
-    """Run a script in this process, whose JAX has started; returns status and both outputs."""
+    """Run a script in this process, whose JAX has started; returns status and both outputs.
+
+    No other process helps to draw: to start one takes longer than to draw what is drawn here.
+    """
 
     def run(name: str, *arguments: object):
         words = [name, *map(str, arguments)]
         with monkeypatch.context() as patch:
             patch.setattr(platform, "configure", lambda *_: None)
+            patch.setattr(drawing, "helper", lambda *_, **__: nullcontext())
             patch.setattr(sys, "argv", words)
             patch.syspath_prepend(str(ROOT / "scripts"))
             with pytest.raises(SystemExit) as end:

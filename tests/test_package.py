@@ -4,6 +4,8 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,7 @@ import pytest
 
 import srn_jax
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"epochs": 2, "hidden_size": 8, "embedding_size": 8}
 
 
@@ -38,7 +41,9 @@ def test_the_names_that_tools_see_are_those_that_there_are():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api") / "run"
-    return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
+    with pytest.MonkeyPatch.context() as patch:  # to start a helper takes longer than to draw here
+        patch.setattr("srn_jax.analysis.drawing.helper", nullcontext)
+        return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
 
 
 def test_training_from_python_gives_results_table_figures_and_networks(trained, capsys):
@@ -80,12 +85,27 @@ def test_a_wrong_setting_from_python_is_one_line():
         srn_jax.train([0], 1)
 
 
+def test_every_file_of_the_package_is_in_a_wheel():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["packages"] == {"find": {"include": ["srn_jax*"]}}
+    packages = {path.parent for path in (ROOT / "srn_jax").rglob("__init__.py")}
+    files = {path for path in (ROOT / "srn_jax").rglob("*") if path.is_file()}
+    files = {path for path in files if path.suffix != ".pyc"}
+    assert {path.parent for path in files} == packages
+    data = {
+        ROOT.joinpath(*package.split("."), name)
+        for package, names in settings["package-data"].items()
+        for name in names
+    }
+    assert {path for path in files if path.suffix != ".py"} == data
+
+
 def test_the_module_is_the_program(tmp_path):
     def run(*words):
         command = [sys.executable, "-m", "srn_jax", *words]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
 
-    assert "sweep" in run().stdout and "Train all sequence lengths" in run("--help").stdout
+    assert "sweep" in run().stdout and "Train all lengths and many seeds" in run("--help").stdout
     assert run("sweep", "--help").stdout.startswith("usage: srn-jax sweep")
     assert run("generate-data", "--out", "data", "--lengths", "3").returncode == 0
     assert (tmp_path / "data" / "3" / "train.txt").exists()

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from srn_jax.analysis.report import figure_link, scored_seeds, span_text
+from srn_jax.analysis.report import (
+    EXPLOSION_HEADER,
+    EXPLOSION_NOTE,
+    explosion_rows,
+    figure_link,
+    scored_seeds,
+    span_text,
+)
 from srn_jax.analysis.results import Run
 from srn_jax.analysis.summary import (
     UNKNOWN,
@@ -124,6 +131,10 @@ class Comparison:
         head = "\n".join(f"- {name}: {text}" for name, text in named)
         notes = "\n".join(f"- {note}" for note in self.notes())
         blocks = ["# Comparison of runs", head, markdown_table(self.cells()), notes]
+        exploded = [[n, *row] for n, run in self.runs.items() for row in explosion_rows(run)]
+        if exploded:
+            table = markdown_table([["run", *EXPLOSION_HEADER], *exploded])
+            blocks += ["## Exploding gradients", table, EXPLOSION_NOTE]
         return "\n\n".join([*blocks, *map(figure_link, figures)]) + "\n"
 
 

@@ -1,9 +1,9 @@
 """The files of a run's figures, drawn by two processes, because Matplotlib works on one core."""
 
-import gc
+import dataclasses
 import io
+import json
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srn_jax.analysis.results import Run
+from srn_jax.analysis.results import Run, read_histories, read_results
 
 if TYPE_CHECKING:
     from srn_jax.analysis.look import Look
 
-START = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)"
-HELP = f"{START}; from srn_jax.analysis import drawing; drawing.help_to_draw()"
-DONE = b"1"
-Helper = subprocess.Popen[bytes]
+HELP = "from srn_jax.analysis import drawing; drawing.help_to_draw()"
+DONE = "done\n"
+Helper = subprocess.Popen[str]
 
 
 @contextmanager
@@ -36,22 +35,15 @@ def helper(wanted: bool = True) -> Iterator[Helper | None]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         start_new_session=True,  # out of reach of the terminal's Ctrl-C
     )
     try:
-        ask(process, sys.path)
         yield process
     finally:
         process.kill()
         process.communicate()
-
-
-def ask(process: Helper, question: object) -> None:
-    """Send something to a helper, which may have died."""
-    assert process.stdin is not None
-    with suppress(OSError):
-        pickle.dump(question, process.stdin)
-        process.stdin.flush()
 
 
 def save_figures(
@@ -59,7 +51,8 @@ def save_figures(
 ) -> list[Path]:
     """Write all figures of a run into `folder/figures/`; returns their paths.
 
-    A helper draws every second one; one that fails costs time and no figure.
+    A helper draws every second one of a finished run, whose files it reads; one that fails costs
+    time and no figure.
     """
     from srn_jax.analysis.figures import figures_of
     from srn_jax.analysis.look import Look
@@ -67,14 +60,14 @@ def save_figures(
     look = look or Look()
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     names = [*figures_of(run, look)]
-    if process is None:
-        draw(folder, run, look, names)
-    else:
-        ask(process, (folder, run, look, names[1::2]))
-        draw(folder, run, look, names[::2])
-        assert process.stdout is not None
-        if process.stdout.read(1) != DONE:
-            draw(folder, run, look, names[1::2])
+    theirs = names[1::2] if process is not None and run.info.get("finished") else []
+    if process is not None and theirs:
+        wanted = {"folder": str(folder), "info": run.info, "look": dataclasses.asdict(look)}
+        with suppress(OSError):  # it has died
+            print(json.dumps({**wanted, "names": theirs}), file=process.stdin, flush=True)
+    draw(folder, run, look, [name for name in names if name not in theirs])
+    if process is not None and theirs and process.stdout and process.stdout.readline() != DONE:
+        draw(folder, run, look, theirs)
     return [folder / "figures" / f"{name}.{kind}" for name in names for kind in look.formats]
 
 
@@ -83,24 +76,22 @@ def draw(folder: Path, run: Run, look: "Look", names: Sequence[str]) -> None:
     from srn_jax.analysis.figures import figures_of
     from srn_jax.analysis.look import save_figure
 
-    figures, collecting = figures_of(run, look), gc.isenabled()
-    gc.disable()  # figures are full of cycles; to look for them takes a tenth of the time
-    try:
-        for name in names:
-            save_figure(figures[name](), folder / "figures" / name, look)
-    finally:
-        if collecting:
-            gc.enable()
+    figures = figures_of(run, look)
+    for name in names:
+        save_figure(figures[name](), folder / "figures" / name, look)
 
 
 def help_to_draw() -> None:
-    """What a helper does: get ready, and draw what comes in."""
+    """What a helper does: get ready, and draw what comes in, a line of JSON each time."""
     from srn_jax.analysis.look import Look
 
     with Look().axes(2, 1) as (figure, _):
         for kind in ("pdf", "png"):  # loads the fonts
             figure.savefig(io.BytesIO(), format=kind)
-    with suppress(EOFError):  # its owner has gone
-        while True:
-            draw(*pickle.load(sys.stdin.buffer))
-            os.write(1, DONE)
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        folder = Path(wanted["folder"])
+        run = Run(read_results(folder), read_histories(folder), wanted["info"])
+        look = Look(**{**wanted["look"], "formats": tuple(wanted["look"]["formats"])})
+        draw(folder, run, look, wanted["names"])
+        print(end=DONE, flush=True)

@@ -20,7 +20,6 @@ from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
 from srn_jax.analysis.results import Histories, Results, Run, loss_stride, window_means
 from srn_jax.analysis.summary import mean_interval, mean_of
 from srn_jax.config import DEFAULTS, Facts
-from srn_jax.errors import UserError
 
 TRAIN_COLOR = TEST_COLOR = "#e4007f"
 DEV_COLOR = "#f19ec2"
@@ -34,31 +33,22 @@ PAIR_STYLES = ((("#e4007f", "o-"), ("#f19ec2", "s--")), (("#e8609b", "^-."), ("#
 NORM_PROBE = "gradient_norm"
 NORM_STYLES = {"W": ("#e4007f", "-"), "U": ("#f19ec2", "-."), "b": ("#000000", "--")}
 FIRST_STEPS = {"6.8": 40, "6.9": 100}
-LOSS_FIGURES = {"srn": "6.6", "lstm": "6.11"}  # in the textbook; others are called loss
 MOST_POINTS = 400  # of a probe's line, each a mean over some steps in long runs
 MOST_TICKS = 12
 LABEL_WIDTH = 70  # characters of a legend that fit under a figure
 
 
 def loss_figure(
-    histories: Histories,
-    length: int,
-    facts: Facts,
-    scale: str = "linear",
-    look: Look = DEFAULT_LOOK,
+    histories: Histories, length: int, facts: Facts, look: Look = DEFAULT_LOOK
 ) -> Figure:
     """Figures 6.6 and 6.11: training loss and dev loss of one sequence length against the step.
 
     Several seeds: the median, which an exploding seed cannot move, and the band between the 5 % and
-    95 % quantiles, at each step over the seeds that have a value there. `scale` is "linear", as in
-    the textbook, or "log". Raises `UserError` if the histories have no such length.
+    95 % quantiles, at each step over the seeds that have a value there.
     """
     with look.axes(6.4, 0.64) as (figure, axes):
         top = draw_losses(axes, histories, length, facts, look)
-        axes.set_yscale(scale)
-        if scale == "linear":
-            axes.set_ylim(0, top)
-        axes.set_ylabel(look.say("loss"))
+        axes.set(ylim=(0, top), ylabel=look.say("loss"))
         legend_below(figure)
     return figure
 
@@ -71,7 +61,7 @@ def draw_losses(
     The height shows everything unless a few values are far above the rest: the last losses of a
     seed that explodes would press all others onto the axis.
     """
-    rows = rows_of(histories, length)
+    rows = histories.length == length
     count, seeds = histories.train_loss.shape[1], int(rows.sum())
     stride, name, train_loss = loss_stride(count), "train", histories.train_loss
     train_steps: np.ndarray = np.arange(0, count, stride)
@@ -96,15 +86,6 @@ def draw_losses(
     axes.set(xlim=(0, max(count - 1, 1)), xlabel=look.say("step"))
     heights = np.concatenate(drawn)
     return 1.05 * max(min(heights.max(), max(heights[0], 5 * np.quantile(heights, 0.95))), 1e-9)
-
-
-def rows_of(histories: Histories, length: int) -> np.ndarray:
-    """Which experiments have a length; raises `UserError` if none has."""
-    rows = histories.length == length
-    if not rows.any():
-        known = ", ".join(str(known) for known in np.unique(histories.length))
-        raise UserError(f"no history has length {length}, expected one of {known}")
-    return rows
 
 
 def draw_seeds(
@@ -153,7 +134,7 @@ def probe_figure(
 
     In a long run each point is the mean over as many steps as make a few hundred points.
     """
-    rows, count = rows_of(histories, length), histories.train_loss.shape[1]
+    rows, count = histories.length == length, histories.train_loss.shape[1]
     window = -(-count // MOST_POINTS)
     middles = (np.arange(-(-count // window)) + 0.5) * window - 0.5
     above = [1.0]
@@ -175,7 +156,7 @@ def probe_figure(
 
 def norm_figure(histories: Histories, length: int, steps: int, look: Look = DEFAULT_LOOK) -> Figure:
     """Figures 6.8 and 6.9: norms of the recurrent layer's gradients at each of the first steps."""
-    rows = rows_of(histories, length)
+    rows = histories.length == length
     with look.axes(6.4, 0.69) as (figure, axes):
         for tensor, style in NORM_STYLES.items():
             values = histories.steps[f"{NORM_PROBE}.{tensor}"][rows, :steps]
@@ -344,25 +325,35 @@ def gate_figure(
     return figure
 
 
+def section_of(settings: Mapping[str, Any]) -> str | None:
+    """The section of the textbook's chapter whose figures a run has; None if it is of none."""
+    if settings["task"] != DEFAULTS.task:
+        return None
+    if settings["optimizer"] == "sgd" and settings["cell"] == "srn":
+        return "6.2"
+    return {"srn": "6.1", "lstm": "6.3"}.get(settings["cell"])
+
+
 def figures_of(run: Run, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Figure]]:
     """What draws each figure of a run, by the name of its file, which is the textbook's."""
     results, histories, facts, settings = run.results, run.histories, run.facts, run.settings
-    own = settings["task"] != DEFAULTS.task
-    losses = "loss" if own else LOSS_FIGURES.get(settings["cell"], "loss")
-    accuracies = "6.7" if losses == "6.6" else "accuracy"
+    section = section_of(settings)
+    accuracies = "6.7" if section == "6.1" else "accuracy"
     figures: dict[str, Callable[[], Figure]] = {}
     figures[accuracies] = partial(accuracy_figure, results, facts, look)
     if histories is None:
         return figures
     figures["overview"] = partial(overview_figure, histories, results, facts, look)
     lengths = np.unique(histories.length).tolist()
+    losses = {"6.1": "6.6", "6.3": "6.11"}.get(section or "", "loss")
     for length in lengths:
-        figures[f"{losses}_{length}"] = partial(loss_figure, histories, length, facts, look=look)
+        figures[f"{losses}_{length}"] = partial(loss_figure, histories, length, facts, look)
     for length in lengths:
         for probe in histories.probes:
             figures[f"{probe}_{length}"] = partial(probe_figure, histories, probe, length, look)
-        if {f"{NORM_PROBE}.{tensor}" for tensor in NORM_STYLES} <= histories.steps.keys():
+        recorded = {f"{NORM_PROBE}.{tensor}" for tensor in NORM_STYLES} <= histories.steps.keys()
+        if section == "6.2" and recorded:
             number = "6.8" if settings["clip_norm"] is None else "6.9"
             name = f"{number}_{length}" if len(lengths) > 1 else number
-            figures[name] = partial(norm_figure, histories, length, FIRST_STEPS[number], look=look)
+            figures[name] = partial(norm_figure, histories, length, FIRST_STEPS[number], look)
     return figures

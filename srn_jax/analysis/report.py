@@ -16,8 +16,10 @@ import numpy as np
 from srn_jax.analysis.results import Results, Run, loss_stride
 from srn_jax.analysis.summary import (
     DEFAULT_THRESHOLD,
+    EXPLOSION,
     LengthSummary,
     MemorySpan,
+    explosions,
     memory_span,
     paired_difference,
     summarise,
@@ -34,11 +36,17 @@ from srn_jax.config import Facts
 
 EMBEDDABLE = {".png", ".svg", ".jpg"}
 INTERVAL_NOTE = "Intervals are 95 % bootstrap intervals of the mean over seeds."
-DEV_NOTE = "Best dev is a maximum over evaluations, so it flatters."
+DEV_NOTE = "Best dev is a maximum over evaluations, so it is too high for a network of unseen data."
 ONE_SEED_NOTE = (
     "A single seed says nothing about the variation between seeds, so there is no interval."
 )
 FIXED_DATA_NOTE = "Every seed saw the same data: intervals cover the initial weights alone."
+EXPLOSION_HEADER = ["length", "seeds", "exploded", "95 % interval", "dead", "95 % interval"]
+EXPLOSION_NOTE = (
+    "Exploded: the share of seeds in which the L2 norm of a tensor's gradient, before clipping, "
+    f"was above {EXPLOSION:,.0f} or not finite at any step. Dead: the share in which every "
+    "gradient was exactly 0 at the last step, as saturated units leave it. Wilson's intervals."
+)
 SPIKES_NOTE = (
     "One training loss in {stride} is drawn (one in 100 in the textbook). An epoch has {epoch} "
     "steps, so every {period:,} steps the same batch is met again, and a hard one shows as a "
@@ -124,6 +132,9 @@ def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
         blocks += [f"Diverged at length {length}: seeds {listed(gone)}."]
     if lengths.size > 1:
         blocks += ["## From one length to the next", markdown_table(change_cells(results))]
+    if rows := explosion_rows(run):
+        table = markdown_table([EXPLOSION_HEADER, *rows])
+        blocks += ["## Exploding gradients", table, EXPLOSION_NOTE]
     if figures:
         blocks += ["## Figures", *map(figure_link, figures), *spikes_note(run)]
     if settings := dict(flat(info.get("settings") or {})):
@@ -174,6 +185,16 @@ def change_cells(results: Results) -> list[list[str]]:
         row = [f"{shorter} to {longer}", number(found.mean, "+")]
         cells.append([*row, interval_text(found.interval, "+"), str(found.pairs)])
     return cells
+
+
+def explosion_rows(run: Run) -> list[list[str]]:
+    """Rows below `EXPLOSION_HEADER`, one a length, if the run recorded gradient norms."""
+    rows = []
+    for found in () if run.histories is None else explosions(run.histories):
+        row = [str(found.length), str(found.seeds), number(found.share_exploded)]
+        row += [interval_text(found.exploded_interval), number(found.share_dead)]
+        rows.append([*row, interval_text(found.dead_interval)])
+    return rows
 
 
 def figure_link(path: str | PurePath) -> str:

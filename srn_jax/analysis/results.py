@@ -193,8 +193,7 @@ def write_manifest(path: Path, values: Mapping[str, Any]) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """What `write_manifest` has written; files of old versions have no digest.
 
-    Raises:
-        UserError: if the file is missing or is not what was written.
+    Raises `UserError` if the file is missing or is not what was written.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -216,8 +215,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def read_checked(path: Path) -> bytes:
     """The content of a file of a run, which must be what the run file says that it wrote.
 
-    Raises:
-        UserError: if it cannot be read, or is not what the run wrote.
+    Raises `UserError` if it cannot be read, or is not what the run wrote.
     """
     try:
         content = path.read_bytes()

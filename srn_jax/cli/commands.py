@@ -6,6 +6,7 @@ Each is a function of the command line's arguments, which are checked before JAX
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from srn_jax.checks import between, check_list, whole
 from srn_jax.cli import options as cli
@@ -22,41 +23,52 @@ from srn_jax.runs import folder as run_folder
 
 
 def sweep(arguments: list[str]) -> None:
-    """Train all sequence lengths and many seeds at once and draw the memory curve."""
+    """Train all lengths and many seeds at once, and draw the memory curve."""
     parser = cli.Parser(sweep.__doc__)
     cli.add_options(parser, "platform")
     cli.add_sweep_options(parser)
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
     cli.check_run_options(options)
+    from srn_jax.analysis.drawing import helper
+    from srn_jax.runs.more_seeds import with_seeds
     from srn_jax.runs.settings import default_folder
 
     together = cli.distributed_of(options) is not None
     if together:  # what is refused from here on ends all processes
         cli.start_platform(options)
-    if options.resume is not None:
+    finished = None  # a run that is given more seeds, in another folder
+    if options.resume is not None and options.seeds is None:
         folder = Path(options.resume)
         configs = run_folder.read_configs(folder)
+    elif options.resume is not None:
+        finished = Path(options.resume)
+        configs = with_seeds(finished, options.seeds)
+        folder = Path(options.out or finished.absolute().parent / default_folder(configs).name)
     else:
         configs = cli.sweeps_of(options)
         folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
-    if not together:
-        cli.start_platform(options)
-    from srn_jax.cli.study import run_study
-    from srn_jax.runs.loop import RunOptions
-    from srn_jax.runs.signals import Interrupted
+    with helper(wanted=not together or not options.process) as process:
+        if not together:
+            cli.start_platform(options)
+        from srn_jax.cli.study import begin_with_more_seeds, run_study
+        from srn_jax.runs.loop import RunOptions
+        from srn_jax.runs.signals import Interrupted
 
-    called = cli.called("sweep")
-    command = shlex.join([*called, *arguments])
-    how = RunOptions(
-        options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
-    )
-    try:
-        run_study(configs, folder, how, bool(options.textbook))
-    except Interrupted as stop:
-        print(f"stopped; to go on: {shlex.join([*called, '--resume', str(folder)])}")
-        sys.exit(128 + stop.signal)
+        called = cli.called("sweep")
+        command = shlex.join([*called, *arguments])
+        how = RunOptions(
+            options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
+        )
+        try:
+            if finished is not None:
+                begin_with_more_seeds(finished, configs, folder, how)
+            run_study(configs, folder, how, process, bool(options.textbook))
+        except Interrupted as stop:
+            again = ["--resume", str(folder)] if finished is None else arguments
+            print(f"stopped; to go on: {shlex.join([*called, *again])}")
+            sys.exit(128 + stop.signal)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -68,15 +80,10 @@ def evaluate(arguments: list[str]) -> None:
     parser = cli.Parser(evaluate.__doc__)
     parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, finished or not")
     cli.add_options(parser, "networks of a run")
-    parser.add_argument(
-        "--data",
-        type=cli.path,
-        metavar="DIR",
-        help="test on DIR/<length>/test.txt [the run's own data]",
-    )
-    parser.add_argument(
-        "--predict", metavar="TOKENS", help='what the networks answer to a sequence like "3 4 0"'
-    )
+    data = "test on DIR/<length>/test.txt [the run's own data]"
+    predict = 'what the networks answer to a sequence like "3 4 0"'
+    parser.add_argument("--data", type=cli.path, metavar="DIR", help=data)
+    parser.add_argument("--predict", metavar="TOKENS", help=predict)
     cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
     if options.predict is not None and options.data is not None:
@@ -95,26 +102,18 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def plot(arguments: list[str]) -> None:
-    """Draw the figures of a run again, or of several runs side by side, without training.
+    """Draw the figures of a run again, or of several side by side.
 
     A folder of variants stands for all of its runs. A run that is still going on is drawn as it
     stood at its newest checkpoint.
     """
     parser = cli.Parser(plot.__doc__)
     parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--out", type=cli.path, metavar="DIR", help="where a comparison goes [beside the first run]"
-    )
+    out = "where a comparison goes [beside the first run]"
+    parser.add_argument("--out", type=cli.path, metavar="DIR", help=out)
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names for the runs")
     parser.add_argument("--baseline", metavar="NAME", help="the run to compare with [the first]")
-    looks = parser.add_argument_group("look of the figures")
-    looks.add_argument("--width", type=cli.NUMBER, metavar="INCHES", help="with type to match")
-    looks.add_argument(
-        "--format", nargs="+", metavar="KIND", help="pdf, png or svg, or several [pdf png]"
-    )
-    looks.add_argument("--title", metavar="WORDS", help="above every figure")
-    looks.add_argument("--lang", default="en", metavar="LANG", help="of the labels: en or zh [en]")
-    cli.add_options(parser, "platform")
+    cli.add_options(parser, "look of the figures", "platform")
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
     given = [Path(folder) for folder in options.runs]
@@ -122,10 +121,9 @@ def plot(arguments: list[str]) -> None:
     if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
         raise UserError("--out, --labels and --baseline are for several runs, and this is one")
     from srn_jax.analysis.drawing import helper
-    from srn_jax.analysis.look import Look
     from srn_jax.cli import publish
 
-    look = Look(options.width, tuple(options.format or ("pdf", "png")), options.title, options.lang)
+    look = cli.look_of(options)
     names = publish.names_of(folders, options.labels)
     if not all(run_folder.read_run(folder)["finished"] for folder in folders):
         cli.start_platform(options)  # to read a checkpoint
@@ -142,61 +140,52 @@ def plot(arguments: list[str]) -> None:
 def explain(arguments: list[str]) -> None:
     """Explain why the networks of a run forget, into RUN/explanation/.
 
+    Of a folder of variants, each of them, into FOLDER/explanation/NAME/, and all in one figure.
+
     python scripts/explain.py RUN                               # a page, figures and tables
     python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
     """
     parser = cli.Parser(explain.__doc__)
-    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
-    parser.add_argument("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
-    parser.add_argument(
-        "--threshold",
-        type=cli.NUMBER,
-        default=0.5,
-        metavar="X",
-        help="test accuracy above which a network is a solver [0.5]",
-    )
-    parser.add_argument(
-        "--gates", metavar="TOKENS", help='draw the gates along a sequence like "3 4 0"'
-    )
-    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", help="whose gates [the first]")
-    parser.add_argument("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
-    cli.add_options(parser, "platform")
+    add = parser.add_argument
+    solver = "test accuracy above which a network is a solver [0.5]"
+    gates = 'draw the gates along a sequence like "3 4 0"'
+    add("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
+    add("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
+    add("--threshold", type=cli.NUMBER, default=0.5, metavar="X", help=solver)
+    add("--gates", metavar="TOKENS", help=gates)
+    add("--seed", **cli.SEED, help="whose gates [the first]")
+    add("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
+    cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
     between(0, 1)("--threshold", options.threshold)
-    runs = run_folder.runs_in(Path(options.run))
-    if len(runs) > 1 and options.out is not None:
-        raise UserError("--out is for one run, and this folder holds several")
+    given = Path(options.run)
+    run_folder.runs_in(given)  # what is no run should be said before JAX starts
+    look = cli.look_of(options)
     cli.start_platform(options)
-    from srn_jax.cli import explain as explaining
+    from srn_jax.cli.explain import explain_all
 
-    for run in runs:
-        folder = Path(options.out or run / "explanation")
-        print("written:", *explaining.explain(run, folder, options), sep="\n  ")
+    print("written:", *explain_all(given, options, look), sep="\n  ")
 
 
 def generate_data(arguments: list[str]) -> None:
-    """Write the textbook's DigitSum files, byte for byte: DIR/<length>/{train,dev,test}.txt."""
+    """Write the textbook's data files, byte for byte.
+
+    They are DIR/<length>/{train,dev,test}.txt.
+    """
     parser = cli.Parser(generate_data.__doc__)
-    parser.add_argument(
-        "--out", required=True, type=cli.path, metavar="DIR", help="folder to write to"
-    )
-    parser.add_argument(
-        "--lengths",
-        "--length",
+    add = parser.add_argument
+    sizes = "examples for each pair of digits in train, dev and test [3 1 1]"
+    three: dict[str, Any] = {"nargs": 3, "type": cli.WHOLE, "default": TEXTBOOK_MULTIPLICITIES}
+    add("--out", required=True, type=cli.path, metavar="DIR", help="folder to write to")
+    add(
+        *("--lengths", "--length"),
         **cli.LENGTHS,
-        default=list(TEXTBOOK_LENGTHS),
+        default=TEXTBOOK_LENGTHS,
         help="sequence lengths [5 10 15 20 25 30 35]",
     )
-    parser.add_argument(
-        "--multiplicities",
-        nargs=3,
-        type=cli.WHOLE,
-        metavar="K",
-        default=list(TEXTBOOK_MULTIPLICITIES),
-        help="examples for each pair of digits in train, dev and test [3 1 1]",
-    )
-    parser.add_argument("--seed", type=cli.WHOLE, metavar="S", default=0, help="of the stream [0]")
-    parser.add_argument("--overwrite", action="store_true", help="lose other data in these files")
+    add("--multiplicities", **three, metavar="K", help=sizes)
+    add("--seed", **cli.SEED, default=0, help="of the stream [0]")
+    add("--overwrite", action="store_true", help="lose other data in these files")
     options = parser.parse_args(arguments)
     check_list("--lengths", tuple(options.lengths), whole(3, 100_000))
     for multiplicity in options.multiplicities:

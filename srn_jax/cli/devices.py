@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from srn_jax.cli import processes
 from srn_jax.errors import UserError
@@ -79,14 +78,10 @@ def configure(
             raise
         raise UserError(explain(platform, distributed, error)) from None
     if jax.process_count() > 1:
-        processes.connect(jax.process_index(), jax.process_count(), *coordination())
+        from jax._src.distributed import global_state  # JAX shows it to nobody
 
-
-def coordination() -> tuple[str, Any]:
-    """The address of process 0, and JAX' store of what all processes share."""
-    from jax._src.distributed import global_state  # JAX shows them to nobody
-
-    return global_state.coordinator_address or "", global_state.client
+        where = global_state.coordinator_address or ""
+        processes.connect(jax.process_index(), jax.process_count(), where, global_state.client)
 
 
 def join(distributed: Distributed) -> None:

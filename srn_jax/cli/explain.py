@@ -13,14 +13,15 @@ import numpy as np
 from rich.progress import Progress
 
 from srn_jax.analysis import memory
-from srn_jax.analysis.explanation import BEST, STAGES, Explanation, write_explanation
+from srn_jax.analysis.explanation import BEST, STAGES, Explanation
+from srn_jax.analysis.explanation_figures import write_comparison, write_explanation
 from srn_jax.analysis.figures import gate_figure
-from srn_jax.analysis.look import save_figure
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
 from srn_jax.cli.answers import parse_tokens
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import as_fraction, map_experiments, pad_splits
 from srn_jax.errors import UserError
-from srn_jax.runs.folder import read_finished, read_run
+from srn_jax.runs.folder import read_finished, read_run, runs_in
 from srn_jax.runs.outcome import program_in
 from srn_jax.runs.restore import find_experiment, read_data_of, restore
 from srn_jax.tasks import task_of
@@ -36,12 +37,29 @@ FAMILY_NOTE = (
 )
 
 
-def explain(run: Path, folder: Path, options: argparse.Namespace) -> list[Path]:
-    """Do for one run what the options of `scripts/explain.py` say; returns what was written.
+def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Path]:
+    """Explain a run, or each of a folder of variants and all side by side; returns what it wrote.
 
-    Raises:
-        UserError: for a run that is not finished or cannot be explained, and for gates that cannot
-            be shown.
+    Raises `UserError` as `explain`.
+    """
+    runs = runs_in(given)
+    out = Path(options.out or given / "explanation")
+    found: dict[str, Explanation] = {}
+    paths: list[Path] = []
+    for run in runs:
+        folder = out if len(runs) == 1 else out / run.name
+        found[run.name], written = explain(run, folder, options, look)
+        paths += written
+    return paths + (write_comparison(found, out, look) if len(runs) > 1 else [])
+
+
+def explain(
+    run: Path, folder: Path, options: argparse.Namespace, look: Look = DEFAULT_LOOK
+) -> tuple[Explanation, list[Path]]:
+    """Do for one run what the options of `scripts/explain.py` say; returns also what was written.
+
+    Raises `UserError` for a run that is not finished or cannot be explained, and for gates that
+    cannot be shown.
     """
     info = read_run(run)
     if not info["finished"]:
@@ -62,10 +80,11 @@ def explain(run: Path, folder: Path, options: argparse.Namespace) -> list[Path]:
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     notes = [FAMILY_NOTE] if np.isnan(found.gradient).all() else []
-    paths = write_explanation(found, folder, task_of(config).question, notes)
+    paths = write_explanation(found, folder, task_of(config).question, notes, look)
     for name, values in gates.items():
-        paths += save_figure(gate_figure(name, values, tokens), folder / f"gate_{name}")
-    return paths
+        figure = gate_figure(name, values, tokens, look)
+        paths += save_figure(figure, folder / f"gate_{name}", look)
+    return found, paths
 
 
 def examine(
@@ -190,8 +209,7 @@ def gates_along(
 ) -> tuple[dict[str, np.ndarray], list[int]]:
     """The gates of the network of a sequence's length along it, `[D, time]` each, and its tokens.
 
-    Raises:
-        UserError: for a sequence, length or seed that cannot be, or a cell without gates.
+    Raises `UserError` for a sequence, length or seed that cannot be, or a cell without gates.
     """
     task = task_of(config)
     if not isinstance(task.inputs, Tokens):

@@ -12,9 +12,9 @@ import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from srn_jax.checks import check_list, positive, whole
+from srn_jax.checks import positive, whole
 from srn_jax.cli import processes
 from srn_jax.cli.devices import PLATFORMS, Distributed
 from srn_jax.config import (
@@ -34,6 +34,9 @@ from srn_jax.interop.textbook_files import (
     write_splits,
 )
 
+if TYPE_CHECKING:
+    from srn_jax.analysis.look import Look
+
 QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
 SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
     "6.1": {},
@@ -51,9 +54,13 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
 }
 TEXTBOOK_DATA = "runs/textbook-data"
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
+DEVICE_FAILS = re.compile(  # XLA's words for a device, a driver or a connection that is lost
+    "(Jax|Xla)RuntimeError: (INTERNAL|UNAVAILABLE|ABORTED|UNKNOWN|DATA_LOSS|FAILED_PRECONDITION)"
+    "(?!.*Traceback)",  # nor what a callback of the user's own has raised
+    re.DOTALL,
+)
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
 SWITCHES = ("fresh_data",)
-SHORTEST: dict[str, Any] = {"digit-sum": 3, "adding": 2, "recall": 6}  # lengths of our own tasks
 SETTINGS = (
     *("section", "quick", "textbook", "lengths", "seeds", "first_seed", "data", "probe"),
     *(field.name for field in EXPERIMENT_FIELDS),
@@ -94,13 +101,16 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(complain(error, 1))
     except Exception as error:
         processes.wait_for_verdict()
-        if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
-            traceback.print_exc()
-            processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
-            sys.exit(1)
-        reason = (str(error) or "MemoryError").splitlines()[0][:200]
-        advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
-        sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
+            sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
+        if DEVICE_FAILS.match(f"{type(error).__name__}: {error}"):
+            advice = "the same command goes on from the newest checkpoint"
+            sys.exit(complain(f"the devices have failed ({reason}): {advice}", 1))
+        traceback.print_exc()
+        processes.fail(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", 1)
+        sys.exit(1)
     finally:  # a process that has failed beside others has left above
         processes.done()
     sys.exit(0)
@@ -142,63 +152,55 @@ def path(text: str) -> str:
 WHOLE, NUMBER = number_of(int), number_of(float)
 LENGTHS: dict[str, Any] = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
 COUNT: dict[str, Any] = {"type": WHOLE, "metavar": "N"}
-GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
-    "platform": {
-        "--platform": {"choices": PLATFORMS, "default": "auto", "help": "where to run"},
-        "--cpu-devices": COUNT | {"help": "devices on a CPU [one a core]"},
-    },
-    "networks of a run": {
-        "--lengths --length": LENGTHS | {"help": "only of these lengths [all]"},
-        "--seeds": COUNT | {"help": "how many seeds for each length [all]"},
-        "--first-seed": COUNT
-        | {"metavar": "S", "help": "the first one; it alone without --seeds [0]"},
-        "--which": {
-            "choices": ("best", "last"),
-            "default": "best",
-            "help": "parameters to restore [best]",
-        },
-    },
-    "run": {
-        "--out": {
-            "type": path,
-            "metavar": "DIR",
-            "help": "run folder [one of its own for each settings, under runs/]",
-        },
-        "--resume": {"type": path, "metavar": "RUN", "help": "go on with the run in this folder"},
-        "--overwrite": {
-            "action": "store_true",
-            "help": "lose a run that the folder already holds",
-        },
-        "--checkpoint-every": {
-            "type": NUMBER,
-            "metavar": "S",
-            "help": "seconds between checkpoints [30, or more, to stay under 2 %% of the time]",
-        },
-        "--chunk": COUNT
-        | {"help": "experiments side by side on a device [1 on a CPU, what fits elsewhere]"},
-        "--kernel": {
-            "action": "store_true",
-            "help": "train by hand-written GPU kernels, which have not run on a GPU yet",
-        },
-    },
-    "several processes": {
-        "--distributed": {
-            "action": "store_true",
-            "help": "be one of several processes, found by JAX on Slurm, Kubernetes or Cloud TPU",
-        },
-        "--coordinator": {"metavar": "HOST:PORT", "help": "address of process 0"},
-        "--processes": COUNT | {"help": "how many there are"},
-        "--process": COUNT | {"metavar": "I", "help": "which this is, from 0"},
-    },
-}
+SEED: dict[str, Any] = {"type": WHOLE, "metavar": "S"}
 
 
 def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Add the options of some of `GROUPS`."""
+    """Add groups of options that several commands share, by the titles of the groups."""
     for name in names:
-        group = parser.add_argument_group(name)
-        for option, settings in GROUPS[name].items():
-            group.add_argument(*option.split(), **settings)
+        add = parser.add_argument_group(name).add_argument
+        match name:
+            case "platform":
+                add("--platform", choices=PLATFORMS, default="auto", help="where to run")
+                add("--cpu-devices", **COUNT, help="devices on a CPU [one a core]")
+            case "networks of a run":
+                which = "parameters to restore [best]"
+                add("--lengths", "--length", **LENGTHS, help="only of these lengths [all]")
+                add("--seeds", **COUNT, help="how many seeds for each length [all]")
+                add("--first-seed", **SEED, help="the first one; it alone without --seeds [0]")
+                add("--which", choices=("best", "last"), default="best", help=which)
+            case "run":
+                out = "run folder [one of its own for each settings, under runs/]"
+                resume = "go on with the run in this folder, or give a finished one more --seeds"
+                often = "seconds between checkpoints [30, or more, to stay under 2 %% of the time]"
+                chunk = "experiments side by side on a device [1 on a CPU, what fits elsewhere]"
+                kernel = "train by hand-written GPU kernels, which have not run on a GPU yet"
+                add("--out", type=path, metavar="DIR", help=out)
+                add("--resume", type=path, metavar="RUN", help=resume)
+                add("--overwrite", action="store_true", help="lose a run that the folder has")
+                add("--checkpoint-every", type=NUMBER, metavar="S", help=often)
+                add("--chunk", **COUNT, help=chunk)
+                add("--kernel", action="store_true", help=kernel)
+            case "look of the figures":
+                formats = "pdf, png or svg, or several [pdf png]"
+                add("--width", type=NUMBER, metavar="INCHES", help="with type to match")
+                add("--format", nargs="+", metavar="KIND", help=formats)
+                add("--title", metavar="WORDS", help="above every figure")
+                add("--lang", default="en", help="of the labels: en or zh [en]")
+            case "several processes":
+                found = "be one of several that JAX finds on Slurm, Kubernetes or Cloud TPU"
+                add("--distributed", action="store_true", help=found)
+                add("--coordinator", metavar="HOST:PORT", help="address of process 0")
+                add("--processes", **COUNT, help="how many there are")
+                add("--process", type=WHOLE, metavar="I", help="which this is, from 0")
+
+
+def look_of(options: argparse.Namespace) -> "Look":
+    """The look that the options choose; raises `UserError` for one that cannot be had."""
+    from srn_jax.analysis.look import Look  # which loads Matplotlib
+
+    formats = tuple(options.format or ("pdf", "png"))
+    return Look(options.width, formats, options.title, options.lang)
 
 
 def start_platform(options: argparse.Namespace) -> None:
@@ -239,7 +241,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--section", choices=SECTIONS, help=sections)
     group.add_argument("--lengths", "--length", **LENGTHS, help=lengths)
     group.add_argument("--seeds", **COUNT, help=seeds)
-    group.add_argument("--first-seed", type=WHOLE, metavar="S", help="the first one [0]")
+    group.add_argument("--first-seed", **SEED, help="the first one [0]")
     kinds = typing.get_type_hints(ExperimentConfig)
     for field in EXPERIMENT_FIELDS:
         name, help = option_name(field.name), field.metadata["help"]
@@ -299,9 +301,6 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         for values in itertools.product(*(chosen[name] for name in names))
     ]
     if data is None:
-        for sweep in sweeps:  # the tasks say it too, but only once JAX has started
-            shortest = SHORTEST.get(sweep.experiment.task, 1)
-            check_list("--lengths", sweep.lengths, whole(shortest, 100_000))
         return sweeps
     if chosen["multiplicity"] is not None:
         raise UserError("--multiplicity is for drawn data, leave it out with --data")
@@ -309,7 +308,9 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
         if not set(lengths) <= set(TEXTBOOK_LENGTHS):
             known = ", ".join(map(str, TEXTBOOK_LENGTHS))
             raise UserError(f"--lengths: the textbook has files of {known} alone, see --data")
-        write_textbook_files(Path(data))
+        for length, splits in textbook_splits():
+            check_same(Path(data), length, splits)
+            write_splits(Path(data), length, splits)
     folder, _ = read_data(data, sweep.lengths)  # what is wrong with it should show now
     return [dataclasses.replace(sweep, data=folder) for sweep in sweeps]
 
@@ -321,13 +322,6 @@ def seeds_of(number: int, first: int | None) -> tuple[int, ...]:
     return tuple(range(first, first + number))
 
 
-def write_textbook_files(folder: Path) -> None:
-    """Write the textbook's own files, unless they are there."""
-    for length, splits in textbook_splits():
-        check_same(folder, length, splits)
-        write_splits(folder, length, splits)
-
-
 def check_run_options(options: argparse.Namespace) -> None:
     """Raise `UserError` for values out of range and options that exclude each other."""
     if options.checkpoint_every is not None:
@@ -337,12 +331,18 @@ def check_run_options(options: argparse.Namespace) -> None:
     if options.kernel and options.platform == "tpu":
         raise UserError("--kernel is for GPUs, leave it out with --platform tpu")
     if options.resume is not None:
-        given = [n for n in SETTINGS if n != "textbook" and getattr(options, n) is not None]
-        given += [n for n in ("overwrite", "out") if getattr(options, n)]
+        allowed = ("textbook", "seeds")
+        given = [n for n in SETTINGS if n not in allowed and getattr(options, n) is not None]
+        given += ["overwrite"] if options.overwrite else []
+        given += ["out"] if options.out is not None and options.seeds is None else []
         if given:
             raise UserError(
                 f"--resume takes its settings from the run, leave out {option_name(given[0])}"
             )
+        if options.seeds is not None:
+            whole(1, 1_000_000)("--seeds", options.seeds)
+            if distributed_of(options) is not None:
+                raise UserError("--resume with more --seeds is for one process")
 
 
 def seeds_chosen(options: argparse.Namespace) -> tuple[int, ...] | None:

@@ -139,8 +139,7 @@ def network_from_state_dict(
 def state_dict_of(cell: str, parameters: Parameters) -> dict[str, np.ndarray]:
     """The state dict of a network with these parameters, in the first layout of its cell.
 
-    Raises:
-        UserError: for a cell that has none, or parameters that are not those of one network.
+    Raises `UserError` for a cell that has none, or parameters that are not those of one network.
     """
     layouts = {layout.cell: layout for layout in reversed(LAYOUTS)}
     layout = layouts.get(SAME_TENSORS.get(cell, cell))
@@ -167,8 +166,7 @@ def state_dict_of(cell: str, parameters: Parameters) -> dict[str, np.ndarray]:
 def check_state_dict(state: Mapping[str, Any]) -> tuple[Layout, dict[str, np.ndarray]]:
     """The layout of a state dict, and its arrays, copied.
 
-    Raises:
-        UserError: unless they are all that it should have.
+    Raises `UserError` unless they are all that it should have.
     """
     if not isinstance(state, Mapping):
         raise UserError(f"expected a state dict of weights by name, got a {type(state).__name__}")
@@ -223,9 +221,8 @@ def to_array(name: str, value: Any) -> np.ndarray:
 def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, Parameters]:
     """Read a file of weights, whose suffix says of which kind it is; as `network_from_state_dict`.
 
-    Raises:
-        UserError: for anything but the weights of one network, or PyTorch that is needed but not
-            there.
+    Raises `UserError` for anything but the weights of one network, or PyTorch that is needed but
+    not there.
     """
     path = Path(path)
     check_suffix(path)

@@ -57,9 +57,12 @@ def digit_sum(length: int, multiplicity: int, random: np.random.RandomState) -> 
 
     Length 5, multiplicity 2: `0 0 0 0 3 -> 0`, `0 0 9 0 0 -> 0`, `0 1 0 4 0 -> 1`, ...
 
-    Raises `ValueError` for a length under 3 or a multiplicity under 1. Source: NNDL section 6.1.
+    Raises `UserError` for a length under 3 or a multiplicity under 1. Source: NNDL section 6.1.
     """
-    check_digit_sum(length, multiplicity)
+    if length < 3:
+        raise UserError(f"a DigitSum sequence has at least 3 positions, got length {length}")
+    if multiplicity < 1:
+        raise UserError(f"multiplicity must be at least 1, got {multiplicity}")
     rows, labels = [], []
     for first in range(NUM_DIGITS):
         for second in range(NUM_DIGITS):
@@ -70,14 +73,6 @@ def digit_sum(length: int, multiplicity: int, random: np.random.RandomState) -> 
                 rows.append(row)
                 labels.append(first + second)
     return Sequences(np.array(rows, np.int8), np.array(labels, np.int32))
-
-
-def check_digit_sum(length: int, multiplicity: int) -> None:
-    """Raise `UserError` (a `ValueError`) where DigitSum is not defined."""
-    if length < 3:
-        raise UserError(f"a DigitSum sequence has at least 3 positions, got length {length}")
-    if multiplicity < 1:
-        raise UserError(f"multiplicity must be at least 1, got {multiplicity}")
 
 
 def textbook_splits(
@@ -210,49 +205,39 @@ def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int
         UserError: for whatever cannot be read; where the sizes differ, since experiments that
             train side by side take the same number of steps; for tokens and labels as above.
     """
-    digest = hashlib.sha256()
-    splits = {}
+    digest, splits = hashlib.sha256(), {}
+    files = {(n, name): Path(path) / str(n) / f"{name}.txt" for n in lengths for name in SPLITS}
     for length in lengths:
         sets = []
         for name in SPLITS:
-            file = Path(path) / str(length) / f"{name}.txt"
-            content = read_bytes(file)
+            content = read_bytes(files[length, name])
             digest.update(content)
-            sets.append(parse(content, file, length))
+            sets.append(parse(content, files[length, name], length))
         splits[length] = Splits(*sets)
-        check_sizes(path, lengths[0], splits[lengths[0]], length, splits[length])
     trained = [own.train for own in splits.values()]
-    vocabulary = max(int(s.digits.max()) for s in trained) + 1
-    counts = np.bincount(np.concatenate([s.labels for s in trained]))
-    for length, own in splits.items():
-        for name in SPLITS[1:]:
-            file = Path(path) / str(length) / f"{name}.txt"
-            check_known(file, getattr(own, name), vocabulary, counts)
+    vocabulary = max(int(sequences.digits.max()) for sequences in trained) + 1
+    counts = np.bincount(np.concatenate([sequences.labels for sequences in trained]))
+    for (length, name), file in files.items():
+        own, others = (getattr(splits[n], name) for n in (length, lengths[0]))
+        if len(own) != len(others):
+            raise UserError(
+                f"{file} has {len(own)} examples but length {lengths[0]} has {len(others)}: train "
+                f"them in separate runs (--lengths {length})"
+            )
+        check_known(file, own, vocabulary, counts)
     labels = np.concatenate([own.test.labels for own in splits.values()])
     chance = float(np.mean(labels == counts.argmax()))
     return DataFolder(path, digest.hexdigest(), vocabulary, len(counts), chance), splits
 
 
-def check_sizes(path: str, first: int, splits: Splits, length: int, others: Splits) -> None:
-    """Raise `UserError` unless two lengths have equally many examples in each set."""
-    for name in SPLITS:
-        here, there = len(getattr(others, name)), len(getattr(splits, name))
-        if here != there:
-            raise UserError(
-                f"{Path(path) / str(length) / name}.txt has {here} examples but length {first} "
-                f"has {there}: train them in separate runs (--lengths {length})"
-            )
-
-
 def check_known(file: Path, sequences: Sequences, vocabulary: int, counts: np.ndarray) -> None:
     """Raise `UserError` for a token or label that no training set has, with its line."""
-    for number, (row, label) in enumerate(
-        zip(sequences.digits, sequences.labels.tolist(), strict=True), start=1
-    ):
-        what = None
-        if row.max() >= vocabulary:
-            what = f"the number {row.max()} is larger than any in a training set"
-        elif label >= len(counts) or not counts[label]:
-            what = f"the label {label} does not occur in a training set"
-        if what is not None:
-            raise UserError(f"{file}, line {number}: {what}, so it cannot have been learned")
+    largest, labels = sequences.digits.max(axis=1), sequences.labels
+    unknown = ~np.isin(labels, np.flatnonzero(counts))
+    for row in np.flatnonzero((largest >= vocabulary) | unknown)[:1]:
+        what = f"the number {largest[row]} is larger than any"
+        if largest[row] < vocabulary:
+            what = f"the label {labels[row]} does not occur"
+        raise UserError(
+            f"{file}, line {row + 1}: {what} in a training set, so it cannot have been learned"
+        )

@@ -1,6 +1,7 @@
 """The tables say what was measured, and the page what the tables support."""
 
 import csv
+import dataclasses
 import io
 import re
 
@@ -9,22 +10,27 @@ import pytest
 
 from srn_jax.analysis.explanation import (
     BEST,
+    FEWEST,
     STAGES,
     Explanation,
     fates,
-    figures_of,
     mean_rows,
     measures,
     page,
     sentences,
     slopes,
     summary_rows,
+)
+from srn_jax.analysis.explanation_figures import (
+    comparison_figure,
+    figures_of,
+    write_comparison,
     write_explanation,
 )
-from srn_jax.analysis.look import Look
+from srn_jax.analysis.look import CHINESE, Look
 from srn_jax.analysis.summary import Interval, mean_interval, wilson_interval
 
-LENGTHS, SEEDS = (5, 8), 12
+LENGTHS, SEEDS = (5, 8), 24
 NUMBER = r"-?\d+\.\d{3}"
 CLAIM = re.compile(rf"({NUMBER}) \(({NUMBER}) to ({NUMBER})\) at length (\d+)")
 
@@ -66,7 +72,7 @@ def found():
 @pytest.fixture(scope="module")
 def written(found, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "explanation"
-    return folder, write_explanation(found, folder, "the sum", look=Look(formats=("png",)))
+    return folder, write_explanation(found, folder, "the sum")
 
 
 def read(path):
@@ -115,7 +121,7 @@ def test_every_row_of_the_summary_follows_from_the_networks(written):
         assert float(row["mean"]) == pytest.approx(mean)
         assert ends[0] <= mean <= ends[1]
         if row["group"] == "all":
-            assert ends == [*vars(mean_interval(values["all"])).values()]
+            assert ends == pytest.approx([*vars(mean_interval(values["all"])).values()])
 
 
 def test_every_number_of_the_page_is_in_the_summary_with_its_interval(written):
@@ -198,9 +204,19 @@ def test_all_figures_are_drawn_and_arrays_written(found, written):
     assert np.array_equal(arrays["readout"], found.readout, equal_nan=True)
 
 
-def test_a_cell_outside_the_family_has_no_gradients_in_tables_or_figures(found):
-    import dataclasses
+def test_every_label_of_the_figures_has_its_chinese(found, monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: [CHINESE["fonts"][0]])
+    look, said = Look(language="zh"), []
+    monkeypatch.setattr(
+        Look, "say", lambda _, words, **values: (said.append(words), words.format(**values))[1]
+    )
+    for draw in figures_of(found, look).values():
+        draw()
+    comparison_figure({"one": found, "other": found}, {"one": [], "other": []}, look)
+    assert {"solvers", "length {length}", "chance"} <= set(said) <= set(CHINESE["words"])
 
+
+def test_a_cell_outside_the_family_has_no_gradients_in_tables_or_figures(found):
     nothing = {
         n: np.full_like(getattr(found, n), np.nan) for n in ("gradient", "jacobian", "product")
     }
@@ -209,7 +225,7 @@ def test_a_cell_outside_the_family_has_no_gradients_in_tables_or_figures(found):
         r["measure"] for r in summary_rows(other)
     }
     assert set(figures_of(other)) == {"forgetting", "solvers_and_others", "unseen_lengths"}
-    text = page(other, "the sum", ["Not of the family."])
+    text = page(other, summary_rows(other), "the sum", ["Not of the family."])
     assert "Not of the family." in text and "way back" not in text
 
 
@@ -221,3 +237,40 @@ def test_measures_are_differences_within_a_network(found):
     rows = np.arange(own.size)
     change = found.unseen[rows, 1 - own] - found.unseen[rows, own]
     assert values["other lengths"][BEST] == pytest.approx(change)
+
+
+def test_few_networks_have_no_interval(found):
+    accuracy = np.full_like(found.accuracy, 0.9)
+    accuracy[BEST, : FEWEST - 1] = 0.1  # of the first length
+    rows = summary_rows(dataclasses.replace(found, accuracy=accuracy))
+    known = {
+        (row["length"], row["group"]): not np.isnan(row["interval"].low)
+        for row in rows
+        if row["measure"] == "gradient slope"
+    }
+    assert known == {
+        (5, "all"): True,
+        (5, "solvers"): True,
+        (5, "others"): False,
+        (5, "solvers less others"): False,
+        (8, "all"): True,
+        (8, "solvers"): True,
+    }
+
+
+def test_runs_side_by_side_are_paired_by_seed(found, tmp_path):
+    half = np.arange(found.length.size) % 2 == 0  # some seeds diverged in the other run
+    fields = ("length", "seed", "chance", "unseen")
+    other = {name: getattr(found, name)[half] for name in fields}
+    staged = ("accuracy", "readout", "shuffled", "gradient", "jacobian", "product")
+    other |= {name: getattr(found, name)[:, half] for name in staged}
+    other["accuracy"] = other["accuracy"] + 0.1
+    runs = {"cell=a": found, "cell=b": dataclasses.replace(found, **other)}
+    paths = write_comparison(runs, tmp_path)
+    assert [path.name for path in paths] == ["differences.csv", "why.pdf", "why.png"]
+    rows = [row for row in read(paths[0]) if row["measure"] == "accuracy"]
+    assert len(rows) == len(STAGES) * len(LENGTHS)
+    for row in rows:
+        assert (row["run"], row["less"], row["networks"]) == ("cell=b", "cell=a", str(SEEDS // 2))
+        assert float(row["mean"]) == pytest.approx(0.1)
+        assert float(row["interval_low"]) == pytest.approx(0.1)

@@ -18,6 +18,8 @@ from srn_jax.tasks.task import Examples, Task, Vectors
 from srn_jax.training.model import Network
 
 CELLS = [SRN, ResidualSRN, LSTM, GRU]
+# Every cell and every task at least once.
+PAIRS = [(SRN, DigitSum()), (ResidualSRN, Adding()), (LSTM, Recall()), (GRU, DigitSum())]
 D, T = 4, 6
 
 
@@ -78,15 +80,14 @@ def readouts_of_first(network, length, seed=0):
     """Accuracy of a readout of the first number, at every position."""
     train, test = sequences(600, length, seed), sequences(400, length, seed + 1)
     states = [memory.unroll(network, x[..., None].astype(np.float32)) for x in (train, test)]
-    one = partial(memory.readout_accuracy, classes=10)
+    one = jax.jit(partial(memory.readout_accuracy, classes=10))
     return [
         float(one(a, train[None, :, 0], b, test[None, :, 0])[0])
         for a, b in zip(*states, strict=True)
     ]
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("task", [DigitSum(), Adding()])
+@pytest.mark.parametrize(("cell", "task"), PAIRS)
 def test_the_states_are_those_of_the_network(cell, task):
     network, inputs = network_of(cell, task), examples_of(task).inputs
     found = memory.unroll(network, inputs)
@@ -94,8 +95,7 @@ def test_the_states_are_those_of_the_network(cell, task):
     assert found[..., :D] == approx(network.states(inputs), abs=1e-6)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("task", [DigitSum(), Adding(), Recall()])
+@pytest.mark.parametrize(("cell", "task"), PAIRS)
 def test_gradients_through_time_are_finite_differences(float64, cell, task):
     network, examples = double(network_of(cell, task)), examples_of(task)
     if task.inputs == Vectors(2):
@@ -117,7 +117,7 @@ def test_gradients_through_time_are_finite_differences(float64, cell, task):
         assert np.delete(change, row) == approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", CELLS[1:])
 def test_the_product_of_jacobians_is_the_jacobian_of_the_whole_map(float64, cell):
     network, examples = double(network_of(cell)), examples_of(DigitSum())
     side, states = (
@@ -161,8 +161,8 @@ def test_norms_far_below_one_do_not_vanish():
     assert memory.root_mean_square_norm(vectors) == approx([2e-30, 0], rel=1e-5)
 
 
-@pytest.mark.parametrize("width", [3, 5])
-def test_a_shift_register_remembers_exactly_as_long_as_it_is_wide(width):
+def test_a_shift_register_remembers_exactly_as_long_as_it_is_wide():
+    width = 4
     network = linear(np.eye(width, k=-1), np.eye(width)[0])
     accuracies = readouts_of_first(network, 8)
     assert accuracies[:width] == [1.0] * width
@@ -171,7 +171,7 @@ def test_a_shift_register_remembers_exactly_as_long_as_it_is_wide(width):
         assert chance.low < 0.13 and accuracy < 0.2
 
 
-@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("rank", [1, 3])
 def test_a_linear_network_holds_as_many_numbers_as_its_controllability_matrix_has_rank(rank):
     A = np.diag([0.9, -0.8, 0.5, -0.3])
     B = np.where(np.arange(4) < rank, 1.0, 0.0)

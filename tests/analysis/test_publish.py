@@ -39,17 +39,17 @@ def test_a_finished_run_is_drawn_without_jax(run):
     assert float(rows[0]["interval_low"]) <= float(rows[0]["mean"])
 
 
-def test_other_formats_are_shown_or_linked_in_the_report(run, run_script):
-    done = run_script("plot.py", run, "--format", "svg", "--width", 3.3)
+def test_other_formats_are_shown_or_linked_in_the_report(run, run_here):
+    done = run_here("plot.py", run, "--format", "svg", "--width", 3.3)
     assert done.returncode == 0, done.stderr
     assert "data:image/svg+xml" in (run / "report.html").read_text()
-    assert run_script("plot.py", run, "--format", "pdf").returncode == 0
+    assert run_here("plot.py", run, "--format", "pdf").returncode == 0
     assert "[6.7](figures/6.7.pdf) (pdf)" in (run / "report.md").read_text()
 
 
-def test_a_comparison_has_its_labels_and_baseline_and_lies_beside_the_runs(run, run_script):
+def test_a_comparison_has_its_labels_and_baseline_and_lies_beside_the_runs(run, run_here):
     other = shutil.copytree(run, run.with_name("other"))
-    done = run_script("plot.py", run, other, "--labels", "old", "new", "--baseline", "new")
+    done = run_here("plot.py", run, other, "--labels", "old", "new", "--baseline", "new")
     assert done.returncode == 0, done.stderr
     assert "Difference: the run minus new" in done.stdout
     folder = run.parent / "comparison"
@@ -70,13 +70,13 @@ def test_a_comparison_has_its_labels_and_baseline_and_lies_beside_the_runs(run, 
         (("--lang", "fr"), "--lang must be en or zh, got fr"),
     ],
 )
-def test_a_wrong_option_is_one_line(run, run_script, options, complaint):
-    done = run_script("plot.py", run, *options)
+def test_a_wrong_option_is_one_line(run, run_here, options, complaint):
+    done = run_here("plot.py", run, *options)
     assert done.returncode == 2 and complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_labels_must_be_as_many_as_runs(run, run_script):
-    done = run_script("plot.py", run, run, "--labels", "a", "a")
+def test_labels_must_be_as_many_as_runs(run, run_here):
+    done = run_here("plot.py", run, run, "--labels", "a", "a")
     assert done.returncode == 2
     assert "--labels must be 2 different names, one for each run, got a, a" in done.stderr

@@ -10,7 +10,7 @@ from srn_jax.analysis.report import (
     run_report,
     span_text,
 )
-from srn_jax.analysis.results import Results, Run
+from srn_jax.analysis.results import Histories, Results, Run
 from srn_jax.analysis.summary import Interval, MemorySpan
 from srn_jax.analysis.tables import latex_table, listed, number, plain_table
 from srn_jax.errors import UserError
@@ -293,3 +293,25 @@ def test_a_very_long_list_is_cut_and_counted():
 )
 def test_durations_are_told_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_exploding_gradients_are_in_the_report_and_the_comparison_of_runs_that_recorded_them():
+    norms = np.array([[13, 2000, 0], [13, 40, 5], [13, 40, 5]], np.float32)
+    nothing = np.zeros((3, 0), np.float32)
+    histories = Histories(
+        length=np.full(3, 5),
+        seed=np.arange(3),
+        eval_steps=np.array([]),
+        steps={"train_loss": norms, "gradient_norm.W": norms},
+        evaluations={"dev_loss": nothing, "dev_accuracy": nothing},
+        steps_an_epoch=2,
+    )
+    results = results_of({5: [0.7, 0.8, 0.9]})
+    row = "5 | 3 | 0.333 | 0.061 to 0.792 | 0.333 | 0.061 to 0.792 |"
+    text = run_report(Run(results, histories))
+    assert f"\n| {row}" in text and "was above 1,000 or not finite" in text
+    assert "Exploding" not in run_report(Run(results))
+    runs = {"none": Run(results, histories), "clipped": Run(results, histories)}
+    both = compare(runs).report()
+    assert f"| none | {row}" in both and f"| clipped | {row}" in both
+    assert "Exploding" not in compare({"a": Run(results), "b": Run(results)}).report()

@@ -321,8 +321,8 @@ def histories_of_norms(norms):
     return Histories(np.full(seeds.size, 20), seeds, np.array([]), steps, evaluations, 2)
 
 
-def test_gradients_explode_over_100_and_may_leave_a_network_dead():
-    norms = [[13, 900, 0], [13, 40, 100], [13, np.nan, np.nan], [13, 40, 0], [13, 101, 5]]
+def test_gradients_explode_over_1000_and_may_leave_a_network_dead():
+    norms = [[13, 9000, 0], [13, 40, 1000], [13, np.nan, np.nan], [13, 40, 0], [13, 1001, 5]]
     (found,) = explosions(histories_of_norms(norms))
     assert (found.length, found.seeds) == (20, 5)
     assert (found.share_exploded, found.share_dead) == (0.6, 0.4)

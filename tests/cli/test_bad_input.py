@@ -16,7 +16,6 @@ from srn_jax.cli import options as cli
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.interop.textbook_files import textbook_splits, write_splits
 from srn_jax.runs import folder as run_folder
-from srn_jax.tasks import BY_NAME
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_jax_0.7.2"
@@ -145,7 +144,7 @@ def cells_of(header, row):
 
 SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     # numbers out of range
-    ("--lengths 2", "--lengths must be a whole number from 3 to 100000, got 2"),
+    ("--lengths 0", "--lengths must be a whole number from 1 to 100000, got 0"),
     ("--lengths 5 0", "got 0"),
     ("--lengths -5", "got -5"),
     ("--lengths 100001", "got 100001"),
@@ -198,9 +197,7 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--recurrent-init ''", "--recurrent-init must be one of"),
     ("--platform cuda", "invalid choice: 'cuda'"),
     ("--platform", "--platform: expected one argument"),
-    ("--length 2", "--lengths must be a whole number from 3 to 100000, got 2"),
-    ("--task adding --lengths 1", "--lengths must be a whole number from 2"),
-    ("--task recall --lengths 5", "--lengths must be a whole number from 6"),
+    ("--length 0", "--lengths must be a whole number from 1 to 100000, got 0"),
     ("--colour red", "unrecognized arguments: --colour red"),
     ("--optimizer lbfgs", "--optimizer must be one of adam, sgd, rmsprop, got 'lbfgs'"),
     ("--cell srm", "--cell must be one of srn, residual-srn, lstm, gru, or a class of yours"),
@@ -265,7 +262,11 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--resume ''", "--resume: expected a path, got an empty one"),
     ("--resume thesis", "thesis/run.json: cannot be read"),
     ("--resume run --epochs 8", "--resume takes its settings from the run, leave out --epochs"),
-    ("--resume run --seeds 3", "leave out --seeds"),
+    ("--resume run --seeds 2", "--seeds 2: run has seeds 0, 1, give a number that adds to them"),
+    ("--resume run --seeds 0", "--seeds must be a whole number from 1 to 1000000, got 0"),
+    ("--resume run --seeds 3 --out thesis", "thesis is not empty and not the folder of a run"),
+    ("--resume run --seeds 3 --distributed", "--resume with more --seeds is for one process"),
+    ("--resume no-checkpoint --seeds 3", "no-checkpoint is not finished, --resume it without"),
     ("--resume run --quick", "leave out --quick"),
     ("--resume run --overwrite", "leave out --overwrite"),
     ("--resume run --out elsewhere", "leave out --out"),
@@ -340,6 +341,16 @@ PLOT = [
     ("runs-of/bad-histories.npz", "histories.npz: not a file of histories"),
     ("runs-of/empty-histories.npz", "histories.npz: not a file of histories"),
     ("run --platform abacus", "invalid choice: 'abacus'"),
+    ("run --lang fr", "--lang must be en or zh, got fr"),
+    ("run --width 0", "--width must be a number of inches from 1 to 100, got 0"),
+    ("run --format bmp", "--format must be one or more of pdf, png, svg, got bmp"),
+]
+
+EXPLAIN = [
+    ("", "the following arguments are required: RUN"),
+    ("no-checkpoint", "no-checkpoint is not finished, python scripts/sweep.py --resume"),
+    ("run --threshold 2", "--threshold must be a number from 0 to 1, got 2"),
+    ("run --lang fr", "--lang must be en or zh, got fr"),
 ]
 
 GENERATE_DATA = [
@@ -363,6 +374,19 @@ GENERATE_DATA = [
     ("--out new --platform cpu", "unrecognized arguments: --platform cpu"),
 ]
 
+CONVERT = [
+    ("", "weights come from a RUN or --from a FILE"),
+    ("run --from w.npz", "weights come from a RUN or --from a FILE"),
+    ("run --to w.npz", "say which: --length and --seed"),
+    ("run --length 3 --seed 0 --cell srn --to w.npz", "a RUN knows its cell"),
+    ("run --length 3 --seed 0 --to file", "file is there already"),
+    ("--from w.npz --seed 1 --to x.npz", "leave them out with --from"),
+    ("--from w.npz", "nothing to do"),
+    ("--from w.npz --evaluate nowhere", "nowhere: no such folder of data"),
+    ("--from w.npz --to x.npz", "w.npz: cannot be read"),
+    ("--from w.txt --to x.npz", "w.txt: not a file of weights"),
+]
+
 BENCHMARK = [
     ("--out file", "file is not a folder, expected one"),
     ("--platform tpu", "invalid choice: 'tpu'"),
@@ -380,7 +404,9 @@ MISTAKES = [
         ("sweep", SWEEP),
         ("evaluate", EVALUATE),
         ("plot", PLOT),
+        ("explain", EXPLAIN),
         ("generate_data", GENERATE_DATA),
+        ("convert", CONVERT),
         ("benchmark", BENCHMARK),
     )
     for arguments, says in table
@@ -428,6 +454,8 @@ def test_a_mistake_costs_one_clear_line(script, arguments, says, world, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ("--lengths 2", "a sequence of this task has at least 3 positions, got length 2"),
+        ("--task recall --lengths 5", "has at least 6 positions, got length 5"),
         ("--epochs 1000000 --multiplicity 10000 --batch-size 1", "training steps are too many"),
         ("--resume runs-of/data-gone", "nowhere/3/train.txt: cannot be read"),
         ("--cell gone.py:Mine", "gone.py: cannot be read (No such file"),
@@ -448,10 +476,6 @@ def test_a_mistake_that_only_jax_sees_costs_one_line_too(
     assert content_of(world) == before
 
 
-def test_the_shortest_lengths_of_our_tasks_are_known_before_jax_is():
-    assert {name: task().shortest for name, task in BY_NAME.items()} == cli.SHORTEST
-
-
 def test_there_are_more_than_sixty_different_mistakes():
     assert len({(case.values[0], case.values[1]) for case in MISTAKES}) == len(MISTAKES) > 60
 
@@ -459,7 +483,7 @@ def test_there_are_more_than_sixty_different_mistakes():
 @pytest.mark.parametrize(
     ("script", "arguments", "says"),
     [
-        ("sweep", "--lengths 2 --out new", "got 2"),
+        ("sweep", "--lengths 0 --out new", "got 0"),
         ("sweep", "--data data-of/latin-1 --out new", "line 2: not UTF-8"),
         ("evaluate", "run --lengths 7 --platform cpu", "the run has no length 7"),
         ("plot", "nowhere --platform cpu", "nowhere/run.json: cannot be read"),

@@ -86,7 +86,7 @@ def assert_read_or_refused(path, content, length):
 
 
 once_a_file = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

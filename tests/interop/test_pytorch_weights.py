@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from running import Recorder
 
-from srn_jax.config import ExperimentConfig
+from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.pytorch import (
     LAYOUTS,
@@ -25,6 +26,8 @@ from srn_jax.interop.pytorch import (
     save,
     state_dict_of,
 )
+from srn_jax.interop.textbook_files import textbook_splits, write_splits
+from srn_jax.runs.group import run_sweep
 from srn_jax.tasks import Adding, DigitSum
 from srn_jax.training.model import network_with, new_network, parameters_of
 
@@ -448,14 +451,10 @@ def test_every_name_of_a_state_dict_is_one_of_its_layout(kind):
 def work(tmp_path_factory):
     """A folder with a small run in `run` and the textbook's data in `data`."""
     folder = tmp_path_factory.mktemp("convert")
-    small = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 2, "--epochs", 12)
-    for script, *options in (
-        ("sweep.py", *small, "--out", folder / "run"),
-        ("generate_data.py", "--out", folder / "data", "--lengths", 3, 6),
-    ):
-        command = [sys.executable, f"scripts/{script}", *map(str, options)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
+    settings = ExperimentConfig(epochs=8, hidden_size=D, embedding_size=M, eval_interval=20)
+    run_sweep(SweepConfig((3, 6), (0, 1), settings), folder / "run", Recorder())
+    for length, splits in textbook_splits((3, 6)):
+        write_splits(folder / "data", length, splits)
     return folder
 
 
@@ -465,31 +464,27 @@ def accuracies(text):
     return {row[0]: row[-2] for row in cells if len(row) in (3, 4) and row[0].isdigit()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".npz", *TORCHS[:1]])
-def test_the_script_takes_weights_out_of_a_run_and_tests_them(suffix, work, run_script):
-    if suffix != ".npz":
-        pytest.importorskip("torch")
-    cpu, path = ("--platform", "cpu"), work / f"srn{suffix}"
-    out = run_script("convert.py", work / "run", "--length", 6, "--seed", 1, "--to", path, *cpu)
+def test_the_script_takes_weights_out_of_a_run_and_tests_them(work, run_here):
+    cpu, path = ("--platform", "cpu"), work / "srn.npz"
+    out = run_here("convert.py", work / "run", "--length", 6, "--seed", 1, "--to", path, *cpu)
     assert (out.returncode, out.stdout, out.stderr) == (0, f"written: {path}\n", "")
-    tested = run_script("convert.py", "--from", path, "--evaluate", work / "data", *cpu)
+    tested = run_here("convert.py", "--from", path, "--evaluate", work / "data", *cpu)
     assert tested.returncode == 0 and tested.stderr == ""
     assert list(accuracies(tested.stdout)) == ["3", "6"]
     options = ("--lengths", 6, "--first-seed", 1, "--data", work / "data", *cpu)
-    known = run_script("evaluate.py", work / "run", *options)
+    known = run_here("evaluate.py", work / "run", *options)
     assert accuracies(known.stdout)["6"] == accuracies(tested.stdout)["6"]
 
 
-def test_the_script_does_not_overwrite_unless_told_to(work, run_script):
+def test_the_script_does_not_overwrite_unless_told_to(work, run_here):
     path = work / "kept.npz"
     path.write_text("mine")
     options = (work / "run", "--length", 3, "--seed", 0, "--to", path, "--platform", "cpu")
-    done = run_script("convert.py", *options)
+    done = run_here("convert.py", *options)
     assert done.returncode == 2 and "--overwrite" in done.stderr
     assert path.read_text() == "mine"
-    assert run_script("convert.py", *options, "--overwrite").returncode == 0
-    assert load(path)[1]["cell"]["W"].shape == (32, 32)
+    assert run_here("convert.py", *options, "--overwrite").returncode == 0
+    assert load(path)[1]["cell"]["W"].shape == (M, D)
 
 
 @pytest.mark.parametrize(
@@ -505,8 +500,11 @@ def test_the_script_does_not_overwrite_unless_told_to(work, run_script):
         (("--from", "w.txt", "--to", "x.npz", "--platform", "cpu"), "w.txt: not a file of weights"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_line(options, message, run_script, tmp_path):
-    done = run_script("convert.py", *options, cwd=tmp_path)
+def test_a_mistake_on_the_command_line_is_one_line(
+    options, message, run_here, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = run_here("convert.py", *options)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert done.stderr.count("\n") == 1

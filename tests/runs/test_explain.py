@@ -1,20 +1,23 @@
 """A run explains itself from its checkpoint, and what cannot be explained costs one line."""
 
 import csv
-import dataclasses
 import shutil
 from argparse import Namespace
 
+import jax
 import numpy as np
 import pytest
-from running import SMALL, SWEEP, Recorder, Script
+from running import SMALL, SWEEP, Recorder, Script, with_settings
 
 from srn_jax.analysis.results import read_results
 from srn_jax.cli.explain import examine, explain
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
+from srn_jax.runs.folder import write_study
 from srn_jax.runs.group import run_sweep
 from srn_jax.runs.restore import restore
+from srn_jax.tasks import task_of
+from srn_jax.training.model import new_network, parameters_of
 
 OPTIONS = Namespace(threshold=0.1, lengths=None, gates=None, seed=None)
 OWN = """
@@ -41,8 +44,14 @@ def networks(uninterrupted):
 
 
 @pytest.fixture(scope="module")
-def found(networks):
-    return examine(SWEEP, networks, np.zeros(4, bool), 0.1)
+def told():
+    """How far the examination has said that it is."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(networks, told):
+    return examine(SWEEP, networks, np.zeros(4, bool), 0.1, None, lambda *done: told.append(done))
 
 
 def test_the_accuracies_are_those_of_the_results_wherever_they_stand(uninterrupted, found):
@@ -64,21 +73,28 @@ def test_a_diverged_experiment_is_left_out_and_counted(networks, found):
         examine(SWEEP, networks, np.zeros(4, bool), 0.1, [4])
 
 
-def test_progress_reaches_the_end(networks):
-    told = []
-    examine(SWEEP, networks, np.zeros(4, bool), 0.1, [5], lambda *done: told.append(done))
-    assert told[-1] == (8, 8) and told == sorted(told)
+def test_progress_reaches_the_end(found, told):
+    assert told[-1] == (4 * 5, 4 * 5) and told == sorted(told)  # 3 stages and 2 lengths each
 
 
-def test_the_script_writes_everything(uninterrupted, tmp_path):
-    out = tmp_path / "out"
-    status, said, complaints = Script(
-        tmp_path, "explain.py", uninterrupted, "--out", out, "--platform", "cpu"
-    ).wait()
-    assert (status, complaints) == (0, [])
-    assert str(out / "explanation.md") in said
-    rows = list(csv.DictReader((out / "networks.csv").read_text().splitlines()))
-    assert len(rows) == 3 * 4 and {row["length"] for row in rows} == {"3", "5"}
+def test_the_script_explains_variants_one_by_one_and_side_by_side(
+    uninterrupted, tmp_path, run_here
+):
+    study = tmp_path / "study"
+    write_study(study, [with_settings(learning_rate=rate) for rate in (1e-3, 2e-3)])
+    names = ["learning_rate=0.001", "learning_rate=0.002"]
+    for name in names:
+        shutil.copytree(uninterrupted, study / name)
+    done = run_here("explain.py", study, "--platform", "cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    out = study / "explanation"
+    assert str(out / names[1] / "explanation.md") in done.stdout
+    for name in names:
+        rows = list(csv.DictReader((out / name / "networks.csv").read_text().splitlines()))
+        assert len(rows) == 3 * 4 and {row["length"] for row in rows} == {"3", "5"}
+    rows = list(csv.DictReader((out / "differences.csv").read_text().splitlines()))
+    assert {(row["run"], row["less"], float(row["mean"])) for row in rows} == {(*names[::-1], 0.0)}
+    assert (out / "why.png").exists()
 
 
 def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tmp_path):
@@ -100,23 +116,24 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
     assert status == 2 and len(complaints) == 1
 
 
-@pytest.mark.slow
-def test_other_tasks_and_cells_explain_themselves_too(tmp_path):
+def test_several_answers_and_gates_are_explained(tmp_path):
+    settings = ExperimentConfig(**SMALL | {"task": "recall", "cell": "lstm", "epochs": 1})
+    run_sweep(SweepConfig((6,), (0,), settings), tmp_path / "run", Recorder())
+    explain(tmp_path / "run", tmp_path / "out", with_options(gates="1 2 8 9 9 9"))
+    assert "Readout of symbol 3" in (tmp_path / "out/explanation.md").read_text()
+    assert (tmp_path / "out/gate_F.png").exists()
+
+
+@pytest.mark.parametrize("own", [{"task": "adding", "cell": "gru"}, {"cell": "own.py:Mean"}])
+def test_other_tasks_and_cells_are_examined_too(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
-    for place, (own, lengths) in enumerate(
-        (
-            ({"task": "recall", "cell": "lstm", "epochs": 1}, (6, 7)),
-            ({"task": "adding", "cell": "gru", "epochs": 1}, (4, 5)),
-            ({"cell": f"{tmp_path / 'own.py'}:Mean"}, (3, 5)),
-        )
-    ):
-        config = dataclasses.replace(
-            SweepConfig(lengths, (0, 1)), experiment=ExperimentConfig(**SMALL | own)
-        )
-        run = tmp_path / f"run{place}"
-        run_sweep(config, run, Recorder())
-        gates = "1 2 8 9 9 9" if own.get("cell") == "lstm" else None
-        explain(run, run / "explanation", with_options(gates=gates))
-        page = (run / "explanation" / "explanation.md").read_text()
-        assert ("not of the family" in page) == ("own.py" in own["cell"])
-        assert (run / "explanation" / "gate_F.png").exists() == (gates is not None)
+    config = SweepConfig((4,), (0, 1), ExperimentConfig(**SMALL | own))
+    networks = [
+        parameters_of(new_network(task_of(config), config.experiment, jax.random.key(seed)))
+        for seed in config.seeds
+    ]
+    parameters = jax.tree.map(lambda *arrays: np.stack(arrays), *networks)
+    found = examine(config, {"best": parameters, "last": parameters}, np.zeros(2, bool), 0.1)
+    assert np.isnan(found.gradient).all() == ("task" not in own)
+    assert not np.isnan(found.readout).any()

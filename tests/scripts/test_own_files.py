@@ -10,7 +10,7 @@ from srn_jax.analysis.results import read_results
 from srn_jax.runs.restore import restore_network
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SMALL = ("--lengths", 3, 5, "--seeds", 1, "--steps", 20, "--platform", "cpu")
+SMALL = ("--lengths", 3, 5, "--seeds", 1, "--steps", 4, "--platform", "cpu")
 
 
 @pytest.fixture
@@ -31,32 +31,32 @@ def test_the_readmes_files_are_two_and_short(own):
     assert max(classes) <= 20 and len(lines["parity.py"]) <= 20
 
 
-def test_own_cells_train_restore_without_their_file_and_know_it_when_changed(own, run_here):
-    cells = ("--cell", "mine.py:Leaky", "mine.py:Flax")
-    done = run_here("sweep.py", *SMALL, *cells, "--out", "run")
+def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(own, run_here):
+    cell = ("--length", 5, "--cell", "mine.py:Leaky", "--learning-rate", 0.01, 0.02)
+    done = run_here("sweep.py", *SMALL[3:], *cell, "--out", "run")
     assert done.returncode == 0, done.stderr
-    again = run_here("evaluate.py", "run/cell=mine.Flax")
+    name = "run/learning_rate=0.02"
+    again = run_here("evaluate.py", name)
     text = own.joinpath("mine.py").read_text()
     own.joinpath("mine.py").unlink()
-    for name in ("cell=mine.Leaky", "cell=mine.Flax"):
-        assert len(read_results(own / "run" / name)) == 2
-        network = restore_network(f"run/{name}", length=5, seed=0)
-        assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
-    assert run_here("evaluate.py", "run/cell=mine.Flax").stdout == again.stdout
+    assert len(read_results(own / name)) == 1
+    network = restore_network(name, length=5, seed=0)
+    assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
+    assert run_here("evaluate.py", name).stdout == again.stdout
 
     own.joinpath("mine.py").write_text(text.replace("0.9", "0.8"))
-    other = run_here("sweep.py", *SMALL, *cells, "--out", "run")
+    other = run_here("sweep.py", *SMALL[3:], *cell, "--out", "run")
     assert other.returncode == 2 and other.stderr.count("\n") == 1 and "mine.py: " in other.stderr
-    copy = own / "run" / "cell=mine.Leaky" / "code" / "mine.py"
+    copy = own / name / "code" / "mine.py"
     copy.write_text(text + "\n")
-    changed = run_here("evaluate.py", "run/cell=mine.Leaky")
+    changed = run_here("evaluate.py", name)
     assert changed.returncode == 2
     assert f"{copy.relative_to(own)} has changed since the run began" in changed.stderr
 
 
 def test_a_task_of_ones_own_trains_and_is_evaluated_without_its_file(own, run_here):
-    settings = ("--task", "parity.py:Parity", "--cell", "lstm", "--fresh-data")
-    done = run_here("sweep.py", *SMALL, *settings, "--out", "run")
+    settings = ("--length", 5, "--task", "parity.py:Parity", "--fresh-data")
+    done = run_here("sweep.py", *SMALL[3:], *settings, "--out", "run")
     assert done.returncode == 0, done.stderr
     report = own.joinpath("run", "report.md").read_text()
     assert "Asked for: whether the number of ones is odd." in report
@@ -99,6 +99,10 @@ def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own
     done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Flax", "--out", "run")
     assert done.returncode == status, done.stderr
     assert ("padding behind a sequence changes its states" in done.stderr) == (status == 2)
+    if status == 0:
+        own.joinpath("mine.py").unlink()
+        network = restore_network("run", length=5, seed=0)
+        assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
 
 
 @pytest.mark.parametrize(
