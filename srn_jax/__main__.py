@@ -3,6 +3,7 @@
 import sys
 
 from srn_jax.cli import commands, options
+from srn_jax.cli.convert import convert
 from srn_jax.errors import UserError
 
 COMMANDS = {
@@ -10,6 +11,7 @@ COMMANDS = {
     "plot": commands.plot,
     "evaluate": commands.evaluate,
     "explain": commands.explain,
+    "convert": convert,
     "generate-data": commands.generate_data,
 }
 USAGE = "usage: srn-jax COMMAND ... (--help of each has the rest)\n"

@@ -97,6 +97,7 @@ def train(
     files = None if data is None else read_data(str(data), lengths)[0]
     config = SweepConfig(lengths, seeds, ExperimentConfig(**settings), files, tuple(probes))
     start_jax()
+    from srn_jax.analysis.drawing import helper
     from srn_jax.cli.study import run_study
     from srn_jax.runs.loop import RunOptions
     from srn_jax.runs.settings import default_folder
@@ -109,7 +110,8 @@ def train(
     call = ", ".join(f"{name}={value!r}" for name, value in told.items())
     command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
     try:
-        run_study([config], where, RunOptions(overwrite=overwrite, command=command))
+        with helper() as process:
+            run_study([config], where, RunOptions(overwrite=overwrite, command=command), process)
     except Interrupted:
         raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
     return load_run(where)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
 
+from srn_jax.analysis import drawing  # noqa: E402
 from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
 from srn_jax.cli import options  # noqa: E402
 
@@ -43,12 +45,16 @@ def run_script():
 
 @pytest.fixture
 def run_here(monkeypatch, capsys):
-    """Run a script in this process, whose JAX has started; returns status and both outputs."""
+    """Run a script in this process, whose JAX has started; returns status and both outputs.
+
+    No other process helps to draw: to start one takes longer than to draw what is drawn here.
+    """
 
     def run(name: str, *arguments: object):
         words = [name, *map(str, arguments)]
         with monkeypatch.context() as patch:
             patch.setattr(platform, "configure", lambda *_: None)
+            patch.setattr(drawing, "helper", lambda *_, **__: nullcontext())
             patch.setattr(sys, "argv", words)
             patch.syspath_prepend(str(ROOT / "scripts"))
             with pytest.raises(SystemExit) as end:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import jax
 
 from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.runs import checkpoint
+from srn_jax.runs import checkpoint, loop
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.loop import COMPILING, RunOptions
 
@@ -18,6 +19,10 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = {"epochs": 8, "eval_interval": 20, "hidden_size": 8, "embedding_size": 8}
 SWEEP = SweepConfig((3, 5), (0, 1), ExperimentConfig(**SMALL))
 BLOCKS = 16  # 304 steps
+COMMAND = shlex.split(  # the same as a script, which finds its program compiled
+    "--platform cpu --cpu-devices 2 --lengths 3 5 --seeds 2 --hidden-size 8 --embedding-size 8 "
+    "--epochs 8 --eval-interval 20 --checkpoint-every 1e-6"
+)
 SAVE_ALWAYS = RunOptions(checkpoint_every=1e-9)
 
 
@@ -104,6 +109,18 @@ def run_as_script(name, arguments, out, err, prepare):
     from srn_jax.cli import options as cli
 
     cli.run_script(__import__(name.removesuffix(".py")).main)
+
+
+def slowly():
+    """As `prepare` of a script: a block of training takes long enough to be interrupted."""
+    loop.INTERVAL_SECONDS = 0
+    look = loop.look
+
+    def look_slowly(*arguments):
+        time.sleep(0.3)
+        return look(*arguments)
+
+    loop.look = look_slowly
 
 
 def wait_until(condition, script):

@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import pytest
 
 import srn_jax
 
+ROOT = Path(__file__).parents[1]
 SMALL = {"epochs": 2, "hidden_size": 8, "embedding_size": 8}
 
 
@@ -78,6 +80,21 @@ def test_a_wrong_setting_from_python_is_one_line():
         srn_jax.train([5], 1, colour="red")
     with pytest.raises(srn_jax.UserError, match="--lengths must be a whole number"):
         srn_jax.train([0], 1)
+
+
+def test_every_file_of_the_package_is_in_a_wheel():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["packages"] == {"find": {"include": ["srn_jax*"]}}
+    packages = {path.parent for path in (ROOT / "srn_jax").rglob("__init__.py")}
+    files = {path for path in (ROOT / "srn_jax").rglob("*") if path.is_file()}
+    files = {path for path in files if path.suffix != ".pyc"}
+    assert {path.parent for path in files} == packages
+    data = {
+        ROOT.joinpath(*package.split("."), name)
+        for package, names in settings["package-data"].items()
+        for name in names
+    }
+    assert {path for path in files if path.suffix != ".py"} == data
 
 
 def test_the_module_is_the_program(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,14 @@ from srn_jax.errors import UserError
 
 SCRIPT = Path(__file__).parents[1] / "benchmark.py"
 SWEEP = SCRIPT.with_name("sweep.py")
+BARE = "import jax, flax.nnx, optax, orbax.checkpoint, matplotlib.pyplot"
+WHOLE_PROCESSES: dict[str, tuple[str, list[str]]] = {  # a cache of programs, and Python's arguments
+    "imports alone": ("none", ["-c", BARE]),
+    "sweep.py --seeds 1, cold": ("one", [str(SWEEP), "--seeds", "1"]),
+    "sweep.py --seeds 1, warm": ("one", [str(SWEEP), "--seeds", "1"]),
+    "sweep.py --quick, cold": ("quick", [str(SWEEP), "--quick"]),
+}
+TURNS = 3
 MARK = "measured: "  # begins the line with which a child process answers
 
 
@@ -186,22 +195,31 @@ def contenders_table(contenders: list[dict[str, Any]]) -> str:
 
 
 def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of `scripts/sweep.py --seeds 1` from start to end, without and with a warm cache."""
-    seconds = {}
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"}
-        for name in ("cold", "warm"):
-            command = [sys.executable, str(SWEEP), "--platform", platform, "--seeds", "1"]
-            began = time.perf_counter()
-            command += ["--out", f"{folder}/{name}"]
-            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-            seconds[f"sweep.py --seeds 1, {name}, seconds"] = time.perf_counter() - began
+    """Seconds of whole processes, with an empty cache of programs and a full one: medians.
+
+    They take turns with one that imports what they import and does nothing, which they are compared
+    with; `sweep.py --seeds 1` also with the eager PyTorch loop, if that was measured.
+    """
+    turns: dict[str, list[float]] = {name: [] for name in WHOLE_PROCESSES}
+    for _ in range(TURNS):
+        with tempfile.TemporaryDirectory() as folder:
+            for number, (name, (cache, words)) in enumerate(WHOLE_PROCESSES.items()):
+                command = [sys.executable, *words]
+                if words[0] == str(SWEEP):
+                    command += ["--platform", platform, "--out", f"{folder}/{number}"]
+                environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/{cache}"}
+                began = time.perf_counter()
+                subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+                turns[name].append(time.perf_counter() - began)
+    seconds = {name: statistics.median(times) for name, times in turns.items()}
+    found = {f"{name}, seconds": value for name, value in seconds.items()}
+    for name, value in [*seconds.items()][1:]:
+        found[f"{name}, times the imports alone"] = value / seconds["imports alone"]
     for one in contenders:
         if (one["contender"], one["cell"]) == ("pytorch-loop", "srn"):
-            for name, value in list(seconds.items()):
-                ratio = name.replace("seconds", "times faster than the eager PyTorch loop")
-                seconds[ratio] = one["experiment_seconds"] / value
-    return seconds
+            ratio = one["experiment_seconds"] / seconds["sweep.py --seeds 1, cold"]
+            found["sweep.py --seeds 1, cold, times faster than the eager PyTorch loop"] = ratio
+    return found
 
 
 def write(report: dict[str, Any], folder: Path) -> list[Path]:

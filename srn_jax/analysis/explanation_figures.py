@@ -34,7 +34,7 @@ from srn_jax.analysis.explanation import (
     summary_rows,
 )
 from srn_jax.analysis.figures import RUN_COLORS, draw_seeds
-from srn_jax.analysis.look import DEFAULT_LOOK, legend_below, save_figure
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below, save_figure
 from srn_jax.analysis.results import write_atomically
 from srn_jax.analysis.tables import csv_table
 
@@ -45,12 +45,13 @@ def panels(
     lengths: Sequence[int],
     draw: Sequence[Callable[[Axes, int], None]],
     labels: Sequence[str],
+    look: Look,
     across: str = "position",
 ) -> Figure:
     """A panel a length, each drawn by `draw[row](axes, length)`; several rows stay rows."""
     columns = len(lengths) if len(draw) > 1 else min(4, len(lengths))
     rows = len(draw) if len(draw) > 1 else -(-len(lengths) // columns)
-    with DEFAULT_LOOK.applied(3.2 * max(2, columns), 0.85 * rows / max(2, columns)) as figure:
+    with look.applied(3.2 * max(2, columns), 0.85 * rows / max(2, columns)) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.ravel()):
             row, column = divmod(place, columns) if len(draw) > 1 else (0, place)
@@ -58,27 +59,30 @@ def panels(
                 axes.set_axis_off()
                 continue
             draw[row](axes, lengths[column])
-            axes.set(title=f"length {lengths[column]}", xlabel=across)
+            title = look.say("length {length}", length=lengths[column])
+            axes.set(title=title, xlabel=look.say(across))
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
             if place % columns == 0:
-                axes.set_ylabel(labels[row])
+                axes.set_ylabel(look.say(labels[row]))
         legend_below(figure)
     return figure
 
 
-def stage_figure(found: Explanation, values: np.ndarray, label: str, across: str) -> Figure:
+def stage_figure(
+    found: Explanation, values: np.ndarray, label: str, across: str, look: Look
+) -> Figure:
     """Median and 5-95 % band over seeds of `values [stage, experiment, place]`, a line a stage."""
 
     def draw(axes: Axes, length: int) -> None:
         for stage, name in enumerate(STAGES):
             rows = values[stage, found.length == length]
             style = RUN_COLORS[stage], ("-", "--", "-.")[stage]
-            draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, name)
+            draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, look.say(name))
 
-    return panels(found.lengths, [draw], [label], across)
+    return panels(found.lengths, [draw], [label], look, across)
 
 
-def forgetting_figure(found: Explanation, by_solver: bool = False) -> Figure:
+def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -> Figure:
     """Readout accuracy against the position: of all networks, or of solvers and others."""
     both = ((SOLVERS, BEST, "-"), (OTHERS, BEST, "--"))
     shown = both if by_solver else ((ALL, BEST, "-"), (ALL, START, ":"))
@@ -88,21 +92,22 @@ def forgetting_figure(found: Explanation, by_solver: bool = False) -> Figure:
         for n, target in enumerate(found.targets):
             for group, stage, line in shown:
                 rows = found.readout[stage, groups[group], n]
-                label = f"{target}, {group if by_solver else STAGES[stage]}"
+                which = group if by_solver else STAGES[stage]
+                label = f"{look.say(target)}, {look.say(which)}"
                 if len(rows):
                     style = RUN_COLORS[n % len(RUN_COLORS)], line
                     draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, label)
         chance = found.chance[groups[ALL]].mean()
-        axes.axhline(chance, color="0.4", linestyle=":", label="chance")
+        axes.axhline(chance, color="0.4", linestyle=":", label=look.say("chance"))
         axes.set_ylim(0, 1.03)
 
-    return panels(found.lengths, [draw], ["accuracy of a linear readout"])
+    return panels(found.lengths, [draw], ["accuracy of a linear readout"], look)
 
 
-def unseen_figure(found: Explanation) -> Figure:
+def unseen_figure(found: Explanation, look: Look) -> Figure:
     """Mean accuracy by the length trained on and the length tested on, the diagonal framed."""
     table = np.stack([found.unseen[found.length == n].mean(axis=0) for n in found.lengths])
-    with DEFAULT_LOOK.axes(5.0, 0.85) as (figure, axes):
+    with look.axes(5.0, 0.85) as (figure, axes):
         image = axes.imshow(table, "viridis", vmin=0, vmax=1, origin="lower")
         for (row, column), mean in np.ndenumerate(table):
             color = "white" if mean < 0.6 else "black"
@@ -112,14 +117,15 @@ def unseen_figure(found: Explanation) -> Figure:
                 axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", lw=2.5))
         axes.set_xticks(range(found.tested.size), map(str, found.tested))
         axes.set_yticks(range(len(found.lengths)), map(str, found.lengths))
-        axes.set(xlabel="tested on length", ylabel="trained on length")
-        figure.colorbar(image, ax=axes, label="test accuracy")
+        axes.set(xlabel=look.say("tested on length"), ylabel=look.say("trained on length"))
+        figure.colorbar(image, ax=axes, label=look.say("test accuracy"))
     return figure
 
 
-def figures_of(found: Explanation) -> dict[str, Callable[[], Figure]]:
+def figures_of(found: Explanation, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Figure]]:
     """What draws each figure, by the name of its file."""
-    drawn: dict[str, Callable[[], Figure]] = {"forgetting": partial(forgetting_figure, found)}
+    drawn: dict[str, Callable[[], Figure]] = {}
+    drawn["forgetting"] = partial(forgetting_figure, found, look)
     if not np.isnan(found.gradient).all():
         values, ranks = curves(found), "rank of the singular value"
         for stem, arguments in {
@@ -127,16 +133,18 @@ def figures_of(found: Explanation) -> dict[str, Callable[[], Figure]]:
             "jacobian": (values[LARGEST], LARGEST, "position"),
             "perturbation": (found.product, "log10 singular value", ranks),
         }.items():
-            drawn[stem] = partial(stage_figure, found, *arguments)
+            drawn[stem] = partial(stage_figure, found, *arguments, look)
     if found.solver.any() and not found.solver.all():
-        drawn["solvers_and_others"] = partial(forgetting_figure, found, True)
+        drawn["solvers_and_others"] = partial(forgetting_figure, found, look, True)
     if found.tested.size > 1:
-        drawn["unseen_lengths"] = partial(unseen_figure, found)
+        drawn["unseen_lengths"] = partial(unseen_figure, found, look)
     return drawn
 
 
 def comparison_figure(
-    found: Mapping[str, Explanation], curves_of: Mapping[str, Sequence[Row]]
+    found: Mapping[str, Explanation],
+    curves_of: Mapping[str, Sequence[Row]],
+    look: Look = DEFAULT_LOOK,
 ) -> Figure:
     """What linear readouts find of the answer at each position, of several runs side by side.
 
@@ -156,12 +164,12 @@ def comparison_figure(
                     continue
                 at = [row["position"] for row in rows]
                 color = RUN_COLORS[place % len(RUN_COLORS)]
-                label = f"{name.removeprefix('cell=')}, {words}"
+                label = f"{name.removeprefix('cell=')}, {look.say(words)}"
                 axes.plot(at, [row["mean"] for row in rows], line, color=color, label=label)
                 low, high = ([getattr(row["interval"], e) for row in rows] for e in ("low", "high"))
                 axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
         chance = np.mean([run.chance[run.length == length].mean() for run in found.values()])
-        axes.axhline(chance, color="0.4", linestyle=(0, (1, 3)), label="chance")
+        axes.axhline(chance, color="0.4", linestyle=(0, (1, 3)), label=look.say("chance"))
         axes.set_ylim(0, 1.03)
 
     stages = ((ALL, BEST, "trained", "-"), (ALL, START, "before training", ":"))
@@ -169,7 +177,7 @@ def comparison_figure(
     draws = [partial(draw, stages), partial(draw, groups)]
     label = "accuracy of a linear\nreadout of the answer"
     shown = common_lengths(found)[-MOST_COMPARED:]
-    return panels(shown, draws, [f"{label}: all", f"{label}: by outcome"])
+    return panels(shown, draws, [f"{label}: all", f"{label}: by outcome"], look)
 
 
 def common_lengths(found: Mapping[str, Explanation]) -> list[int]:
@@ -178,7 +186,11 @@ def common_lengths(found: Mapping[str, Explanation]) -> list[int]:
 
 
 def write_explanation(
-    found: Explanation, folder: Path, question: str, notes: Sequence[str] = ()
+    found: Explanation,
+    folder: Path,
+    question: str,
+    notes: Sequence[str] = (),
+    look: Look = DEFAULT_LOOK,
 ) -> list[Path]:
     """Write arrays, tables, figures and the page into a folder; returns their paths."""
     arrays: dict[str, Any] = dataclasses.asdict(found)
@@ -194,19 +206,24 @@ def write_explanation(
     content = {f"{name}.csv": csv_table(rows).encode() for name, rows in tables.items()}
     content["explanation.npz"] = file.getvalue()
     content["explanation.md"] = page(found, summary, question, notes).encode()
-    return write_files(folder, content, figures_of(found))
+    return write_files(folder, content, figures_of(found, look), look)
 
 
-def write_comparison(found: Mapping[str, Explanation], folder: Path) -> list[Path]:
+def write_comparison(
+    found: Mapping[str, Explanation], folder: Path, look: Look = DEFAULT_LOOK
+) -> list[Path]:
     """Write what several runs have explained side by side into a folder; returns the paths."""
     readouts = {name: curve_rows(run, "readout") for name, run in found.items()}
-    figure = partial(comparison_figure, found, readouts)
+    figure = partial(comparison_figure, found, readouts, look)
     content = {"differences.csv": csv_table(difference_rows(found)).encode()}
-    return write_files(folder, content, {"why": figure} if common_lengths(found) else {})
+    return write_files(folder, content, {"why": figure} if common_lengths(found) else {}, look)
 
 
 def write_files(
-    folder: Path, content: Mapping[str, bytes], figures: Mapping[str, Callable[[], Figure]]
+    folder: Path,
+    content: Mapping[str, bytes],
+    figures: Mapping[str, Callable[[], Figure]],
+    look: Look,
 ) -> list[Path]:
     """Write files and figures into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,5 +231,5 @@ def write_files(
         write_atomically(folder / name, written)
     paths = [folder / name for name in content]
     for stem, draw in figures.items():
-        paths += save_figure(draw(), folder / stem)
+        paths += save_figure(draw(), folder / stem, look)
     return paths

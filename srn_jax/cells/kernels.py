@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from srn_jax.cells.loops import HIGHEST, Form, Stacked, add_to_output, output, product
 from srn_jax.cells.planes import Planes, by_planes, is_planes
@@ -235,6 +234,8 @@ def launch(kernel: Callable[..., None], out: Any, interpret: bool) -> Callable[.
     """A kernel as a function of arrays; its first argument is a barrier between its threads."""
     if interpret:
         return pl.pallas_call(partial(kernel, lambda: None), out, interpret=True)
+    from jax.experimental.pallas import triton  # which takes as long to load as all our own
+
     return pl.pallas_call(
         partial(kernel, triton.debug_barrier),
         out,

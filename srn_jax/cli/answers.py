@@ -15,14 +15,16 @@ from srn_jax.tasks.task import Tokens
 from srn_jax.training.model import network_with
 
 
-def print_accuracies(networks: Networks, data: str | None) -> None:
-    """A line for each network, and the means."""
+def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True) -> None:
+    """A line for each network, and the means; without seeds for a network that is of none."""
     loss, accuracy = accuracies(networks, data)
-    rows = [["length", "seed", "test accuracy", "test loss"]]
+    rows = [["length", *(["seed"] if by_seed else []), "test accuracy", "test loss"]]
     for (length, seed), a, b in zip(networks.experiments, accuracy, loss, strict=True):
         scores = ["-", "-"] if np.isnan(a) else [str(a), f"{b:.4f}"]
-        rows.append([str(length), str(seed), *scores])
+        rows.append([str(length), *([str(seed)] if by_seed else []), *scores])
     print(plain_table(rows))
+    if not by_seed:
+        return
     lengths = np.array([length for length, _ in networks.experiments])
     scored = networks.scored
     means = [

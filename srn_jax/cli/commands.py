@@ -29,34 +29,45 @@ def sweep(arguments: list[str]) -> None:
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
     cli.check_run_options(options)
+    from srn_jax.analysis.drawing import helper
+    from srn_jax.runs.more_seeds import with_seeds
     from srn_jax.runs.settings import default_folder
 
     together = cli.distributed_of(options) is not None
     if together:  # what is refused from here on ends all processes
         cli.start_platform(options)
-    if options.resume is not None:
+    finished = None  # a run that is given more seeds, in another folder
+    if options.resume is not None and options.seeds is None:
         folder = Path(options.resume)
         configs = run_folder.read_configs(folder)
+    elif options.resume is not None:
+        finished = Path(options.resume)
+        configs = with_seeds(finished, options.seeds)
+        folder = Path(options.out or finished.absolute().parent / default_folder(configs).name)
     else:
         configs = cli.sweeps_of(options)
         folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
-    if not together:
-        cli.start_platform(options)
-    from srn_jax.cli.study import run_study
-    from srn_jax.runs.loop import RunOptions
-    from srn_jax.runs.signals import Interrupted
+    with helper(wanted=not together or not options.process) as process:
+        if not together:
+            cli.start_platform(options)
+        from srn_jax.cli.study import begin_with_more_seeds, run_study
+        from srn_jax.runs.loop import RunOptions
+        from srn_jax.runs.signals import Interrupted
 
-    called = cli.called("sweep")
-    command = shlex.join([*called, *arguments])
-    how = RunOptions(
-        options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
-    )
-    try:
-        run_study(configs, folder, how, bool(options.textbook))
-    except Interrupted as stop:
-        print(f"stopped; to go on: {shlex.join([*called, '--resume', str(folder)])}")
-        sys.exit(128 + stop.signal)
+        called = cli.called("sweep")
+        command = shlex.join([*called, *arguments])
+        how = RunOptions(
+            options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
+        )
+        try:
+            if finished is not None:
+                begin_with_more_seeds(finished, configs, folder, how)
+            run_study(configs, folder, how, process, bool(options.textbook))
+        except Interrupted as stop:
+            again = ["--resume", str(folder)] if finished is None else arguments
+            print(f"stopped; to go on: {shlex.join([*called, *again])}")
+            sys.exit(128 + stop.signal)
 
 
 def evaluate(arguments: list[str]) -> None:
@@ -107,14 +118,7 @@ def plot(arguments: list[str]) -> None:
     )
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names for the runs")
     parser.add_argument("--baseline", metavar="NAME", help="the run to compare with [the first]")
-    looks = parser.add_argument_group("look of the figures")
-    looks.add_argument("--width", type=cli.NUMBER, metavar="INCHES", help="with type to match")
-    looks.add_argument(
-        "--format", nargs="+", metavar="KIND", help="pdf, png or svg, or several [pdf png]"
-    )
-    looks.add_argument("--title", metavar="WORDS", help="above every figure")
-    looks.add_argument("--lang", default="en", metavar="LANG", help="of the labels: en or zh [en]")
-    cli.add_options(parser, "platform")
+    cli.add_options(parser, "look of the figures", "platform")
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
     given = [Path(folder) for folder in options.runs]
@@ -122,10 +126,9 @@ def plot(arguments: list[str]) -> None:
     if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
         raise UserError("--out, --labels and --baseline are for several runs, and this is one")
     from srn_jax.analysis.drawing import helper
-    from srn_jax.analysis.look import Look
     from srn_jax.cli import publish
 
-    look = Look(options.width, tuple(options.format or ("pdf", "png")), options.title, options.lang)
+    look = cli.look_of(options)
     names = publish.names_of(folders, options.labels)
     if not all(run_folder.read_run(folder)["finished"] for folder in folders):
         cli.start_platform(options)  # to read a checkpoint
@@ -162,15 +165,16 @@ def explain(arguments: list[str]) -> None:
     )
     parser.add_argument("--seed", type=cli.WHOLE, metavar="S", help="whose gates [the first]")
     parser.add_argument("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
-    cli.add_options(parser, "platform")
+    cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
     between(0, 1)("--threshold", options.threshold)
     given = Path(options.run)
     run_folder.runs_in(given)  # what is no run should be said before JAX starts
+    look = cli.look_of(options)
     cli.start_platform(options)
     from srn_jax.cli.explain import explain_all
 
-    print("written:", *explain_all(given, options), sep="\n  ")
+    print("written:", *explain_all(given, options, look), sep="\n  ")
 
 
 def generate_data(arguments: list[str]) -> None:

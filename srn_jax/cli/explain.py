@@ -16,7 +16,7 @@ from srn_jax.analysis import memory
 from srn_jax.analysis.explanation import BEST, STAGES, Explanation
 from srn_jax.analysis.explanation_figures import write_comparison, write_explanation
 from srn_jax.analysis.figures import gate_figure
-from srn_jax.analysis.look import save_figure
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
 from srn_jax.cli.answers import parse_tokens
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import as_fraction, map_experiments, pad_splits
@@ -37,7 +37,7 @@ FAMILY_NOTE = (
 )
 
 
-def explain_all(given: Path, options: argparse.Namespace) -> list[Path]:
+def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Path]:
     """Explain a run, or each of a folder of variants and all side by side; returns what it wrote.
 
     Raises `UserError` as `explain`.
@@ -48,12 +48,14 @@ def explain_all(given: Path, options: argparse.Namespace) -> list[Path]:
     paths: list[Path] = []
     for run in runs:
         folder = out if len(runs) == 1 else out / run.name
-        found[run.name], written = explain(run, folder, options)
+        found[run.name], written = explain(run, folder, options, look)
         paths += written
-    return paths + (write_comparison(found, out) if len(runs) > 1 else [])
+    return paths + (write_comparison(found, out, look) if len(runs) > 1 else [])
 
 
-def explain(run: Path, folder: Path, options: argparse.Namespace) -> tuple[Explanation, list[Path]]:
+def explain(
+    run: Path, folder: Path, options: argparse.Namespace, look: Look = DEFAULT_LOOK
+) -> tuple[Explanation, list[Path]]:
     """Do for one run what the options of `scripts/explain.py` say; returns also what was written.
 
     Raises `UserError` for a run that is not finished or cannot be explained, and for gates that
@@ -78,9 +80,10 @@ def explain(run: Path, folder: Path, options: argparse.Namespace) -> tuple[Expla
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     notes = [FAMILY_NOTE] if np.isnan(found.gradient).all() else []
-    paths = write_explanation(found, folder, task_of(config).question, notes)
+    paths = write_explanation(found, folder, task_of(config).question, notes, look)
     for name, values in gates.items():
-        paths += save_figure(gate_figure(name, values, tokens), folder / f"gate_{name}")
+        figure = gate_figure(name, values, tokens, look)
+        paths += save_figure(figure, folder / f"gate_{name}", look)
     return found, paths
 
 

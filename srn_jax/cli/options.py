@@ -12,7 +12,7 @@ import typing
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from srn_jax.checks import check_list, positive, whole
 from srn_jax.cli import processes
@@ -33,6 +33,9 @@ from srn_jax.interop.textbook_files import (
     textbook_splits,
     write_splits,
 )
+
+if TYPE_CHECKING:
+    from srn_jax.analysis.look import Look
 
 QUICK: dict[str, Any] = {"lengths": [5, 10], "seeds": 4, "epochs": [40]}
 SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
@@ -164,7 +167,11 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
             "metavar": "DIR",
             "help": "run folder [one of its own for each settings, under runs/]",
         },
-        "--resume": {"type": path, "metavar": "RUN", "help": "go on with the run in this folder"},
+        "--resume": {
+            "type": path,
+            "metavar": "RUN",
+            "help": "go on with the run in this folder; a finished one can be given more --seeds",
+        },
         "--overwrite": {
             "action": "store_true",
             "help": "lose a run that the folder already holds",
@@ -180,6 +187,16 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {  # the options of each group
             "action": "store_true",
             "help": "train by hand-written GPU kernels, which have not run on a GPU yet",
         },
+    },
+    "look of the figures": {
+        "--width": {"type": NUMBER, "metavar": "INCHES", "help": "with type to match"},
+        "--format": {
+            "nargs": "+",
+            "metavar": "KIND",
+            "help": "pdf, png or svg, or several [pdf png]",
+        },
+        "--title": {"metavar": "WORDS", "help": "above every figure"},
+        "--lang": {"default": "en", "help": "of the labels: en or zh [en]"},
     },
     "several processes": {
         "--distributed": {
@@ -199,6 +216,14 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
         group = parser.add_argument_group(name)
         for option, settings in GROUPS[name].items():
             group.add_argument(*option.split(), **settings)
+
+
+def look_of(options: argparse.Namespace) -> "Look":
+    """The look that the options choose; raises `UserError` for one that cannot be had."""
+    from srn_jax.analysis.look import Look  # which loads Matplotlib
+
+    formats = tuple(options.format or ("pdf", "png"))
+    return Look(options.width, formats, options.title, options.lang)
 
 
 def start_platform(options: argparse.Namespace) -> None:
@@ -337,12 +362,18 @@ def check_run_options(options: argparse.Namespace) -> None:
     if options.kernel and options.platform == "tpu":
         raise UserError("--kernel is for GPUs, leave it out with --platform tpu")
     if options.resume is not None:
-        given = [n for n in SETTINGS if n != "textbook" and getattr(options, n) is not None]
-        given += [n for n in ("overwrite", "out") if getattr(options, n)]
+        allowed = ("textbook", "seeds")
+        given = [n for n in SETTINGS if n not in allowed and getattr(options, n) is not None]
+        given += ["overwrite"] if options.overwrite else []
+        given += ["out"] if options.out is not None and options.seeds is None else []
         if given:
             raise UserError(
                 f"--resume takes its settings from the run, leave out {option_name(given[0])}"
             )
+        if options.seeds is not None:
+            whole(1, 1_000_000)("--seeds", options.seeds)
+            if distributed_of(options) is not None:
+                raise UserError("--resume with more --seeds is for one process")
 
 
 def seeds_chosen(options: argparse.Namespace) -> tuple[int, ...] | None:

@@ -2,7 +2,8 @@
 
 JAX' own processes wait for one that has failed, for minutes, and then abort. So each has an open
 line to process 0, on which a failure is told; a process that is killed closes its line without a
-word. Process 0 passes on what it hears, and whoever hears of a failure says so and ends.
+word. Process 0 passes on what it hears, and whoever hears of a failure says so and ends. A process
+that hangs without dying keeps its line: that is left to JAX, which notices after 100 s.
 """
 
 import json
@@ -16,10 +17,10 @@ import time
 from typing import IO, Any
 
 from srn_jax.errors import warn
+from srn_jax.runs.signals import show_cursor
 
 PATIENCE = 20.0  # seconds for all to find each other once JAX has started them
 VERDICT = 5.0  # seconds in which another process' failure explains an exception in this one
-SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 _lines: "Lines | None" = None
 
 
@@ -40,16 +41,20 @@ class Lines:
         """
         self.process = process
         self.sockets: list[socket.socket] = []
-        self.kept: IO[bytes] | None = None
+        self.kept: IO[bytes] | None = None  # what is not Python's on standard error
         self.over = False  # nothing that happens to a line from now on is a failure
-        deadline = time.monotonic() + PATIENCE
-        if process == 0:
-            word, families = secrets.token_hex(16), socket.has_dualstack_ipv6()
-            server = (
-                socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-                if families
-                else socket.create_server(("", 0))
-            )
+        if process > 0:
+            told = store.blocking_key_value_get("srn_jax/line", int(PATIENCE * 1000))
+            port, word = told.split()
+            host = coordinator.rpartition(":")[0].strip("[]")
+            line = socket.create_connection((host, int(port)), PATIENCE)
+            line.sendall(f"{word} {process}\n".encode())
+            self.watch(line, 0)
+            return
+        deadline, word = time.monotonic() + PATIENCE, secrets.token_hex(16)
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as server:
             store.key_value_set("srn_jax/line", f"{server.getsockname()[1]} {word}")
             while len(self.sockets) < processes - 1:
                 server.settimeout(max(deadline - time.monotonic(), 0.01))
@@ -60,14 +65,6 @@ class Lines:
                     self.watch(line, int(said[1]))
                 else:  # a stranger
                     line.close()
-            server.close()
-        else:
-            told = store.blocking_key_value_get("srn_jax/line", int(PATIENCE * 1000))
-            port, word = told.split()
-            host = coordinator.rpartition(":")[0].strip("[]")
-            line = socket.create_connection((host, int(port)), PATIENCE)
-            line.sendall(f"{word} {process}\n".encode())
-            self.watch(line, 0)
 
     def watch(self, line: socket.socket, other: int) -> None:
         """Listen to a line in the background."""
@@ -84,8 +81,11 @@ class Lines:
         if self.over or said == "done\n":
             return
         failure: list[Any] = json.loads(said) if said else [other, "it has died without a word", 1]
+        message = f"error: process {failure[0]} has failed: {failure[1]}\n"
+        show_cursor()
+        os.write(sys.stderr.fileno(), message.encode(errors="backslashreplace"))
         self.tell(failure)
-        end(f"process {failure[0]} has failed: {failure[1]}", int(failure[2]))
+        leave(int(failure[2]))
 
     def tell(self, failure: list[Any] | None) -> None:
         """Say on every line that this process has failed, or that it is done."""
@@ -139,14 +139,6 @@ def wait_for_verdict() -> None:
     """Give another process' failure the time to end this one; it may be what went wrong here."""
     if _lines is not None:
         time.sleep(VERDICT)
-
-
-def end(message: str, status: int) -> None:
-    """Print one line and leave at once, whatever other threads do."""
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), SHOW_CURSOR)
-    os.write(sys.stderr.fileno(), f"error: {message}\n".encode(errors="backslashreplace"))
-    leave(status)
 
 
 def leave(status: int) -> None:

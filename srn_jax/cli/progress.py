@@ -1,7 +1,9 @@
 """What a run shows while it goes on: a bar on a terminal or in a notebook, or plain lines."""
 
 import html
+import importlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +59,10 @@ class PlainReporter:
     def rate(self, progress: Progress) -> float:
         """Steps a second since the first interval; 0 at the first."""
         now = time.monotonic()
-        self.began = self.began or (now, progress.step)
+        if self.began is None:
+            self.began = (now, progress.step)
+            # This process waits for the devices now; what it needs at the end takes a second.
+            threading.Thread(target=load_the_rest, daemon=True).start()
         return (progress.step - self.began[1]) / max(now - self.began[0], 1e-9)
 
 
@@ -182,6 +187,12 @@ def reporter_for(config: SweepConfig, textbook: bool = False) -> Iterator[PlainR
         kind = BarReporter
     with kind(config) as reporter:
         yield reporter
+
+
+def load_the_rest() -> None:
+    """Load what saves a checkpoint and draws figures."""
+    for module in ("orbax.checkpoint", "srn_jax.analysis.figures"):
+        importlib.import_module(module)
 
 
 def headline(progress: Progress, rate: float) -> str:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
 import jax
 import numpy as np
 
 from srn_jax.analysis import report
-from srn_jax.analysis.drawing import helper
+from srn_jax.analysis.drawing import Helper
 from srn_jax.analysis.memory import gates_of
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
@@ -30,6 +29,7 @@ from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
 from srn_jax.runs.group import Member, groups_of, run_group
 from srn_jax.runs.loop import RunOptions
+from srn_jax.runs.more_seeds import add_seeds
 from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import variants_of
 from srn_jax.runs.trial import try_out
@@ -40,13 +40,17 @@ GATES_SEQUENCE = (6, 7, 0, 0, 1, 0, 0, 0, 0, 0)  # of the textbook's figure 6.13
 
 
 def run_study(
-    configs: Sequence[SweepConfig], folder: Path, options: RunOptions, textbook: bool = False
+    configs: Sequence[SweepConfig],
+    folder: Path,
+    options: RunOptions,
+    process: Helper | None = None,
+    textbook: bool = False,
 ) -> dict[str, Run]:
     """Train sweeps that differ in their settings and compare them; returns the runs by name.
 
     A single sweep is a run in `folder` itself; several get a folder each below it. All have the
-    same lengths and seeds, so comparisons are paired. With `textbook`, what is printed is what the
-    textbook's program prints.
+    same lengths and seeds, so comparisons are paired. A helper draws half of the figures. With
+    `textbook`, what is printed is what the textbook's program prints.
 
     Raises:
         UserError: if a folder holds something else.
@@ -54,7 +58,8 @@ def run_study(
     for config in configs:
         try_out(config)
     if len(configs) == 1:
-        return run_and_publish({folder.name: Member(folder, configs[0])}, options, textbook)
+        only = {folder.name: Member(folder, configs[0])}
+        return run_and_publish(only, options, process, textbook)
     variants = {
         name: Member(folder / name, config) for name, config in variants_of(configs).items()
     }
@@ -65,13 +70,25 @@ def run_study(
     for group in groups_of([*variants.values()]):
         named = {name: member for name, member in variants.items() if member in group}
         say(f"\n{'variants' if len(named) > 1 else 'variant'} {', '.join(named)}")
-        runs |= run_and_publish(named, options, textbook)
+        runs |= run_and_publish(named, options, process, textbook)
     if jax.process_index() == 0:
         runs = {name: runs[name] for name in variants}
         write_variants(folder / VARIANTS_FILE, dict(zip(variants, configs, strict=True)), runs)
         say("")
         publish_comparison(folder, runs)
     return runs
+
+
+def begin_with_more_seeds(
+    run: Path, configs: Sequence[SweepConfig], folder: Path, options: RunOptions
+) -> None:
+    """Train the seeds that a finished run, or variants, lack; `run_study` then does the rest."""
+    if len(configs) > 1:
+        run_folder.write_study(folder, configs)
+    for old, config in zip(run_folder.runs_in(run), configs, strict=True):
+        own = folder / old.name if len(configs) > 1 else folder
+        with reporter_for(config) as reporter:
+            add_seeds(old, config, own, reporter, options)
 
 
 def say(message: str) -> None:
@@ -81,25 +98,27 @@ def say(message: str) -> None:
 
 
 def run_and_publish(
-    members: Mapping[str, Member], options: RunOptions, textbook: bool = False
+    members: Mapping[str, Member],
+    options: RunOptions,
+    process: Helper | None = None,
+    textbook: bool = False,
 ) -> dict[str, Run]:
     """Runs that train together, and after them the table, figures and report of each."""
     config = next(iter(members.values())).config
     done = {}
-    with helper(wanted=jax.process_index() == 0) as process:
-        with reporter_for(config, textbook) as reporter:
-            runs = run_group([*members.values()], reporter, options)
-        for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
-            if run is not None:  # another process publishes it
-                done[name] = run
-                attempt("the gates could not be drawn", partial(draw_gates, folder, own))
-                publish_run(folder, run, process)
-                for line in closing_lines(run, own) if textbook else ():
-                    say(line)
+    with reporter_for(config, textbook) as reporter:
+        runs = run_group([*members.values()], reporter, options)
+    for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
+        if run is not None:  # another process publishes it
+            done[name] = run
+            attempt("the gates could not be drawn", partial(draw_gates, folder, own))
+            publish_run(folder, run, process)
+            for line in closing_lines(run, own) if textbook else ():
+                say(line)
     return done
 
 
-def publish_run(folder: Path, run: Run, process: Any) -> None:
+def publish_run(folder: Path, run: Run, process: Helper | None) -> None:
     """Publish a run and say what its folder holds."""
     paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
     paths += publish(folder, run, process=process)

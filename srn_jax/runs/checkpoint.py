@@ -17,6 +17,7 @@ import jax
 
 from srn_jax.errors import UserError
 from srn_jax.runs import storage
+from srn_jax.runs.folder import OpenRun
 from srn_jax.runs.storage import (
     Checkpoint,
     CheckpointError,
@@ -31,7 +32,7 @@ from srn_jax.training.experiment import Histories, TrainState
 CHECKPOINTS_FOLDER = "checkpoints"
 KEEP = 2  # so that there is a good one while the newest is being written, or is damaged
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
-DAMAGED = ".damaged"
+DAMAGED = ".damaged"  # ends the name of one that was set aside
 
 
 class Writer:
@@ -40,18 +41,16 @@ class Writer:
     Every method raises `CheckpointError` if a save, this one or the one before, went wrong.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[Path],
-        settings: Sequence[dict[str, Any]],
-        check: Callable[[], None] = lambda: None,
-    ):
-        """Of the runs in these folders; `check` is called before each save and may raise."""
-        self.runs = list(zip(runs, settings, strict=True))
-        self.check = check
+    def __init__(self, runs: Sequence[OpenRun]):
+        self.runs = runs
         self.cost = 0.0  # seconds from the start of gathering the last saved state to its end
         self._thread: threading.Thread | None = None
         self._error: str | None = None
+
+    def check(self) -> None:
+        """Raise `OSError` for a folder that is gone, which Orbax would create."""
+        for run in self.runs:
+            run.check()
 
     def save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
         """Start saving what each run has after `block` blocks; `items` are of `split_state`.
@@ -59,7 +58,7 @@ class Writer:
         `began` is the time (`time.monotonic`) at which gathering them began.
         """
         self.close()
-        self.check()  # Orbax would create a folder that is gone
+        self.check()
         # A daemon does not keep the process from ending, whatever the disk does.
         self._thread = threading.Thread(target=self._save, args=(block, items, began), daemon=True)
         self._thread.start()
@@ -67,8 +66,8 @@ class Writer:
     def _save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
         with quiet():
             try:
-                for (run, settings), own in zip(self.runs, items, strict=True):
-                    write(run, block, own, settings)
+                for run, own in zip(self.runs, items, strict=False):  # no runs but in process 0
+                    write(run.folder, block, own, run.info["settings"])
             except Exception as error:
                 self._error = reason_of(error)
             if self._error is not None:
@@ -90,56 +89,42 @@ class Writer:
         if error is not None:
             self.check()  # a folder that is gone is the clearest reason
             raise CheckpointError(
-                f"no checkpoint could be written to {self.runs[0][0] / CHECKPOINTS_FOLDER}: "
+                f"no checkpoint could be written to {self.runs[0].folder / CHECKPOINTS_FOLDER}: "
                 f"{error}; those before it are kept, the same command goes on from there"
             )
 
 
 def write(run: Path, block: int, items: dict[str, Any], settings: dict[str, Any]) -> None:
     """Write one checkpoint; then remove those that it makes superfluous."""
-    path = run / CHECKPOINTS_FOLDER / str(block)
-    if path.exists():
-        remove(path)
-    storage.save(path, items, settings)
+    folder = run / CHECKPOINTS_FOLDER
+    storage.save(folder / str(block), items, settings)
     for old in blocks_in(run)[KEEP:]:
-        remove(path.with_name(str(old)))
-    for damaged in path.parent.glob(f"*{DAMAGED}"):
-        if int(damaged.name.partition(".")[0]) <= block:
-            remove(damaged)
+        remove(folder / str(old))
+    for damaged in blocks_in(run, DAMAGED):
+        if damaged <= block:
+            remove(folder / f"{damaged}{DAMAGED}")
 
 
-def blocks_in(run: Path) -> list[int]:
-    """The finished checkpoints of a run, newest first."""
+def blocks_in(run: Path, ending: str = "") -> list[int]:
+    """The finished checkpoints of a run, or those with another ending, newest first."""
     folder = run / CHECKPOINTS_FOLDER
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted((int(name) for name in names if re.fullmatch("[0-9]+", name)), reverse=True)
+    found = (re.fullmatch(f"([0-9]+){ending}", name) for name in names)
+    return sorted((int(match[1]) for match in found if match), reverse=True)
 
 
 def remove(path: Path) -> None:
     """Remove a checkpoint under a name that no kill in the middle leaves for a good one."""
-    gone = path.with_name(path.name + UNFINISHED)
-    if gone.exists():
-        shutil.rmtree(gone)
-    path.rename(gone)
+    gone = path.rename(path.with_name(path.name + UNFINISHED))
     shutil.rmtree(gone)
 
 
-def restore(
-    run: Path, warn: Callable[[str], None] = lambda message: None, set_aside: bool = False
-) -> Checkpoint | None:
-    """Restore the newest checkpoint that is whole, or None if the run has none yet.
+def restore(run: Path, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
+    """The newest checkpoint of a run that is whole, or None if it has none yet.
 
-    Args:
-        run: the run folder.
-        warn: told about each damaged checkpoint, newer ones first.
-        set_aside: rename the damaged ones, once a good one is found; for whoever has the lock.
-
-    Raises:
-        UserError: if there are checkpoints but all are damaged.
-        CheckpointError: if one cannot be read but may be good.
+    Arguments and errors are those of `restore_together`.
     """
-    (found,), _ = restore_together([run], warn, set_aside)
-    return found
+    return restore_together([run], warn)[0][0]
 
 
 def restore_together(
@@ -149,43 +134,48 @@ def restore_together(
 ) -> tuple[list[Checkpoint | None], bool]:
     """Restore runs that train together: the newest block of which each has a good checkpoint.
 
-    Where there is none, each gets the newest of its own. The other value is whether they can go on
-    together; arguments and errors are those of `restore`.
+    Where there is none, each gets the newest of its own, or None if it has none yet.
+
+    Args:
+        runs: the run folders.
+        warn: told about each damaged checkpoint.
+        set_aside: rename the damaged ones, once good ones are found; for whoever has the lock.
+
+    Returns:
+        The checkpoints, and whether the runs can go on together.
+
+    Raises:
+        UserError: if a run has checkpoints but all are damaged.
+        CheckpointError: if one cannot be read but may be good.
     """
-    damaged: dict[tuple[Path, int], str] = {}
+    tried: dict[tuple[Path, int], Checkpoint | None] = {}
 
     def attempt(run: Path, block: int) -> Checkpoint | None:
-        if (run, block) in damaged:
-            return None
-        try:
-            return storage.load(run / CHECKPOINTS_FOLDER / str(block))
-        except Damage as error:
-            damaged[run, block] = str(error)
-            warn(f"checkpoint {run / CHECKPOINTS_FOLDER / str(block)} is damaged ({error})")
-            return None
+        if (run, block) not in tried:
+            tried[run, block] = None
+            try:
+                tried[run, block] = storage.load(run / CHECKPOINTS_FOLDER / str(block))
+            except Damage as error:
+                warn(f"checkpoint {run / CHECKPOINTS_FOLDER / str(block)} is damaged ({error})")
+        return tried[run, block]
 
-    blocks = [blocks_in(run) for run in runs]
-    together = False
-    found: list[Checkpoint | None] = [None] * len(runs)
-    for block in sorted(set(blocks[0]).intersection(*blocks), reverse=True):
-        found = [attempt(run, block) for run in runs]
-        if together := None not in found:
-            break
-    if not together and any(blocks):
-        for index, run in enumerate(runs):
-            good = (attempt(run, block) for block in blocks[index])
-            found[index] = next((one for one in good if one is not None), None)
+    def newest(run: Path) -> Checkpoint | None:
+        return next(filter(None, (attempt(run, block) for block in blocks_in(run))), None)
+
+    common = sorted(set.intersection(*(set(blocks_in(run)) for run in runs)), reverse=True)
+    rows = ([attempt(run, block) for run in runs] for block in common)
+    together = next((row for row in rows if None not in row), None)
+    found = together or [newest(run) for run in runs]
     for run, own in zip(runs, found, strict=True):
-        folder = run / CHECKPOINTS_FOLDER
-        if own is None and (blocks_in(run) or any(folder.glob(f"*{DAMAGED}"))):
+        if own is None and (blocks_in(run) or blocks_in(run, DAMAGED)):
             raise UserError(
-                f"{folder}: every checkpoint is damaged; "
+                f"{run / CHECKPOINTS_FOLDER}: every checkpoint is damaged; "
                 "scripts/sweep.py --overwrite starts the run afresh"
             )
     if set_aside:
         for run, own in zip(runs, found, strict=True):
-            tidy(run, own, [block for other, block in damaged if other == run])
-    return found, together or not any(blocks)
+            tidy(run, own, [block for (other, block), c in tried.items() if other == run and not c])
+    return found, together is not None or not any(found)
 
 
 def tidy(run: Path, start: Checkpoint | None, damaged: Sequence[int]) -> None:
@@ -194,14 +184,12 @@ def tidy(run: Path, start: Checkpoint | None, damaged: Sequence[int]) -> None:
     The latter are of a run that goes on together with others from an earlier block.
     """
     folder = run / CHECKPOINTS_FOLDER
+    for path in folder.glob(f"*{UNFINISHED}*"):
+        shutil.rmtree(path)
     for block in damaged:
         aside = folder / f"{block}{DAMAGED}"
-        if aside.exists():
-            remove(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
         (folder / str(block)).rename(aside)
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if UNFINISHED in path.name and path.is_dir():
-            shutil.rmtree(path)
     for block in blocks_in(run):
         if start is not None and block > start.block:
             remove(folder / str(block))
@@ -216,26 +204,23 @@ def split_state(state: TrainState, histories: Histories) -> dict[str, Any]:
     return {"models": models, "training": fields | histories._asdict()}
 
 
-def join_state(
-    items: dict[str, Any], like: tuple[TrainState, Histories]
-) -> tuple[TrainState, Histories]:
-    """The inverse of `split_state`; `like` has the shapes and dtypes that are wanted.
+def join_state(items: dict[str, Any], like: TrainState) -> tuple[TrainState, Histories]:
+    """The inverse of `split_state`; `like` has the optimizer's structure."""
+    fields = dict(items["training"])
+    histories = Histories(**{name: fields.pop(name) for name in Histories._fields})
+    leaves = [fields["optimizer"][f"leaf_{n}"] for n in range(len(fields["optimizer"]))]
+    fields["optimizer"] = jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves)
+    models = items["models"]
+    state = TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
+    return state, histories
 
-    Raises:
-        UserError: if an array has another shape or dtype than in `like`; Orbax would cast it.
-    """
-    wanted = describe(split_state(*like), digests=False)
-    found = describe(items, digests=False)
+
+def check_like(items: dict[str, Any], like: dict[str, Any]) -> None:
+    """Raise `UserError` where an array has another shape or dtype than the one like it."""
+    found, wanted = describe(items, digests=False), describe(like, digests=False)
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise UserError(
                 f"the checkpoint has {name} as {found.get(name)}, expected {wanted.get(name)}: "
                 "it is not of this sweep"
             )
-    fields = dict(items["training"])
-    histories = Histories(**{name: fields.pop(name) for name in Histories._fields})
-    leaves = [fields["optimizer"][f"leaf_{n}"] for n in range(len(fields["optimizer"]))]
-    fields["optimizer"] = jax.tree.unflatten(jax.tree.structure(like[0].optimizer), leaves)
-    models = items["models"]
-    state = TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
-    return state, histories

@@ -9,10 +9,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -42,12 +43,16 @@ from srn_jax.runs.settings import (
     variants_of,
 )
 
+if TYPE_CHECKING:
+    from srn_jax.runs.storage import Checkpoint  # which loads JAX
+
 STUDY_FILE = "study.json"
 LOCK_FILE = "lock"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLES_FOLDER = "tables"
-KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
+NEW_SEEDS_FOLDER = "new-seeds"  # a run of the seeds that another one lacks, until they are joined
+OLD_KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file without a digest holds
     "settings": dict,
     "command": str,
     "device": str,
@@ -55,10 +60,8 @@ KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file holds
     "seconds": (int, float),
     "finished": bool,
 }
-# Which it may hold since it has a digest.
-NEWER = ("task", "files", "processor", "commit", "date", "sha256")
 OURS = (
-    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER),
+    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER, NEW_SEEDS_FOLDER),
     *(HISTORIES_FILE, LOG_FILE, PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -69,16 +72,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / RUN_FILE
     info = read_manifest(path)
     try:
-        unknown = info.keys() - KINDS.keys() - set(NEWER)
-        if unknown or (info.keys() & set(NEWER) and "sha256" not in info):
-            raise KeyError(*unknown, "sha256")
+        if "sha256" not in info:  # of an old version, which nothing but its look vouches for
+            for name in info.keys() | OLD_KINDS.keys():
+                if not isinstance(info[name], OLD_KINDS[name]):
+                    raise TypeError(f"{name} is {info[name]!r}")
+            if not math.isfinite(info["seconds"]):
+                raise ValueError(f"seconds is {info['seconds']!r}")
+            json.dumps(info, ensure_ascii=False).encode()  # which half of a character cannot be
         config_of(info["settings"])
-        for name, kind in KINDS.items():
-            if not isinstance(info[name], kind):
-                raise TypeError(f"{name} is {info[name]!r}")
-        if not math.isfinite(info["seconds"]):
-            raise ValueError(f"seconds is {info['seconds']!r}")
-        json.dumps(info, ensure_ascii=False).encode()  # which half of a character cannot be
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: damaged ({error})"[:500]) from None
     return info
@@ -119,19 +120,10 @@ def config_in(folder: Path, settings: dict[str, Any]) -> SweepConfig:
 
 
 def keep_own_files(folder: Path, config: SweepConfig) -> None:
-    """Copy the user's own files into a folder, unless they are there.
-
-    Raises:
-        UserError: if other content is there.
-    """
+    """Copy the user's own files into a folder, whose settings are the sweep's."""
     for name, content in own_files(config).items():
-        path = folder / CODE_FOLDER / name
-        if path.exists():
-            if path.read_bytes() != content:
-                raise UserError(f"{path} is not the {name} of the run, put the old file back")
-            continue
-        path.parent.mkdir(exist_ok=True)
-        write_atomically(path, content)
+        (folder / CODE_FOLDER).mkdir(exist_ok=True)
+        write_atomically(folder / CODE_FOLDER / name, content)
 
 
 def check_folder(folder: Path, settings: dict[str, Any], overwrite: bool = False) -> bool:
@@ -171,19 +163,28 @@ def check_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) 
         )
 
 
+@contextmanager
+def possible(folder: Path) -> Iterator[None]:
+    """Raise `UserError` for what can't be a folder; what makes the machine fail stays `OSError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in MACHINE_FAILS:
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{folder}: no possible folder ({reason}), see --out") from None
+
+
 def check_place(folder: Path) -> None:
     """Raise `UserError` if a folder cannot be there, because something else is in its place."""
-    try:
+    with possible(folder):
         for path in (folder, *folder.parents):
             if os.path.lexists(path) and not path.is_dir():
                 raise UserError(f"{path} is not a folder, expected one (--out)")
             if path.name == ".." and not path.is_dir():
                 raise UserError(f"{folder}: goes through a folder that is not there (--out)")
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{folder}: no possible folder ({reason})") from None
 
 
 def check_room(folder: Path, size: int) -> None:
@@ -196,22 +197,14 @@ def check_room(folder: Path, size: int) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create a folder; raises `UserError` if it can't be there, `OSError` if the machine fails."""
-    try:
+    with possible(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in MACHINE_FAILS:
-            raise
-        raise UserError(f"{folder}: cannot be made ({error.strerror}), see --out") from None
 
 
 def content_of(folder: Path) -> set[str]:
     """The names in a folder that mean something; none if there is no folder."""
-    try:
+    with possible(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    except OSError as error:
-        if error.errno in MACHINE_FAILS:
-            raise
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
     return names - {LOCK_FILE, *(name + PARTIAL for name in (*OURS, STUDY_FILE))}
 
 
@@ -248,17 +241,14 @@ def write_study(folder: Path, configs: Sequence[SweepConfig]) -> None:
 def read_study(folder: Path) -> dict[str, SweepConfig]:
     """The variants of a folder of several; raises `UserError` if its file is damaged."""
     path = folder / STUDY_FILE
-    settings = {name: own for name, own in read_manifest(path).items() if name != "sha256"}
+    settings = read_manifest(path)
+    settings.pop("sha256", None)
+    if len(settings) < 2:
+        raise UserError(f"{path}: damaged (it holds {len(settings)} variants)")
     try:
-        configs = {name: config_in(folder, own) for name, own in settings.items()}
-        names = [*variants_of([*configs.values()])]
+        return {name: config_in(folder, own) for name, own in settings.items()}
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (AttributeError, IndexError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error})") from None
-    if len(configs) < 2 or [*configs] != names:
-        raise UserError(f"{path}: damaged (its variants are not what their names say)")
-    return configs
 
 
 def read_configs(folder: Path) -> list[SweepConfig]:
@@ -287,31 +277,41 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[Callable[[], None]]:
-    """Hold the folder for this process; the lock dies with its owner.
-
-    Yields a function that raises `OSError` if the folder is no longer the one that was locked.
+def locked(folder: Path) -> Iterator[os.stat_result]:
+    """Hold the folder for this process, yielding its lock; the lock dies with its owner.
 
     Raises:
         UserError: if another process holds it.
     """
-    path = folder / LOCK_FILE
-    lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            yield os.stat(folder / LOCK_FILE)
     except Timeout:
         raise UserError(f"{folder} is in use by another process, wait for it or stop it") from None
-    held = os.stat(path)
 
-    def check() -> None:
+
+@dataclass
+class OpenRun:
+    """A run whose folder process 0 holds; in other processes nothing but its settings."""
+
+    folder: Path
+    config: SweepConfig
+    info: dict[str, Any] = field(default_factory=dict)  # the content of its run file
+    lock: os.stat_result | None = None
+    start: "Checkpoint | None" = None  # from which it goes on
+    run: Run | None = None  # once it is finished
+
+    def check(self) -> None:
+        """Raise `OSError` if its folder is no longer the one that was locked."""
         try:
-            same = os.path.samestat(held, os.stat(path))
+            if self.lock and os.path.samestat(self.lock, os.stat(self.folder / LOCK_FILE)):
+                return
         except OSError:
-            same = False
-        if not same:
-            raise OSError(f"{folder} was removed or replaced while its run was going on")
+            pass
+        raise OSError(f"{self.folder} was removed or replaced while its run was going on")
 
-    try:
-        yield check
-    finally:
-        lock.release()
+    def write(self, **changes: Any) -> None:
+        """Write the run file, with some of its content changed."""
+        self.check()
+        self.info |= changes
+        write_run(self.folder, self.info)

@@ -5,28 +5,43 @@ Process 0 alone touches the folders. What it refuses ends the others before anyo
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from srn_jax.analysis.results import Run, digest_of, write_histories, write_results
+from srn_jax.analysis.results import (
+    Histories,
+    Results,
+    Run,
+    digest_of,
+    write_histories,
+    write_results,
+)
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.loop import AS_USUAL, COMPILING, Reporter, RunOptions, advance, broadcast, resume
+from srn_jax.runs.checkpoint import Writer, restore_together
+from srn_jax.runs.folder import OpenRun
+from srn_jax.runs.loop import (
+    AS_USUAL,
+    COMPILING,
+    Reporter,
+    RunOptions,
+    advance,
+    agree,
+    by_run,
+    resume,
+)
 from srn_jax.runs.outcome import collect, program_in
-from srn_jax.runs.provenance import describe_devices, provenance, versions
+from srn_jax.runs.provenance import describe_devices, provenance
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import digest, flat, settings_of
 from srn_jax.runs.signals import Interrupted, stop_requests
-from srn_jax.runs.storage import Checkpoint
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import facts_of
 
@@ -46,23 +61,6 @@ def groups_of(members: Sequence[Member]) -> list[list[Member]]:
         shared = dataclasses.replace(config, experiment=config.experiment.program)
         groups.setdefault(shared, []).append(member)
     return list(groups.values())
-
-
-@dataclass
-class OpenRun:
-    """A run whose folder this process holds."""
-
-    folder: Path
-    config: SweepConfig
-    info: dict[str, Any]  # the content of its run file
-    check: Callable[[], None]  # raises OSError if the folder is no longer the one that is held
-    run: Run | None = None  # once it is finished
-
-    def write(self, **changes: Any) -> None:
-        """Write the run file, with some of its content changed."""
-        self.check()
-        self.info |= changes
-        run_folder.write_run(self.folder, self.info)
 
 
 def run_sweep(
@@ -100,40 +98,26 @@ def run_group(
         f"({counted(len(first.lengths), 'length')} x {counted(len(first.seeds), 'seed')}{variants})"
     )
     files = cache(lambda: read_data_of(first))  # read once, and only if there is need
-    opened: list[OpenRun] = []
-    starts: dict[int, Checkpoint | None] = {}
+    runs = [OpenRun(*member) for member in members]
     together: bool | int = True
     with stop_requests() as stop, ExitStack() as held:
         if jax.process_index() == 0:
-            there = [check_member(member, options.overwrite) for member in members]
+            there = [
+                run_folder.check_folder(own, settings_of(config), options.overwrite)
+                for own, config in members
+            ]
             if not all(there):
                 files()  # what is wrong with them leaves no folder behind
-            opened = [held.enter_context(open_run(m, reporter, options)) for m in members]
-            going = [number for number, run in enumerate(opened) if run.run is None]
-            newest, together = restore_all([opened[n] for n in going], reporter)
-            starts = dict(zip(going, newest, strict=True))
-        configs = [run.config for run in opened] or [member.config for member in members]
-        check_agreement(configs)
-        blocks = [(-1 if n not in starts else block_of(starts[n])) for n in range(len(members))]
-        together, *blocks = broadcast([together, *blocks])
+            runs = [held.enter_context(open_run(m, reporter, options)) for m in members]
+            together = restore_all([run for run in runs if run.run is None], reporter)
+        check_agreement([run.config for run in runs])
+        blocks = [-1 if run.run else run.start.block if run.start else 0 for run in runs]
+        _, together, *blocks = agree(0, together, *blocks)  # as process 0 has found it
         going = [number for number, block in enumerate(blocks) if block >= 0]
         for group in [going] if together and going else [[number] for number in going]:
-            train(
-                [configs[n] for n in group],
-                files(),
-                [opened[n] for n in group if opened],
-                [starts[n] for n in group if opened],
-                blocks[group[0]],
-                reporter,
-                options,
-                stop,
-            )
-    return [run.run for run in opened] or [None] * len(members)
-
-
-def check_member(member: Member, overwrite: bool) -> bool:
-    """Whether its folder holds the run already; raises `UserError` if it holds something else."""
-    return run_folder.check_folder(member.folder, settings_of(member.config), overwrite)
+            own = [runs[number] for number in group]
+            train(own, blocks[group[0]], files(), reporter, options, stop)
+    return [run.run for run in runs]
 
 
 @contextmanager
@@ -141,18 +125,20 @@ def open_run(member: Member, reporter: Reporter, options: RunOptions) -> Iterato
     """Hold the folder of a run, which is begun if it is not there; a finished one is read."""
     folder, config = member
     run_folder.make_folder(folder)
-    with run_folder.locked(folder) as check:
+    with run_folder.locked(folder) as lock:
         if options.overwrite:
             run_folder.clear(folder)
-        if not check_member(member, overwrite=False):
-            run_folder.write_run(folder, describe_run(config, options.command))
+        settings = settings_of(config)
+        if not run_folder.check_folder(folder, settings):
+            about = {"settings": settings, "command": options.command, **provenance()}
+            run_folder.write_run(folder, {**about, "seconds": 0.0, "finished": False})
         info = run_folder.read_run(folder)
         run_folder.keep_own_files(folder, config)
         stored = run_folder.config_in(folder, info["settings"])
         if config.data is not None and stored.data is not None:  # old runs knew less of their data
             data = dataclasses.replace(stored.data, path=config.data.path)
             config = dataclasses.replace(config, data=data)
-        run = OpenRun(folder, config, info, check)
+        run = OpenRun(folder, config, info, lock)
         if info["finished"]:
             try:
                 run.run = run_folder.read_finished(folder, info)
@@ -163,126 +149,84 @@ def open_run(member: Member, reporter: Reporter, options: RunOptions) -> Iterato
         yield run
 
 
-def restore_all(
-    runs: Sequence[OpenRun], reporter: Reporter
-) -> tuple[list[Checkpoint | None], bool]:
-    """Where each run goes on, and whether they can do so together."""
+def restore_all(runs: Sequence[OpenRun], reporter: Reporter) -> bool:
+    """Find where each run goes on; returns whether they can do so together."""
     if not runs:
-        return [], True
+        return True
     folders = [run.folder for run in runs]
-    starts, together = checkpoint.restore_together(folders, reporter.warn, set_aside=True)
+    starts, together = restore_together(folders, reporter.warn, set_aside=True)
     for run, start in zip(runs, starts, strict=True):
+        run.start = start
         if start is not None:
             run_folder.check_settings(run.folder, start.settings, run.info["settings"])
-    return starts, together
-
-
-def block_of(start: Checkpoint | None) -> int:
-    """How many blocks of training are behind it."""
-    return start.block if start else 0
+    return together
 
 
 def train(
-    configs: Sequence[SweepConfig],
-    files: Mapping[int, Any] | None,
     runs: Sequence[OpenRun],
-    starts: Sequence[Checkpoint | None],
     block: int,
+    files: Mapping[int, Any] | None,
     reporter: Reporter,
     options: RunOptions,
     stop: list[int],
 ) -> None:
-    """Train a group from a block to the end, or to a signal, and write what each run leaves.
-
-    Args:
-        configs: its sweeps.
-        files: their data, where they are not drawn.
-        runs: the runs, whose folders this process holds; empty in other processes.
-        starts: their checkpoints after `block` blocks, None for all at the start.
-        block: how many blocks are behind them.
-        reporter: told about progress.
-        options: how to carry it out.
-        stop: the signals that have come.
-    """
-    began, spent = time.monotonic(), [run.info["seconds"] for run in runs]
-
-    def keep_time() -> None:
-        for run, seconds in zip(runs, spent, strict=True):
-            run.write(seconds=seconds + time.monotonic() - began)
-
-    def check() -> None:
-        for run in runs:
-            run.check()
-
-    if block == len(program_in(configs[0], files).eval_steps):  # results alone are missing
-        for run, start in zip(runs, starts, strict=True):
-            finish(run, files, start.items if start else {}, trained=False)
-        return
-    try:
+    """Train a group from a block to the end, or to a signal, and write what each run leaves."""
+    held = runs if jax.process_index() == 0 else []
+    starts = [run.start for run in runs if run.start is not None]
+    items = [start.items for start in starts]
+    tests: list[Any] = [None] * len(runs)
+    writer = Writer(held)
+    if block < len(program_in(runs[0].config, files).eval_steps):  # or results alone are missing
+        began = time.monotonic()
         reporter.say(COMPILING)
-        sweep = Sweep(configs, files, options.chunk, options.kernel)
+        sweep = Sweep([run.config for run in runs], files, options.chunk, options.kernel)
         if block:
             resume(sweep, starts)
             done = sweep.eval_steps[block - 1] + 1
             reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-        folders, settings = [run.folder for run in runs], [run.info["settings"] for run in runs]
-        writer = checkpoint.Writer(folders, settings, check) if runs else None
         items, stopped_by = advance(sweep, block, writer, reporter, options, stop)
-    except BaseException:
-        with suppress(OSError):  # what went wrong first is what matters
-            keep_time()
-        raise
-    keep_time()
-    if stopped_by:
-        raise Interrupted(stopped_by)
-    for run, own in zip(runs, items, strict=bool(runs)):
-        finish(run, files, own, trained=True)
+        if stopped_by:
+            writer.close()
+        for run in held:
+            seconds = run.info["seconds"] + time.monotonic() - began
+            run.write(seconds=seconds, device=describe_devices())
+        if stopped_by:
+            raise Interrupted(stopped_by)
+        tests = by_run(sweep, sweep.gather((sweep.data.test, sweep.data.overlap)))
+    try:  # while the last checkpoint is being saved
+        outcomes = [
+            collect(run.config, files, own, test)
+            for run, own, test in zip(held, items, tests, strict=bool(held))
+        ]
+    finally:
+        writer.close()
+    for run, outcome in zip(held, outcomes, strict=True):
+        finish(run, files, *outcome)
 
 
 def finish(
-    run: OpenRun, files: Mapping[int, Any] | None, items: Mapping[str, Any], trained: bool
+    run: OpenRun, files: Mapping[int, Any] | None, table: Results, histories: Histories
 ) -> None:
     """Write the results of a run, and with their digests that it is finished."""
-    table, histories = collect(run.config, files, items)
+    config, facts = run.config, facts_of(task_of(run.config))
+    if files is not None:
+        number = len(files[config.lengths[0]].test)
+        facts = dataclasses.replace(facts, test_examples=number, fixed_data=True)
     run.check()
     paths = [write_results(table, run.folder), write_histories(histories, run.folder)]
-    if trained:
-        run.info["device"] = describe_devices()
     digests = {path.name: digest(path.read_bytes()) for path in paths}
-    run.write(files=digests, task=describe_task(run.config, files), finished=True)
+    run.write(files=digests, task=dataclasses.asdict(facts), finished=True)
     run.run = Run(table, histories, run.info)
 
 
 def check_agreement(configs: Sequence[SweepConfig]) -> None:
     """Raise `UserError` in a process that was started with other settings than process 0."""
     own = int(digest_of([flat(settings_of(config)) for config in configs])[:7], 16)
-    if broadcast([own])[0] != own:
+    if agree(0, own)[1] != own:
         raise UserError(
             f"process {jax.process_index()} has other settings, data or files than process 0: "
             "start all with the same command"
         )
-
-
-def describe_run(config: SweepConfig, command: str) -> dict[str, Any]:
-    """The content of a new run's file."""
-    return {
-        "settings": settings_of(config),
-        "command": command,
-        "device": describe_devices(),
-        **provenance(),
-        "versions": versions(),
-        "seconds": 0.0,
-        "finished": False,
-    }
-
-
-def describe_task(config: SweepConfig, files: Mapping[int, Any] | None) -> dict[str, Any]:
-    """What the run file keeps of the task, for those who show results."""
-    facts = facts_of(task_of(config))
-    if files is not None:
-        number = len(files[config.lengths[0]].test)
-        facts = dataclasses.replace(facts, test_examples=number, fixed_data=True)
-    return dataclasses.asdict(facts)
 
 
 def counted(number: int, word: str) -> str:

@@ -16,12 +16,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from srn_jax.analysis import results
-from srn_jax.config import steps_an_epoch
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.runs import checkpoint
-from srn_jax.runs.checkpoint import join_state, split_state
+from srn_jax.runs.checkpoint import check_like, join_state, split_state
+from srn_jax.runs.outcome import histories_of
 from srn_jax.runs.storage import Checkpoint
-from srn_jax.training.experiment import Histories, TrainState
 
 INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
@@ -75,23 +74,15 @@ AS_USUAL = RunOptions()
 def advance(
     sweep: Sweep,
     block: int,
-    writer: checkpoint.Writer | None,
+    writer: checkpoint.Writer,
     reporter: Reporter,
     options: RunOptions,
     stop: list[int],
 ) -> tuple[list[dict[str, Any]], int]:
     """Train from a block to the end, or to a signal, saving now and then.
 
-    Args:
-        sweep: of a group of runs, in its state after `block` blocks.
-        block: how many blocks are behind it, fewer than all.
-        writer: of its checkpoints; None in processes that save none.
-        reporter: told about progress.
-        options: how often to save.
-        stop: the signals that have come.
-
-    Returns:
-        The state of each run, as items of a checkpoint, and the signal that stopped it, or 0.
+    Returns the state of each run, as items of a checkpoint that may not be saved yet, and the
+    signal that stopped it, or 0; signals come in `stop`.
     """
     blocks, stopped_by = len(sweep.eval_steps), 0
     items: list[dict[str, Any]] = []
@@ -104,58 +95,18 @@ def advance(
             block = last
             reporter.progress(look(sweep, block))
             now = time.monotonic()
-            due = writer is not None and not writer.saving()
-            due = due and now - saved_at > rest(options, writer.cost if writer else 0)
+            due = not writer.saving() and now - saved_at > rest(options, writer.cost)
             wanted = int(np.clip(interval * INTERVAL_SECONDS / (now - began), 1, 2 * interval))
             stopped_by, save, interval = agree(max(stop, default=0), due, wanted)
             if save or stopped_by or block == blocks:
                 saved_at = time.monotonic()
                 items = gather(sweep)
-                if writer is not None:
-                    writer.save(block, items, saved_at)
+                writer.save(block, items, saved_at)
     except BaseException:
         with suppress(OSError):  # what went wrong first is what matters
-            if writer is not None:
-                writer.close()
+            writer.close()
         raise
-    if writer is not None:
-        writer.close()
     return items, stopped_by if block < blocks else 0
-
-
-def gather(sweep: Sweep) -> list[dict[str, Any]]:
-    """The state and histories of each run of a group, as items of a checkpoint."""
-    histories = jax.tree.map(np.ascontiguousarray, sweep.gather_histories())
-    items = split_state(sweep.gather(sweep.state), histories)
-    number = len(sweep.configs[0].experiments)
-    return [
-        jax.tree.map(lambda array, k=k: array[k * number : (k + 1) * number], items)
-        for k in range(len(sweep.configs))
-    ]
-
-
-def resume(sweep: Sweep, starts: Sequence[Checkpoint | None]) -> None:
-    """Put the checkpoints of a group, which process 0 has, into its sweep."""
-    number = len(sweep.configs[0].experiments)
-
-    def empty(rows: int) -> tuple[TrainState, Histories]:
-        def zeros(array: Any, *shape: int) -> np.ndarray:
-            return np.zeros((rows, *(shape or array.shape[2:])), array.dtype)
-
-        steps = jax.tree.map(lambda a: zeros(a, sweep.steps), sweep.histories.steps)
-        evaluations = jax.tree.map(zeros, sweep.histories.evaluations)
-        return jax.tree.map(zeros, sweep.state), Histories(steps, evaluations)
-
-    like = empty(number)
-    joined = [join_state(start.items, like) for start in starts if start is not None]
-    if joined:
-        arrays = jax.tree.map(lambda *parts: np.concatenate(parts), *joined)
-    else:
-        arrays = empty(number * len(sweep.configs))
-    if jax.process_count() > 1:
-        arrays = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(arrays))
-    state, histories = arrays
-    sweep.state, sweep.histories = sweep.scatter(state), sweep.scatter_histories(histories)
 
 
 def rest(options: RunOptions, cost: float) -> float:
@@ -163,6 +114,35 @@ def rest(options: RunOptions, cost: float) -> float:
     if options.checkpoint_every is not None:
         return options.checkpoint_every
     return max(CHECKPOINT_SECONDS, cost / CHECKPOINT_SHARE)
+
+
+def gather(sweep: Sweep) -> list[dict[str, Any]]:
+    """The state and histories of each run of a group, as items of a checkpoint."""
+    histories = jax.tree.map(np.ascontiguousarray, sweep.gather_histories())
+    return by_run(sweep, split_state(sweep.gather(sweep.state), histories))
+
+
+def by_run(sweep: Sweep, arrays: Any) -> list[Any]:
+    """A pytree `[experiment, ...]` of a group's sweep, as one for each run."""
+    number = len(sweep.configs[0].experiments)
+    return [
+        jax.tree.map(lambda array, k=k: array[k * number : (k + 1) * number], arrays)
+        for k in range(len(sweep.configs))
+    ]
+
+
+def resume(sweep: Sweep, starts: Sequence[Checkpoint]) -> None:
+    """Put the checkpoints of a group, which process 0 has, into its sweep."""
+    parts = like = gather(sweep)
+    if starts:
+        parts = [start.items for start in starts]
+        for own, wanted in zip(parts, like, strict=True):
+            check_like(own, wanted)
+    items = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    if jax.process_count() > 1:
+        items = jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(items))
+    state, histories = join_state(items, sweep.state)
+    sweep.state, sweep.histories = sweep.scatter(state), sweep.scatter_histories(histories)
 
 
 def agree(first: int, *others: int) -> tuple[int, ...]:
@@ -173,32 +153,28 @@ def agree(first: int, *others: int) -> tuple[int, ...]:
     return int(everyones[:, 0].max()), *(int(value) for value in everyones[0, 1:])
 
 
-def broadcast(values: Sequence[int]) -> tuple[int, ...]:
-    """The values of process 0, on every process."""
-    return agree(0, *values)[1:]
+@jax.jit
+def _newest(loss: Any, accuracy: Any, block: Any, place: Any) -> tuple[Any, Any]:
+    """What was recorded last, as one program: indexing from Python is four."""
+    return loss[..., block, place], accuracy[..., block]
 
 
 def look(sweep: Sweep, block: int) -> Progress:
     """How the sweep stands after `block` blocks."""
     place = int((sweep.program.step_of[block - 1] >= 0).sum()) - 1
-    histories = sweep.histories
-    gathered = sweep.gather(
-        (
-            histories.steps["train_loss"][..., block - 1, place],
-            histories.evaluations["dev_accuracy"][..., block - 1],
-            sweep.state.diverged,
-        )
-    )
+    losses, accuracies = sweep.histories.steps["train_loss"], sweep.histories.evaluations
+    newest = _newest(losses, accuracies["dev_accuracy"], np.int32(block - 1), np.int32(place))
+    gathered = sweep.gather((*newest, sweep.state.diverged))
     shape = (len(sweep.configs), len(sweep.configs[0].lengths), -1)
     loss, accuracy, diverged = (
         values.reshape(shape).swapaxes(0, 1).reshape(-1) for values in gathered
     )
-    step = int(sweep.eval_steps[block - 1])
-
-    def everything() -> results.Histories:
-        lengths, seeds = (np.array(column) for column in zip(*sweep.experiments, strict=True))
-        epoch = steps_an_epoch(sweep.program.config, sweep.program.train_examples)
-        recorded = sweep.gather_histories()
-        return results.Histories(lengths, seeds, sweep.eval_steps, *recorded, epoch)
-
-    return Progress(block, len(sweep.eval_steps), step, loss, accuracy, diverged, everything)
+    return Progress(
+        block=block,
+        blocks=len(sweep.eval_steps),
+        step=int(sweep.eval_steps[block - 1]),
+        train_loss=loss,
+        dev_accuracy=accuracy,
+        diverged=diverged,
+        histories=lambda: histories_of(sweep.program, sweep.experiments, *sweep.gather_histories()),
+    )

@@ -1,13 +1,12 @@
 """What the state of a sweep says, finished or not: its results and histories."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from srn_jax.analysis import results
-from srn_jax.analysis.results import Results
+from srn_jax.analysis.results import Histories, Results
 from srn_jax.config import SweepConfig, steps_an_epoch
 from srn_jax.ensemble.sweep import (
     as_fraction,
@@ -20,42 +19,38 @@ from srn_jax.training.experiment import Program, experiment_key, program_of
 
 
 def collect(
-    config: SweepConfig, files: Mapping[int, Any] | None, items: Mapping[str, Any]
-) -> tuple[Results, results.Histories]:
+    config: SweepConfig,
+    files: Mapping[int, Any] | None,
+    items: Mapping[str, Any],
+    tests: tuple[Examples, np.ndarray] | None = None,
+) -> tuple[Results, Histories]:
     """Results and histories of a sweep, finished or not; nothing is compiled for training.
 
     Args:
         config: the sweep.
         files: its data, where they are not drawn.
         items: of its newest checkpoint, `[experiment, ...]`.
+        tests: what `test_sets` gives, if it is at hand; else it is drawn again.
     """
-    training = items["training"]
-    program = program_in(config, files)
-    lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-    evaluations = {name: np.asarray(v) for name, v in training["evaluations"].items()}
-    histories = results.Histories(
-        length=lengths,
-        seed=seeds,
-        eval_steps=program.eval_steps,
-        steps={name: np.asarray(v) for name, v in training["steps"].items()},
-        evaluations=evaluations,
-        steps_an_epoch=steps_an_epoch(config.experiment, program.train_examples),
+    training, program = items["training"], program_in(config, files)
+    histories = histories_of(
+        program, config.experiments, training["steps"], training["evaluations"]
     )
-    test, overlaps = test_sets(config, files)
+    test, overlaps = tests or test_sets(config, config.experiments, files)
+    lengths = histories.length
     loss, accuracy = evaluate_experiments(program, items["models"]["best"], test, lengths)
     answers = int(np.prod(test.targets.shape[1:]))  # as many as in the development set
-    nothing = without_best(training)
     best = np.searchsorted(program.eval_steps, np.maximum(training["best_step"], 0))
 
     def scored(values: np.ndarray) -> np.ndarray:
-        return np.where(nothing, np.nan, np.asarray(values, float))
+        return np.where(without_best(training), np.nan, np.asarray(values, float))
 
     table = Results(
         length=lengths,
-        seed=seeds,
+        seed=histories.seed,
         best_dev_accuracy=scored(as_fraction(training["best_accuracy"], answers)),
         best_step=np.asarray(training["best_step"]),
-        dev_loss=scored(evaluations["dev_loss"][np.arange(len(best)), best]),
+        dev_loss=scored(histories.dev_loss[np.arange(len(best)), best]),
         test_accuracy=scored(accuracy),
         test_loss=scored(loss),
         final_train_loss=np.where(
@@ -65,6 +60,24 @@ def collect(
         diverged=np.asarray(training["diverged"]),
     )
     return table, histories
+
+
+def histories_of(
+    program: Program,
+    experiments: Sequence[tuple[int, int]],
+    steps: Mapping[str, Any],
+    evaluations: Mapping[str, Any],
+) -> Histories:
+    """The histories of experiments (length, seed), from arrays by name, `[experiment, ...]`."""
+    lengths, seeds = np.array(experiments).T
+    return Histories(
+        length=lengths,
+        seed=seeds,
+        eval_steps=program.eval_steps,
+        steps={name: np.asarray(values) for name, values in steps.items()},
+        evaluations={name: np.asarray(values) for name, values in evaluations.items()},
+        steps_an_epoch=steps_an_epoch(program.config, program.train_examples),
+    )
 
 
 def without_best(training: Mapping[str, Any]) -> np.ndarray:
@@ -82,10 +95,15 @@ def program_in(config: SweepConfig, files: Mapping[int, Any] | None = None) -> P
     return program_of(config, train_examples=number)
 
 
-def test_sets(config: SweepConfig, files: Mapping[int, Any] | None) -> tuple[Examples, np.ndarray]:
-    """The test set of each experiment, padded, and how much of it is in the training set too."""
-    program, width = program_in(config, files), max(config.lengths)
-    lengths, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+def test_sets(
+    config: SweepConfig, experiments: Sequence[tuple[int, int]], files: Mapping[int, Any] | None
+) -> tuple[Examples, np.ndarray]:
+    """The test sets of experiments (length, seed), padded as the longest of their sweep.
+
+    The other value is how much of each is in the training set too, `[experiment]`.
+    """
+    task, width = program_in(config, files).task, max(config.lengths)
+    lengths, seeds = np.array(experiments).T
 
     def measure(dataset: Any) -> tuple[Examples, Any]:
         return dataset.test, 0 if config.experiment.fresh_data else overlap(dataset)
@@ -93,7 +111,7 @@ def test_sets(config: SweepConfig, files: Mapping[int, Any] | None) -> tuple[Exa
     def draw(length: jax.Array, seed: jax.Array) -> tuple[Examples, Any]:
         data_key, _ = jax.random.split(experiment_key(seed, length))
         units = config.experiment.multiplicity
-        return measure(draw_dataset(program.task, data_key, units, length, width))
+        return measure(draw_dataset(task, data_key, units, length, width))
 
     if files is None:
         return map_experiments(draw, lengths.astype(np.int32), seeds.astype(np.uint32))

@@ -7,17 +7,24 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
 
 
-def provenance() -> dict[str, str]:
-    """What a run file tells beside devices and versions; what cannot be found is left out."""
-    date = datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds")
-    found = {"processor": processor(), "commit": commit(), "date": date}
-    return {name: text for name, text in found.items() if text}
+def provenance() -> dict[str, Any]:
+    """What a run file tells of where the run began; what cannot be found is left out."""
+    found = {
+        "device": describe_devices(),
+        "processor": processor(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
+        "versions": {name: version_of(name) for name in PACKAGES}
+        | {"python": sys.version.split()[0]},
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def processor() -> str:
@@ -47,11 +54,6 @@ def output(*command: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if not done.returncode else ""
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that numbers and figures come from."""
-    return {name: version_of(name) for name in PACKAGES} | {"python": sys.version.split()[0]}
 
 
 def version_of(package: str) -> str:

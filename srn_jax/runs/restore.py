@@ -10,12 +10,12 @@ import numpy as np
 
 from srn_jax.analysis.results import Run
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.sweep import draw_test_sets, evaluate_experiments, pad_examples
+from srn_jax.ensemble.sweep import evaluate_experiments, pad_examples
 from srn_jax.errors import UserError, warn
 from srn_jax.interop.textbook_files import read_data, read_sequences
 from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.outcome import collect, without_best
+from srn_jax.runs.outcome import collect, test_sets, without_best
 from srn_jax.tasks import task_of
 from srn_jax.training.experiment import program_of
 from srn_jax.training.model import Network, Parameters, network_with
@@ -110,18 +110,14 @@ def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.n
         UserError: for data that cannot be read or that the networks cannot take, or the run's own
             that have changed since.
     """
-    config = networks.config
-    lengths = np.array([length for length, _ in networks.experiments])
-    width = max(config.lengths)  # as the run did, so that its results come out to the bit
-    if data is None and config.data is None:
-        examples = draw_test_sets(config, networks.experiments)
+    config, experiments = networks.config, networks.experiments
+    lengths = np.array([length for length, _ in experiments])
+    if data is None:
+        examples, _ = test_sets(config, experiments, read_data_of(config))
     else:
-        if data is None:
-            sets = {n: splits.test for n, splits in (read_data_of(config) or {}).items()}
-        else:
-            path = Path(data)
-            sets = {n: read_sequences(path / str(n) / "test.txt", n) for n in set(lengths.tolist())}
-            check_test_sets(config, path, sets)
+        folder, width = Path(data), max(config.lengths)
+        sets = {n: read_sequences(folder / str(n) / "test.txt", n) for n in set(lengths.tolist())}
+        check_test_sets(config, folder, sets)
         padded = [pad_examples(sets[length], width) for length in lengths.tolist()]
         examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
     scores = evaluate_experiments(program_of(config), networks.parameters, examples, lengths)

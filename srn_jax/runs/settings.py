@@ -48,8 +48,6 @@ def config_of(settings: dict[str, Any], folder: Path = Path()) -> SweepConfig:
     try:
         settings = translate_settings(settings)
         data = settings["data"]
-        if data is not None and not (isinstance(data["path"], str) and "\0" not in data["path"]):
-            raise TypeError(f"data is {data!r}")
         experiment = dict(settings["experiment"])
         for name in ("cell", "task"):
             experiment[name] = in_folder(experiment.get(name, getattr(DEFAULTS, name)), folder)
@@ -69,15 +67,20 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def own_paths(config: SweepConfig) -> list[Path]:
+    """The user's own files that a sweep needs."""
+    names = (config.experiment.cell, config.experiment.task, *config.probes)
+    return [path for path in map(path_of, names) if path is not None]
+
+
 def own_files(config: SweepConfig) -> dict[str, bytes]:
-    """The user's own files that a sweep needs, by their names without a folder.
+    """Their content, by their names without a folder.
 
     Raises:
         UserError: if one cannot be read, or two have the same name.
     """
-    paths = [path_of(n) for n in (config.experiment.cell, config.experiment.task, *config.probes)]
     found: dict[str, bytes] = {}
-    for path in (path for path in paths if path is not None):
+    for path in own_paths(config):
         content = read_bytes(path)
         if found.setdefault(path.name, content) != content:
             raise UserError(f"{path}: another file of this name is in use, rename one of them")

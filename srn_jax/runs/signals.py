@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SHOW_CURSOR = b"\x1b[?25h"  # the progress bar hides it
-
 
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state; `signal` is what asked."""
@@ -28,16 +26,14 @@ def stop_requests() -> Iterator[list[int]]:
 
     def receive(number: int, frame: object) -> None:
         if received and number == signal.SIGINT:
-            if sys.stdout.isatty():
-                os.write(sys.stdout.fileno(), SHOW_CURSOR)
+            show_cursor()
             os._exit(128 + number)
         received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, receive) for number in numbers}
+    before = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
         if received:
@@ -45,3 +41,9 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def show_cursor() -> None:
+    """Show the terminal's cursor, which a progress bar hides, before a process leaves at once."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), b"\x1b[?25h")

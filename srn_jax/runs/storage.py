@@ -12,7 +12,6 @@ processes trained them, so it restores on any platform:
 import errno
 import gc
 import hashlib
-import json
 import logging
 import os
 import re
@@ -20,23 +19,26 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from srn_jax.analysis.results import digest_of
 from srn_jax.runs.old_version import translate_items
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp  # loaded where it is used: it takes a third as long as JAX
+
 ITEMS = ("models", "training")
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
+OS_ERROR = re.compile(r"(?:os_error_code='|OS error |\[Errno )([0-9]+)")
 OF_THE_MACHINE = re.compile(  # TensorStore's words, whatever the type of the exception
     "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|CANCELLED|DEADLINE_EXCEEDED|out of memory",
     re.IGNORECASE,
 )
-OS_ERROR = re.compile(r"os_error_code='([0-9]+)'|OS error ([0-9]+)")
 
 
 class CheckpointError(OSError):
@@ -57,8 +59,10 @@ class Checkpoint(NamedTuple):
 
 def save(path: Path, items: dict[str, Any], settings: dict[str, Any]) -> None:
     """Write a checkpoint, which has its name when it is whole."""
+    import orbax.checkpoint as ocp
+
     manifest: dict[str, Any] = {"arrays": describe(items), "settings": settings}
-    manifest["sha256"] = _digest(manifest)
+    manifest["sha256"] = digest_of(manifest)
     trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args = ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **trees)
     _checkpointer().save(path.absolute(), args=args)
@@ -71,66 +75,61 @@ def load(path: Path) -> Checkpoint:
         Damage: if it is not what was saved.
         CheckpointError: if it cannot be read for another reason.
     """
-    arguments = {name: ocp.args.StandardRestore() for name in ITEMS}
-    args = ocp.args.Composite(manifest=ocp.args.JsonRestore(), **arguments)
-    damage = outside = None
+    import orbax.checkpoint as ocp
+
+    trees = {name: ocp.args.StandardRestore() for name in ITEMS}
+    args = ocp.args.Composite(manifest=ocp.args.JsonRestore(), **trees)
+    problem: Exception | None = None
     with quiet():
         try:
             restored = _checkpointer().restore(path.absolute(), args=args)
         except Exception as error:  # damage surfaces as any of a dozen types
-            reason = outside_of(error, path)
-            outside = reason and reason_of(reason)
-            damage = reason_of(error)
-        if damage is not None:
+            problem = problem_of(error, path)
+        if problem is not None:
             settle()
-    if outside is not None:
-        raise CheckpointError(f"{path} cannot be read ({outside}); nothing was changed")
-    if damage is not None:
-        raise Damage(damage)
-    trees, settings = checked(restored)
-    return Checkpoint(int(path.name), translate_items(trees), settings)
+    if problem is not None:
+        raise problem
+    items, settings = checked(restored)
+    return Checkpoint(int(path.name), translate_items(items), settings)
 
 
 def checked(restored: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Items and settings of a checkpoint; raises `Damage` unless they are what was saved."""
     try:
-        manifest = dict(restored["manifest"])
+        manifest, items = dict(restored["manifest"]), {name: restored[name] for name in ITEMS}
         digest, wanted, settings = (
             manifest.pop("sha256"),
             manifest["arrays"],
             manifest["settings"],
         )
-        trees = {name: restored[name] for name in ITEMS}
-        found = describe(trees)
+        found = describe(items)
+        names = wanted.keys() | found.keys()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise Damage(reason_of(error)) from None
-    if digest != _digest(manifest):
+    if digest != digest_of(manifest):
         raise Damage("its manifest is not what was saved")
-    for name in sorted(wanted.keys() | found.keys()):
+    for name in sorted(names):
         if found.get(name) != wanted.get(name):
             raise Damage(f"{name} is not what was saved")
-    return trees, settings
+    return items, settings
 
 
-def outside_of(error: Exception, path: Path) -> Exception | None:
-    """The reason outside a checkpoint for which it can't be read, so that it may be good."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return None if error.errno in MISSING else error
-    codes = {int(one or other) for one, other in OS_ERROR.findall(str(error))}
-    if isinstance(error, MemoryError) or OF_THE_MACHINE.search(str(error)) or codes - {*MISSING}:
-        return error
-    try:  # Orbax may have swallowed the reason
-        for folder, _, names in os.walk(path, onerror=raise_error):
-            for name in names:
-                (Path(folder) / name).read_bytes()
-    except OSError as unreadable:
-        return None if unreadable.errno in MISSING else unreadable
-    return None
-
-
-def raise_error(error: OSError) -> None:
-    """What `os.walk` is to do with a folder that cannot be read."""
-    raise error
+def problem_of(error: Exception, path: Path) -> CheckpointError | Damage:
+    """What a failed read means: damage, or a reason outside the checkpoint, which may be good."""
+    errors: list[Exception] = [error]
+    for folder, _, names in os.walk(path, onerror=errors.append):  # Orbax swallows some reasons
+        for name in names:
+            file = Path(folder) / name
+            try:
+                file.stat()
+                file.read_bytes()
+            except OSError as unreadable:
+                errors.append(unreadable)
+    for one in errors:
+        codes = {int(code) for code in OS_ERROR.findall(str(one))}
+        if isinstance(one, MemoryError) or OF_THE_MACHINE.search(str(one)) or codes - MISSING:
+            return CheckpointError(f"{path} cannot be read ({reason_of(one)}); nothing was changed")
+    return Damage(reason_of(error))
 
 
 def describe(items: Any, digests: bool = True) -> dict[str, list[Any]]:
@@ -149,17 +148,13 @@ def reason_of(error: Exception) -> str:
     """The reason for a failure as part of a line; TensorStore hides it in a long message."""
     code = OS_ERROR.search(str(error))
     if code:
-        return os.strerror(int(code[1] or code[2]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return os.strerror(int(code[1]))
     return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+def _checkpointer() -> "ocp.Checkpointer":
+    import orbax.checkpoint as ocp
 
-
-def _checkpointer() -> ocp.Checkpointer:
     # Every process has the same arrays, so one of them writes and reads for itself alone.
     here = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
@@ -174,24 +169,20 @@ def _checkpointer() -> ocp.Checkpointer:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep Orbax from reporting what becomes an exception anyway, with tracebacks of its own."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    hook = sys.unraisablehook
 
     def without_closed_loops(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = without_closed_loops
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "coroutine .* was never awaited")
-            yield
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with ExitStack() as undo, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+        for logger in map(logging.getLogger, ("absl", "asyncio")):
+            undo.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        undo.callback(setattr, sys, "unraisablehook", hook)
+        sys.unraisablehook = without_closed_loops
+        yield
 
 
 def settle() -> None:

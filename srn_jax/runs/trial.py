@@ -10,6 +10,7 @@ from srn_jax.cells import Cell, cell_class
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
+from srn_jax.runs.settings import own_paths
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import PADDING, Dataset, Examples, Task, Tokens, check_length
 from srn_jax.training.experiment import batch_of, prepare, program_of, train_step
@@ -22,21 +23,20 @@ def try_out(config: SweepConfig) -> None:
     Raises:
         UserError: for what is wrong, by line where it is in a user's file.
     """
-    task, settings = task_of(config), config.experiment
-    length = max(config.lengths)
-    for one in config.lengths if config.data is None else ():
-        check_length(task, one)
+    task = task_of(config)
+    for length in config.lengths if config.data is None else ():
+        check_length(task, length)
     if (steps := program_of(config).steps) >= 2**31:  # as they are counted on the devices
         raise UserError(
             f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
             "fewer --epochs, or a larger --batch-size"
         )
-    own = [*filter(None, map(path_of, (settings.cell, settings.task, *config.probes)))]
+    own = own_paths(config)
     if not own:
         return
     try:
         with own_mistakes(*own):
-            try_own(config, task, length)
+            try_own(config, task, max(config.lengths))
     except UserError:
         raise
     except Exception as error:  # ours goes wrong where theirs is not what it should be
@@ -46,43 +46,44 @@ def try_out(config: SweepConfig) -> None:
 
 def try_own(config: SweepConfig, task: Task, length: int) -> None:
     """Draw, build, train and record, all on abstract values."""
-    settings = config.experiment
+    settings, files = config.experiment, None
     check_cell(settings)
     if config.data is None:
         check_draw(settings.task, task, length)
+    else:
+        tokens = jax.ShapeDtypeStruct((task.examples, length), jnp.int16)
+        labels = jax.ShapeDtypeStruct((task.examples,), jnp.int32)
+        files = Dataset(*[Examples(tokens, labels)] * 3)  # type: ignore[arg-type]
     if len(config.lengths) > 1:
         check_padding(task, settings, min(config.lengths))
     program = program_of(config)
     inputs = jnp.uint32(0), jnp.int32(length), hyperparameters_of(settings)
-    files = None if config.data is None else Dataset(*[files_like(task, length)] * 3)
     state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
 
     def step(state, data):
         batch = batch_of(program, data, jnp.int32(0), length)
         return train_step(program, data.hyper, state.parameters, state.optimizer, batch)
 
-    recorded = jax.eval_shape(step, state, data)[2]
-    wrong = [name for name, value in recorded.items() if value.shape]
-    if wrong:
-        raise UserError(f"{wrong[0]}: shape {recorded[wrong[0]].shape}, expected a scalar")
+    for name, value in jax.eval_shape(step, state, data)[2].items():
+        if value.shape:
+            raise UserError(f"{name}: shape {value.shape}, expected a scalar")
 
 
 def check_draw(name: str, task: Task, length: int) -> None:
     """Raise `UserError` for examples of other shapes than a task's must have."""
+    number, width = task.examples, length + 1
 
     def draw(length):
-        return task.draw(jax.random.key(0), task.examples, length, length_and_more)
+        return task.draw(jax.random.key(0), number, length, width)
 
-    length_and_more = length + 1
     found = jax.eval_shape(draw, jnp.int32(length))
-    shape = () if isinstance(task.inputs, Tokens) else (task.inputs.size,)
+    size = () if isinstance(task.inputs, Tokens) else (task.inputs.size,)
     answers = () if task.answers == 1 else (task.answers,)
-    wanted = {"inputs": (length_and_more, *shape), "targets": answers}
-    for part, rest in wanted.items():
-        if getattr(found, part).shape != (task.examples, *rest):
+    for part, shape in {"inputs": (number, width, *size), "targets": (number, *answers)}.items():
+        if getattr(found, part).shape != shape:
             raise UserError(
                 f"{name}: draw gives {part} {getattr(found, part).shape}, for number "
-                f"{task.examples} and width {length_and_more} expected {(task.examples, *rest)}"
+                f"{number} and width {width} expected {shape}"
             )
 
 
@@ -94,11 +95,12 @@ def check_padding(task: Task, config: ExperimentConfig, length: int) -> None:
     cell = cell_class(config.cell)
     if path_of(config.cell) is None or issubclass(cell, Cell):
         return
-    kind = task.inputs
-    shape = () if isinstance(kind, Tokens) else (kind.size,)
-    filler, value = (PADDING, 0) if isinstance(kind, Tokens) else (0.0, 1.0)
-    inputs = jnp.full((1, length, *shape), value)
-    padded = jnp.concatenate([jnp.full((1, 2, *shape), filler), inputs], axis=1)
+    if isinstance(task.inputs, Tokens):
+        inputs, filler = jnp.zeros((1, length), jnp.int32), PADDING
+    else:
+        inputs, filler = jnp.ones((1, length, task.inputs.size)), 0
+    more = [(0, 0), (2, 0), *[(0, 0)] * (inputs.ndim - 2)]
+    padded = jnp.pad(inputs, more, constant_values=filler)
     network = new_network(task, config, jax.random.key(0))
     begun = jnp.arange(length + 2)[None] >= 2
     last, last_padded = network.states(inputs)[-1], network.states(padded, begun)[-1]
@@ -106,12 +108,6 @@ def check_padding(task: Task, config: ExperimentConfig, length: int) -> None:
         raise UserError(
             f"{config.cell}: padding behind a sequence changes its states, see where mask is False"
         )
-
-
-def files_like(task: Task, length: int) -> Examples:
-    """Abstract examples as a data file has them."""
-    inputs = jax.ShapeDtypeStruct((task.examples, length), jnp.int16)
-    return Examples(inputs, jax.ShapeDtypeStruct((task.examples,), jnp.int32))  # type: ignore[arg-type]
 
 
 def check_cell(config: ExperimentConfig) -> None:
@@ -123,6 +119,6 @@ def check_cell(config: ExperimentConfig) -> None:
     one = jax.ShapeDtypeStruct((2, config.hidden_size), jnp.float32)
     state = one if cell.states == 1 else (one,) * cell.states
     new = jax.eval_shape(cell.plain_step, side, side, state)
-    if jax.tree.map(jnp.shape, new) != jax.tree.map(jnp.shape, state):
-        found, wanted = (jax.tree.map(jnp.shape, s) for s in (new, state))
+    found, wanted = (jax.tree.map(jnp.shape, s) for s in (new, state))
+    if found != wanted:
         raise UserError(f"{config.cell}: update gives a state {found}, expected {wanted}")

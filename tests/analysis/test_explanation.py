@@ -21,7 +21,13 @@ from srn_jax.analysis.explanation import (
     slopes,
     summary_rows,
 )
-from srn_jax.analysis.explanation_figures import figures_of, write_comparison, write_explanation
+from srn_jax.analysis.explanation_figures import (
+    comparison_figure,
+    figures_of,
+    write_comparison,
+    write_explanation,
+)
+from srn_jax.analysis.look import CHINESE, Look
 from srn_jax.analysis.summary import Interval, mean_interval, wilson_interval
 
 LENGTHS, SEEDS = (5, 8), 24
@@ -196,6 +202,18 @@ def test_all_figures_are_drawn_and_arrays_written(found, written):
     assert len(figures_of(found)) == 6
     arrays = np.load(folder / "explanation.npz")
     assert np.array_equal(arrays["readout"], found.readout, equal_nan=True)
+
+
+def test_every_label_of_the_figures_has_its_chinese(found, monkeypatch):
+    monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: [CHINESE["fonts"][0]])
+    look, said = Look(language="zh"), []
+    monkeypatch.setattr(
+        Look, "say", lambda _, words, **values: (said.append(words), words.format(**values))[1]
+    )
+    for draw in figures_of(found, look).values():
+        draw()
+    comparison_figure({"one": found, "other": found}, {"one": [], "other": []}, look)
+    assert {"solvers", "length {length}", "chance"} <= set(said) <= set(CHINESE["words"])
 
 
 def test_a_cell_outside_the_family_has_no_gradients_in_tables_or_figures(found):

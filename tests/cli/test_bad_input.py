@@ -265,7 +265,11 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--resume ''", "--resume: expected a path, got an empty one"),
     ("--resume thesis", "thesis/run.json: cannot be read"),
     ("--resume run --epochs 8", "--resume takes its settings from the run, leave out --epochs"),
-    ("--resume run --seeds 3", "leave out --seeds"),
+    ("--resume run --seeds 2", "--seeds 2: run has seeds 0, 1, give a number that adds to them"),
+    ("--resume run --seeds 0", "--seeds must be a whole number from 1 to 1000000, got 0"),
+    ("--resume run --seeds 3 --out thesis", "thesis is not empty and not the folder of a run"),
+    ("--resume run --seeds 3 --distributed", "--resume with more --seeds is for one process"),
+    ("--resume no-checkpoint --seeds 3", "no-checkpoint is not finished, --resume it without"),
     ("--resume run --quick", "leave out --quick"),
     ("--resume run --overwrite", "leave out --overwrite"),
     ("--resume run --out elsewhere", "leave out --out"),
@@ -340,6 +344,17 @@ PLOT = [
     ("runs-of/bad-histories.npz", "histories.npz: not a file of histories"),
     ("runs-of/empty-histories.npz", "histories.npz: not a file of histories"),
     ("run --platform abacus", "invalid choice: 'abacus'"),
+    ("run --lang fr", "--lang must be en or zh, got fr"),
+    ("run --width 0", "--width must be a number of inches from 1 to 100, got 0"),
+    ("run --format bmp", "--format must be one or more of pdf, png, svg, got bmp"),
+]
+
+EXPLAIN = [
+    ("", "the following arguments are required: RUN"),
+    ("no-checkpoint", "no-checkpoint is not finished, python scripts/sweep.py --resume"),
+    ("run --threshold 2", "--threshold must be a number from 0 to 1, got 2"),
+    ("run --lang fr", "--lang must be en or zh, got fr"),
+    ("study --out new", "--out is for one run, and this folder holds several"),
 ]
 
 GENERATE_DATA = [
@@ -363,6 +378,19 @@ GENERATE_DATA = [
     ("--out new --platform cpu", "unrecognized arguments: --platform cpu"),
 ]
 
+CONVERT = [
+    ("", "weights come from a RUN or --from a FILE"),
+    ("run --from w.npz", "weights come from a RUN or --from a FILE"),
+    ("run --to w.npz", "say which: --length and --seed"),
+    ("run --length 3 --seed 0 --cell srn --to w.npz", "a RUN knows its cell"),
+    ("run --length 3 --seed 0 --to file", "file is there already"),
+    ("--from w.npz --seed 1 --to x.npz", "leave them out with --from"),
+    ("--from w.npz", "nothing to do"),
+    ("--from w.npz --evaluate nowhere", "nowhere: no such folder of data"),
+    ("--from w.npz --to x.npz", "w.npz: cannot be read"),
+    ("--from w.txt --to x.npz", "w.txt: not a file of weights"),
+]
+
 BENCHMARK = [
     ("--out file", "file is not a folder, expected one"),
     ("--platform tpu", "invalid choice: 'tpu'"),
@@ -380,7 +408,9 @@ MISTAKES = [
         ("sweep", SWEEP),
         ("evaluate", EVALUATE),
         ("plot", PLOT),
+        ("explain", EXPLAIN),
         ("generate_data", GENERATE_DATA),
+        ("convert", CONVERT),
         ("benchmark", BENCHMARK),
     )
     for arguments, says in table

@@ -1,7 +1,6 @@
-"""One run on 1 or 8 devices, in one process or two; they end together, whatever ends one."""
+"""One run on 2 or 8 devices, in one process or two; they end together, whatever ends one."""
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -9,42 +8,29 @@ import sys
 import time
 
 import pytest
-from running import Script, assert_same_run, checkpoints_of, wait_until
+from running import BLOCKS, COMMAND, Script, assert_same_run, checkpoints_of, slowly, wait_until
 
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs import loop
 
-SWEEP = shlex.split(
-    "--platform cpu --lengths 3 5 --seeds 3 --hidden-size 8 --embedding-size 8 --epochs 600 "
-    "--eval-interval 20"
-)
-ALWAYS = ["--checkpoint-every", 1e-6]
 SOON = 15  # seconds within which all have ended
 
 
-def short_intervals():
-    loop.INTERVAL_SECONDS = 0.05
-
-
-def start(folder, *arguments, prepare=short_intervals):
-    return Script(folder, "sweep.py", *SWEEP, *arguments, prepare=prepare)
-
-
-def start_two(folder, *arguments, others=(), prepares=(short_intervals, short_intervals)):
+def start_two(folder, *arguments, others=(), first=slowly):
+    """Two processes of a run, the second with other arguments, the first prepared by `first`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     place = ["--cpu-devices", 1, "--coordinator", address, "--processes", 2, "--process"]
-    own = ((), others)
+    both = [(0, (), first), (1, others, slowly)]
     return [
-        start(folder, *arguments, *own[number], *place, number, prepare=prepares[number])
-        for number in (0, 1)
+        Script(folder, "sweep.py", *COMMAND, *arguments, *own, *place, number, prepare=prepare)
+        for number, own, prepare in both
     ]
 
 
 def wait_for_checkpoint(script, run):
-    before = checkpoints_of(run)[-1:] if run.exists() else []
-    wait_until(lambda: run.exists() and checkpoints_of(run)[-1:] > before, script)
+    before = checkpoints_of(run)[-1:]
+    wait_until(lambda: checkpoints_of(run)[-1:] > before, script)
 
 
 def assert_all_end_soon(scripts, since):
@@ -53,43 +39,21 @@ def assert_all_end_soon(scripts, since):
     return ends
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    status, _, errors = start(folder, "--cpu-devices", 1, "--out", folder / "run").wait()
-    assert status == 0, errors
-    return folder / "run"
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, stopped, uninterrupted):
+    command = ["--resume", stopped, "--platform", "cpu", "--cpu-devices", 8]
+    status, output, errors = Script(tmp_path, "sweep.py", *command).wait()
+    assert (status, errors) == (0, []) and "8 x cpu" in output and "resumed after" in output
+    assert_same_run(stopped, uninterrupted)  # on two devices
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)])
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, alone, before, after):
-    run = tmp_path / "run"
-    first = start(tmp_path, "--out", run, *ALWAYS, "--cpu-devices", before)
-    wait_for_checkpoint(first, run)
-    os.kill(first.pid, signal.SIGTERM)
-    status, output, _ = first.wait()
-    assert status == 143 and f"{before} x cpu" in output, output
-    status, output, _ = start(tmp_path, "--out", run, "--cpu-devices", after).wait()
-    assert status == 0 and f"{after} x cpu" in output and "resumed after" in output, output
-    assert_same_run(run, alone)
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_results_of_one(tmp_path, alone):
-    for status, output, errors in [
-        s.wait() for s in start_two(tmp_path, "--out", tmp_path / "run")
-    ]:
-        assert status == 0 and "2 x cpu" in output, errors
-        assert not errors
-    assert_same_run(tmp_path / "run", alone)
-
-
-@pytest.mark.slow
-def test_whoever_is_killed_or_stopped_both_end_soon_and_the_run_goes_on(tmp_path, alone):
+def test_whoever_is_killed_or_stopped_both_end_soon_and_the_run_ends_as_in_one_process(
+    tmp_path, uninterrupted
+):
     run = tmp_path / "run"
     for victim, number in [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGTERM)]:
-        both = start_two(tmp_path, "--out", run, *ALWAYS)
+        both = start_two(tmp_path, "--out", run)
         wait_for_checkpoint(both[0], run)
         since = time.monotonic()
         os.kill(both[victim].pid, number)
@@ -100,23 +64,24 @@ def test_whoever_is_killed_or_stopped_both_end_soon_and_the_run_goes_on(tmp_path
             status, _, errors = ends[1 - victim]
             line = f"error: process {victim} has failed: it has died without a word"
             assert (status, errors) == (1, [line])
-    status, output, _ = start(tmp_path, "--out", run, "--cpu-devices", 1).wait()
-    assert status == 0 and "resumed after" in output
-    assert_same_run(run, alone)
+    assert checkpoints_of(run)[-1] < BLOCKS
+    for script in start_two(tmp_path, "--out", run):
+        status, output, errors = script.wait()
+        assert (status, errors) == (0, []) and "2 x cpu" in output and "resumed after" in output
+    assert_same_run(run, uninterrupted)
 
 
 def fill_the_disk():
     import resource
 
-    short_intervals()
+    slowly()
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 
 
 @pytest.mark.slow
 def test_a_failure_of_one_is_the_failure_of_both_with_one_line_each(tmp_path):
     run = tmp_path / "run"
-    full = (fill_the_disk, short_intervals)
-    both = start_two(tmp_path, "--out", run, *ALWAYS, prepares=full)
+    both = start_two(tmp_path, "--out", run, first=fill_the_disk)
     (one, _, lines), (other, _, others) = assert_all_end_soon(both, time.monotonic() + 60)
     assert (one, other, len(lines), len(others)) == (1, 1, 1, 1), (lines, others)
     assert "no checkpoint could be written" in lines[0]
@@ -140,13 +105,13 @@ def test_a_refusal_of_one_ends_both_before_anyone_trains(tmp_path):
         assert "process 1 has other settings" in errors[0]
 
 
-def test_a_coordinator_that_does_not_exist_is_refused_at_once(run_script):
+def test_a_coordinator_that_does_not_exist_is_refused_at_once(tmp_path):
     place = ["--coordinator", "no-such-host.invalid:1234", "--processes", 2, "--process", 1]
     began = time.monotonic()
-    done = run_script("sweep.py", *SWEEP, *place)
+    status, _, errors = Script(tmp_path, "sweep.py", *COMMAND, *place).wait()
     assert time.monotonic() - began < SOON
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2 and "no-such-host.invalid:1234: no such host" in line
+    (line,) = errors
+    assert status == 2 and "no-such-host.invalid:1234: no such host" in line
 
 
 def test_a_single_process_prints_nothing_of_others():

@@ -10,7 +10,7 @@ from srn_jax.analysis.results import read_results
 from srn_jax.runs.restore import restore_network
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SMALL = ("--lengths", 3, 5, "--seeds", 1, "--steps", 20, "--platform", "cpu")
+SMALL = ("--lengths", 3, 5, "--seeds", 1, "--steps", 4, "--platform", "cpu")
 
 
 @pytest.fixture
@@ -32,20 +32,20 @@ def test_the_readmes_files_are_two_and_short(own):
 
 
 def test_own_cells_train_restore_without_their_file_and_know_it_when_changed(own, run_here):
-    cells = ("--cell", "mine.py:Leaky", "mine.py:Flax")
-    done = run_here("sweep.py", *SMALL, *cells, "--out", "run")
+    cells = ("--length", 5, "--cell", "mine.py:Leaky", "mine.py:Flax")
+    done = run_here("sweep.py", *SMALL[3:], *cells, "--out", "run")
     assert done.returncode == 0, done.stderr
     again = run_here("evaluate.py", "run/cell=mine.Flax")
     text = own.joinpath("mine.py").read_text()
     own.joinpath("mine.py").unlink()
     for name in ("cell=mine.Leaky", "cell=mine.Flax"):
-        assert len(read_results(own / "run" / name)) == 2
+        assert len(read_results(own / "run" / name)) == 1
         network = restore_network(f"run/{name}", length=5, seed=0)
         assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
     assert run_here("evaluate.py", "run/cell=mine.Flax").stdout == again.stdout
 
     own.joinpath("mine.py").write_text(text.replace("0.9", "0.8"))
-    other = run_here("sweep.py", *SMALL, *cells, "--out", "run")
+    other = run_here("sweep.py", *SMALL[3:], *cells, "--out", "run")
     assert other.returncode == 2 and other.stderr.count("\n") == 1 and "mine.py: " in other.stderr
     copy = own / "run" / "cell=mine.Leaky" / "code" / "mine.py"
     copy.write_text(text + "\n")
