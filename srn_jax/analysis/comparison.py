@@ -1,7 +1,6 @@
 """Several runs side by side: in what they differ, and how much that changes the accuracy."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePath
 from string import ascii_uppercase
@@ -157,8 +156,7 @@ def compare(runs: Mapping[str, Run], baseline: str | None = None) -> Comparison:
             found.append(NO_DIFFERENCE)
             if run is not base and run.data == base.data:
                 sides = (side.results.of_length(summary.length) for side in (run, base))
-                with suppress(UserError):  # no common seed; the rest can still be shown
-                    found[-1] = paired_difference(*sides)
+                found[-1] = paired_difference(*sides)
         corrected = holm([difference.p_value for difference in found])
         rows += map(Row, [name] * len(found), summaries, found, corrected)
     return Comparison(runs, baseline, sorted(rows, key=lambda row: row.summary.length))

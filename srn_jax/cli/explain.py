@@ -192,16 +192,13 @@ def take(tree: Any, rows: np.ndarray | int) -> Any:
 def join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays `[stage, experiment, ...]` one after the other, filled up with NaN where shorter."""
     shape = np.max([part.shape for part in parts], axis=0)
-
-    def fill(part: np.ndarray) -> np.ndarray:
-        missing = [
-            (0, 0),
-            (0, 0),
-            *((0, n - m) for n, m in zip(shape[2:], part.shape[2:], strict=True)),
-        ]
-        return np.pad(part, missing, constant_values=np.nan) if np.any(missing) else part
-
-    return np.concatenate([fill(part) for part in parts], axis=1)
+    joined = np.full((len(STAGES), sum(part.shape[1] for part in parts), *shape[2:]), np.nan)
+    start = 0
+    for part in parts:
+        inner = tuple(slice(size) for size in part.shape[2:])
+        joined[:, start : start + part.shape[1], *inner] = part
+        start += part.shape[1]
+    return joined
 
 
 def gates_along(

@@ -135,22 +135,17 @@ def parse(content: bytes, path: Path, length: int) -> Sequences:
         raise UserError(f"{path}, line {before + 1}: not UTF-8 text") from None
     rows, labels = [], []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        digits, label = parse_line(line.removesuffix("\r"), length, f"{path}, line {number}")
+        line = line.removesuffix("\r")
+        match = LINE.fullmatch(line)
+        if match is None:
+            expected = f"expected '{length} whole numbers<tab>label', each at most {LARGEST}"
+            raise UserError(f"{path}, line {number}: {describe_fault(line)}, {expected}")
+        digits = [int(digit) for digit in match[1].split(" ")]
+        if len(digits) != length:
+            raise UserError(f"{path}, line {number}: {len(digits)} numbers, expected {length}")
         rows.append(digits)
-        labels.append(label)
+        labels.append(int(match[2]))
     return Sequences(np.array(rows, np.int16), np.array(labels, np.int32))
-
-
-def parse_line(line: str, length: int, where: str) -> tuple[list[int], int]:
-    """The tokens and the label of one line; raises `UserError` that begins with `where`."""
-    match = LINE.fullmatch(line)
-    if match is None:
-        expected = f"expected '{length} whole numbers<tab>label', each at most {LARGEST}"
-        raise UserError(f"{where}: {describe_fault(line)}, {expected}")
-    digits = [int(digit) for digit in match[1].split(" ")]
-    if len(digits) != length:
-        raise UserError(f"{where}: {len(digits)} numbers, expected {length}")
-    return digits, int(match[2])
 
 
 def describe_fault(line: str) -> str:
