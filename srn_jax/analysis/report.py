@@ -47,11 +47,12 @@ EXPLOSION_NOTE = (
     f"was above {EXPLOSION:,.0f} or not finite at any step. Dead: the share in which every "
     "gradient was exactly 0 at the last step, as saturated units leave it. Wilson's intervals."
 )
+STRIDE_NOTE = "One training loss in {stride} is drawn (one in 100 in the textbook)."
 SPIKES_NOTE = (
-    "One training loss in {stride} is drawn (one in 100 in the textbook). An epoch has {epoch} "
-    "steps, so every {period:,} steps the same batch is met again, and a hard one shows as a "
-    "regular spike; the overview has the mean of each epoch instead."
+    "An epoch has {epoch} steps, so every {period:,} steps the same batch is met again, and a hard "
+    "one shows as a regular spike; the overview has the mean of each epoch instead."
 )
+FRESH_NOTE = "The overview has means of {epoch} steps, in which every example is new."
 PROVENANCE = ("device", "processor", "date", "commit")  # in a run file
 MACHINE_NOTE = (
     "On the same machine with the same versions the same command gives the same numbers. On "
@@ -159,7 +160,9 @@ def spikes_note(run: Run) -> list[str]:
     period = math.lcm(stride, epoch)
     if stride == 1 or epoch == 1 or period >= steps:
         return []
-    return [SPIKES_NOTE.format(stride=stride, epoch=epoch, period=period)]
+    note = FRESH_NOTE if run.settings["fresh_data"] else SPIKES_NOTE
+    notes = STRIDE_NOTE.format(stride=stride), note.format(epoch=epoch, period=period)
+    return [" ".join(notes)]
 
 
 def seed_cells(results: Results, facts: Facts) -> list[list[str]]:
