@@ -178,7 +178,8 @@ def reporter_for(config: SweepConfig, textbook: bool = False) -> PlainReporter:
     """The reporter that fits where the output goes."""
     if textbook:
         return TextbookReporter(config)
-    if "ipykernel" in sys.modules and "IPython" in sys.modules:
+    ipython: Any = sys.modules.get("IPython")
+    if "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None:
         return NotebookReporter(config)
     return BarReporter(config) if sys.stdout.isatty() else PlainReporter(config)
 
