@@ -20,7 +20,7 @@ from srn_jax.errors import warn
 from srn_jax.runs.signals import show_cursor
 
 PATIENCE = 20.0  # seconds for all to find each other once JAX has started them
-VERDICT = 5.0  # seconds in which another process' failure explains an exception in this one
+VERDICT = 5.0  # seconds in which all hear of a failure, which may explain an exception in others
 _lines: "Lines | None" = None
 
 
@@ -41,6 +41,7 @@ class Lines:
         """
         self.process = process
         self.sockets: list[socket.socket] = []
+        self.listeners: list[threading.Thread] = []
         self.kept: IO[bytes] | None = None  # what is not Python's on standard error
         self.over = False  # nothing that happens to a line from now on is a failure
         if process > 0:
@@ -70,7 +71,9 @@ class Lines:
         """Listen to a line in the background."""
         line.settimeout(None)
         self.sockets.append(line)
-        threading.Thread(target=self.listen, args=(line, other), daemon=True).start()
+        listener = threading.Thread(target=self.listen, args=(line, other), daemon=True)
+        self.listeners.append(listener)
+        listener.start()
 
     def listen(self, line: socket.socket, other: int) -> None:
         """Wait for what a process says, and end with it if that is a failure."""
@@ -88,7 +91,10 @@ class Lines:
         leave(int(failure[2]))
 
     def tell(self, failure: list[Any] | None) -> None:
-        """Say on every line that this process has failed, or that it is done."""
+        """Say on every line that this process has failed, or that it is done.
+
+        Process 0 then waits for the others to end: JAX aborts those that outlive it.
+        """
         self.over = self.process == 0 or failure is not None
         text = "done\n" if failure is None else json.dumps(failure) + "\n"
         for line in self.sockets:
@@ -96,6 +102,11 @@ class Lines:
                 line.sendall(text.encode())
             except OSError:  # that process has gone
                 continue
+        if self.process == 0 and failure is not None:
+            deadline = time.monotonic() + VERDICT
+            for listener in self.listeners:
+                if listener is not threading.current_thread():
+                    listener.join(max(deadline - time.monotonic(), 0))
         if failure is None and self.kept is not None:
             self.kept.seek(0)
             os.write(sys.stderr.fileno(), self.kept.read())
