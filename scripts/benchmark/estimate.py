@@ -111,6 +111,8 @@ def compile_sweep(
     import numpy as np
     from jax.sharding import Mesh, NamedSharding
 
+    from srn_jax.cells.kernels import Kernels
+    from srn_jax.cells.loops import form_for
     from srn_jax.ensemble.packing import pack_for
     from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
     from srn_jax.training.experiment import program_of
@@ -118,7 +120,7 @@ def compile_sweep(
 
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))
-    program = program_of(config, kernel=kernel)
+    program = program_of(config, form=Kernels() if kernel else form_for(target.platform))
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
     own = packing.program[: len(packing.program) // len(devices)]

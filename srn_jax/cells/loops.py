@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.lax import optimization_barrier
 
 HIGHEST = jax.lax.Precision.HIGHEST  # float32 means float32, on TPU (bf16) and GPU (TF32) too
+GPU_UNROLL = 64  # positions in a turn: a loop's counter and condition are launches too
 CellClass = Any  # a class of the family; naming it here would close a circle of imports
 State = Any  # an array [batch, hidden], or a tuple of them, of which the first is h
 
@@ -266,6 +267,13 @@ class Stacked(Form):
             after = jnp.concatenate([dg[1:], jnp.zeros_like(dg[:1])])
         du = product(rows(states).T, rows(after)) + product(initial.T, dg[0])
         return product(rows(features).T, rows(dx)), du
+
+
+def form_for(platform: str) -> Form:
+    """The form of the loops that suits a platform, as JAX or XLA calls it; a GPU's by default."""
+    if platform == "cpu":
+        return InPlace()
+    return Stacked(moves_by_product=True) if platform == "tpu" else Stacked(unroll=GPU_UNROLL)
 
 
 def rows(array: jax.Array) -> jax.Array:

@@ -30,16 +30,13 @@ import jax.numpy as jnp
 from srn_jax.cells.loops import (
     CellClass,
     Form,
-    InPlace,
-    Stacked,
     State,
+    form_for,
     keep_where,
     output,
     product,
     recurrent_side,
 )
-
-GPU_UNROLL = 64  # positions in a turn: a loop's counter and condition are launches too
 
 
 def reference_recurrence(
@@ -138,12 +135,10 @@ recurrence.defvjp(_forward, _backward)
 
 def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
     """`function(form, *arguments)` with the form of the loops that suits the platform."""
-    forms: dict[str, Form] = {
-        "cpu": InPlace(),
-        "tpu": Stacked(moves_by_product=True),
-        "default": Stacked(unroll=GPU_UNROLL),
-    }
+    forms = {platform: form_for(platform) for platform in ("cpu", "tpu", "default")}
     if plan.form is not None:
         forms = plan.form.by_platform()
+    if len(forms) == 1:  # where the platform is known: tracing takes half of the time
+        return function(forms["default"], *arguments)
     branches = {platform: partial(function, form) for platform, form in forms.items()}
     return jax.lax.platform_dependent(*arguments, **branches)

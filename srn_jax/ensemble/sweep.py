@@ -18,6 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from srn_jax.cells.kernels import Kernels
+from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.packing import pack_for
 from srn_jax.tasks.task import (
@@ -68,8 +70,9 @@ class Sweep:
         self.experiments = [one for config in self.configs for one in config.experiments]
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
+        form = Kernels() if kernel else form_for(devices[0].platform)
         number = None if files is None else len(files[first.lengths[0]].train)
-        self.program = program_of(*self.configs, train_examples=number, kernel=kernel)
+        self.program = program_of(*self.configs, train_examples=number, form=form)
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.kernels import (
     HIDDEN_SIZES,
+    Kernels,
     apart,
     at,
     derivative,
@@ -50,11 +51,12 @@ class Settings(NamedTuple):
 
 
 def applies(program: Any) -> bool:
-    """Whether a program's steps can be a kernel; otherwise its loops over time can."""
+    """Whether a program that asks for kernels can have its steps as one, not only its loops."""
     config, task = program.config, program.task
     cell = cell_class(config.cell)
     return (
-        issubclass(cell, Cell)
+        isinstance(program.form, Kernels)
+        and issubclass(cell, Cell)
         and cell.gates == 1  # the registers of more spill
         and {config.hidden_size, config.embedding_size} <= set(HIDDEN_SIZES)
         and isinstance(task.inputs, Tokens)

@@ -15,6 +15,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from srn_jax.cells.kernels import Kernels, check_size
+from srn_jax.cells.loops import Form
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
@@ -49,7 +50,7 @@ class Program:
     probes: tuple[str, ...] = ()
     inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
     train_examples: int = 300
-    kernel: bool = False  # on a GPU: whole blocks of steps, or else the loops over time
+    form: Form | None = None  # of the loops over time; None takes the one that suits the platform
 
     @property
     def steps(self) -> int:
@@ -80,20 +81,20 @@ def program_of(
     config: SweepConfig,
     *others: SweepConfig,
     train_examples: int | None = None,
-    kernel: bool = False,
+    form: Form | None = None,
 ) -> Program:
     """The program of a sweep, and of others that differ in what changes no shape.
 
     Raises:
         UserError: for sizes that the kernels do not know, if they are asked for.
     """
-    if kernel:
+    if isinstance(form, Kernels):
         check_size(config.experiment.hidden_size)
     task = task_of(config)
     every = [config.experiment, *(other.experiment for other in others)]
     inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
     number = train_examples or task.examples * config.experiment.multiplicity
-    return Program(task, config.experiment.program, config.probes, inits, number, kernel)
+    return Program(task, config.experiment.program, config.probes, inits, number, form)
 
 
 class TrainState(NamedTuple):
@@ -194,8 +195,8 @@ def weighted_loss(
     program: Program, parameters: Parameters, batch: Any, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the losses of a batch of `Batches`, and the network's answers."""
-    form = Kernels() if program.kernel else None
-    outputs = network_with(program.task, program.config, parameters)(batch.inputs, mask, form)
+    network = network_with(program.task, program.config, parameters)
+    outputs = network(batch.inputs, mask, program.form)
     losses = program.task.loss(outputs, batch.targets)
     if losses.ndim > 1:  # several answers
         losses = jnp.mean(losses, axis=tuple(range(1, losses.ndim)))
@@ -273,7 +274,7 @@ def run_block(
     nothing = {name: jnp.full(row.shape[1:], jnp.nan) for name, row in histories.steps.items()}
     vector, unravel = ravel_pytree(state.parameters)
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
-        if program.kernel and block_kernel.applies(program):
+        if block_kernel.applies(program):
             parameters, optimizer, losses = block_kernel.train_block(
                 program, data, mask, state.parameters, state.optimizer, first, ends[block] + 1
             )

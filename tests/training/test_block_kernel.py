@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from srn_jax.cells.kernels import Kernels
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.training import block_kernel, experiment
 from srn_jax.training.model import hyperparameters_of
@@ -17,7 +18,7 @@ def program_and_arrays(cell="srn", length=5, width=7):
     settings = ExperimentConfig(
         cell=cell, hidden_size=16, embedding_size=16, steps=42, eval_interval=40
     )
-    program = experiment.program_of(SweepConfig((length,), (0,), settings), kernel=True)
+    program = experiment.program_of(SweepConfig((length,), (0,), settings), form=Kernels())
     prepare = jax.jit(partial(experiment.prepare, program, width))
     return program, prepare(np.uint32(0), np.int32(length), hyperparameters_of(settings))
 
@@ -28,7 +29,7 @@ def test_a_block_is_the_same_training(cell):
     """Forty-one steps: the last batch, of four, and the first one again; then a block of one."""
     program, (state, histories, data) = program_and_arrays(cell)
     assert block_kernel.applies(program)
-    plain = replace(program, kernel=False)
+    plain = replace(program, form=None)
     run = jax.jit(experiment.advance, static_argnums=(0, 2, 3))
     blocks = jnp.int32(0), jnp.int32(2)
     ours, recorded = run(program, data, 7, True, state, histories, *blocks)
@@ -55,4 +56,4 @@ def test_a_block_is_the_same_training(cell):
 )
 def test_what_a_block_kernel_cannot_do_is_left_to_the_loop(settings):
     config = SweepConfig((5,), (0,), ExperimentConfig(**settings))
-    assert not block_kernel.applies(experiment.program_of(config, kernel=True))
+    assert not block_kernel.applies(experiment.program_of(config, form=Kernels()))
