@@ -28,7 +28,6 @@ from srn_jax.tasks.task import (
     Examples,
     check_length,
     cut_inputs,
-    draw_dataset,
     mask_of,
 )
 from srn_jax.training import experiment
@@ -304,16 +303,3 @@ def evaluate_experiments(
 def as_fraction(accuracy: np.ndarray, answers: int) -> np.ndarray:
     """A float32 accuracy over that many answers as the float64 that prints as 0.47."""
     return np.round(np.asarray(accuracy, float) * answers) / answers
-
-
-def draw_test_sets(config: SweepConfig, experiments: Sequence[tuple[int, int]]) -> Examples:
-    """The test sets of some experiments (length, seed), `[experiment, ...]`, as they were drawn."""
-    program, width = program_of(config), max(config.lengths)
-    units = config.experiment.multiplicity
-
-    def draw(length: jax.Array, seed: jax.Array) -> Examples:
-        data_key, _ = jax.random.split(experiment.experiment_key(seed, length))
-        return draw_dataset(program.task, data_key, units, length, width).test
-
-    lengths, seeds = np.array(experiments, np.uint32).T
-    return map_experiments(draw, lengths.astype(np.int32), seeds)

@@ -10,7 +10,7 @@ import pytest
 
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.packing import pack, pack_for
-from srn_jax.ensemble.sweep import Sweep, draw_test_sets, evaluate_experiments
+from srn_jax.ensemble.sweep import Sweep, evaluate_experiments
 from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
 from srn_jax.training import experiment as training
 from srn_jax.training.model import hyperparameters_of
@@ -250,14 +250,6 @@ def test_evaluating_restored_parameters_does_not_depend_on_how_many_there_are(si
     for row in (0, 4):
         one = rows_of((state.best_parameters, test, lengths), slice(row, row + 1))
         assert evaluate_experiments(sweep.program, *one)[1][0] == together[row]
-
-
-def test_the_test_sets_of_some_experiments_are_drawn_again_as_they_were(six):
-    sweep, _, _ = six
-    some = [(3, 1), (8, 0)]
-    again = draw_test_sets(sweep.configs[0], some)
-    rows = [sweep.experiments.index(one) for one in some]
-    assert_same_bits(again, rows_of(sweep.gather(sweep.data.test), rows))
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
