@@ -91,6 +91,7 @@ def test_seeds_and_lengths_have_data_and_weights_of_their_own(six):
     assert len(weights) == len(sets) == 6
 
 
+@pytest.mark.slow
 def test_learning_rates_train_side_by_side_as_they_do_alone(caplog):
     """One program for all of them; and each is what it is alone."""
     rates = [
@@ -122,6 +123,7 @@ def fresh():
     return trained((6, 9), (0, 1), ADDING, side_by_side=4)
 
 
+@pytest.mark.slow
 def test_fresh_data_is_drawn_by_step_and_kept_nowhere(fresh):
     sweep, _, histories = fresh
     assert sweep.data.train is None
@@ -139,6 +141,7 @@ def test_fresh_data_is_drawn_by_step_and_kept_nowhere(fresh):
     assert len(set(histories["train_loss"].ravel().tolist())) == 48
 
 
+@pytest.mark.slow
 def test_fresh_data_does_not_depend_on_what_trains_beside_it(fresh):
     sweep, _, histories = fresh
     _, own = alone(ADDING, 6, 1)
@@ -160,6 +163,7 @@ def test_fresh_digit_sums_have_the_same_development_and_test_set_as_drawn_ones()
     assert_same_bits(*(jax.jit(sets, static_argnums=0)(config) for config in (SHORT, fresh)))
 
 
+@pytest.mark.slow
 def test_a_task_with_several_answers_is_scored_by_answer():
     recall = ExperimentConfig(task="recall", steps=4, eval_interval=2, hidden_size=4)
     sweep, state, _ = trained((6,), (0, 1), recall)
@@ -191,6 +195,7 @@ def test_data_from_files_is_the_same_for_every_seed(tmp_path):
     assert data.overlap.tolist() == [splits[5].overlap] * 2 + [splits[3].overlap] * 2
 
 
+@pytest.mark.slow
 def test_data_of_ones_own_has_its_own_vocabulary_classes_and_sizes(tmp_path):
     """Parity of tokens up to 12, with training, dev and test sets of different sizes."""
     random = np.random.default_rng(0)

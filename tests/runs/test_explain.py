@@ -61,6 +61,7 @@ def test_the_accuracies_are_those_of_the_results_wherever_they_stand(uninterrupt
     assert own.tolist() == results.test_accuracy.tolist()
 
 
+@pytest.mark.slow
 def test_a_diverged_experiment_is_left_out_and_counted(networks, found):
     fewer = examine(SWEEP, networks, np.array([False, True, False, False]), 0.1)
     assert (fewer.diverged, fewer.seed.tolist()) == (1, [0, 0, 1])
@@ -73,6 +74,7 @@ def test_a_diverged_experiment_is_left_out_and_counted(networks, found):
         examine(SWEEP, networks, np.zeros(4, bool), 0.1, [4])
 
 
+@pytest.mark.slow
 def test_progress_reaches_the_end(found, told):
     assert told[-1] == (4 * 5, 4 * 5) and told == sorted(told)  # 3 stages and 2 lengths each
 

@@ -222,6 +222,7 @@ def test_a_strange_number_in_an_old_run_file_is_one_line(tmp_path, seconds):
 # Nothing to score
 
 
+@pytest.mark.slow
 def test_without_best_parameters_there_are_no_scores_anywhere(tmp_path, capsys):
     experiment = with_settings(steps=1, learning_rate=1e30).experiment
     single, folder = SweepConfig((3,), (0,), experiment), tmp_path / "run"
@@ -269,6 +270,7 @@ class Mine(Cell):
 """
 
 
+@pytest.mark.slow
 def test_a_run_keeps_a_file_of_the_users_own_and_needs_no_other(tmp_path):
     own, folder = tmp_path / "mine.py", tmp_path / "run"
     own.write_text(CELL)

@@ -57,6 +57,7 @@ def test_what_differs_in_no_shape_trains_together():
     assert groups_of(group) == [[group[0], group[2]], [group[1]]]
 
 
+@pytest.mark.slow
 def test_runs_that_train_together_are_those_that_train_alone(both, uninterrupted, other):
     reporter = Recorder()
     run_group(members(both), reporter)
@@ -112,6 +113,7 @@ def test_a_refusal_of_one_run_touches_none(both, tmp_path):
     assert contents_of(both) == before and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_variants_that_were_stopped_go_on_where_they_were(tmp_path, monkeypatch, uninterrupted):
     variants = [SWEEP, with_settings(hidden_size=4)]
     told = [stop_at(7), Recorder(), Recorder()]

@@ -24,6 +24,7 @@ def losses_of(contender, config, steps=38):
     return np.asarray(losses)
 
 
+@pytest.mark.slow
 def test_the_plain_scan_trains_the_same_experiments():
     sweep = Sweep(CONFIG)
     sweep.advance(0, len(sweep.eval_steps))
@@ -32,6 +33,7 @@ def test_the_plain_scan_trains_the_same_experiments():
     assert losses_of("plain-scan", CONFIG) == pytest.approx(ours, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["srn", "lstm", "gru"])
 def test_flax_trains_the_same_experiments_from_weights_of_its_own(cell):
     config = SweepConfig((3, 7), (0, 1), ExperimentConfig(epochs=1, cell=cell))

@@ -54,6 +54,7 @@ def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(
     assert f"{copy.relative_to(own)} has changed since the run began" in changed.stderr
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_trains_and_is_evaluated_without_its_file(own, run_here):
     settings = ("--length", 5, "--task", "parity.py:Parity", "--fresh-data")
     done = run_here("sweep.py", *SMALL[3:], *settings, "--out", "run")

@@ -94,6 +94,7 @@ def test_the_log_has_the_textbooks_lines_of_the_first_seed(run):
     assert log[-1] == "[Train] Training done!"
 
 
+@pytest.mark.slow
 def test_textbook_prints_the_books_lines_while_it_trains_on_the_books_files(
     run_here, tmp_path, monkeypatch
 ):
@@ -160,6 +161,7 @@ def test_evaluate_predicts_a_sequence(run, run_here):
     assert done.stdout.splitlines()[-1] == end
 
 
+@pytest.mark.slow
 def test_evaluate_predicts_any_tokens_and_marks_nothing_where_no_answer_is_known(
     run_here, tmp_path
 ):
@@ -208,6 +210,7 @@ def test_plot_draws_one_run_again_and_compares_several(run, run_here, tmp_path):
     assert (tmp_path / "both" / "figures" / "comparison.pdf").exists()
 
 
+@pytest.mark.slow
 def test_several_values_of_an_option_are_trained_and_compared(run_here, tmp_path):
     options = ("--learning-rate", 0.01, 0.02, "--recurrent-init", "xavier", "identity")
     small = ("--platform", "cpu", "--lengths", 3, "--seeds", 2, "--steps", 9)
@@ -228,6 +231,7 @@ def test_several_values_of_an_option_are_trained_and_compared(run_here, tmp_path
     assert (tmp_path / "study" / "comparison.md").read_bytes() == comparison
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_on_files(run_here, tmp_path):
     data = tmp_path / "data"
     assert run_here("generate_data.py", "--out", data, "--lengths", 4, 3).returncode == 0

@@ -37,6 +37,7 @@ def test_padding_is_on_the_left_and_changes_no_draw(task):
     assert np.array_equal(padded.targets, plain.targets)
 
 
+@pytest.mark.slow
 @by_task
 def test_one_vmap_draws_all_lengths_and_seeds_as_they_are_drawn_alone(task):
     lengths, seeds = jnp.array([6, 9]), jnp.array([0, 7])

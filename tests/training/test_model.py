@@ -110,6 +110,7 @@ def test_initial_parameters_have_the_textbooks_distributions(cell, gates):
             assert quantiles == pytest.approx([-0.8, -0.5, 0, 0.5, 0.8], abs=0.06)
 
 
+@pytest.mark.slow
 def test_the_initialiser_and_the_forget_bias_can_be_data():
     """Under one `vmap`, with all initialisers in the program: the same draws to the bit."""
     inits = ("orthogonal", "xavier", "identity")

@@ -108,6 +108,7 @@ def test_evaluation_steps_at_the_edges(steps, interval, expected):
     assert program.step_of.max(axis=1).tolist() == expected  # a block ends with its evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "interval"), [("srn", 100), ("gru", 7)])
 def test_the_history_is_that_of_a_plain_loop(cell, interval):
     """The blocks, the batches, the evaluations and the best parameters, written out in Python."""
@@ -168,6 +169,7 @@ def test_the_history_is_that_of_a_plain_loop(cell, interval):
         assert np.asarray(ours) == pytest.approx(np.asarray(theirs), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_best_parameters_are_kept_at_strict_improvements_only():
     config = dataclasses.replace(SHORT, eval_interval=1, epochs=3)
     dataset, program = dataset_of(), program_of(config)
@@ -187,6 +189,7 @@ def test_blocks_can_be_run_in_any_portions_to_the_bit():
     assert_same_bits(at_once, in_parts)
 
 
+@pytest.mark.slow
 def test_padding_changes_no_step_of_training():
     """By the mask of a sweep: the same experiments, prepared at their own length and at 15."""
     config = dataclasses.replace(SHORT, epochs=4)
@@ -338,6 +341,7 @@ def test_probes_record_norms_of_the_gradient_before_clipping():
         assert float(recorded[f"parameter_norm.{name}"]) == pytest.approx(before, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_probes_become_histories_and_change_no_training():
     config = dataclasses.replace(SHORT, cell="lstm", epochs=2)
     _, history = train(config)
