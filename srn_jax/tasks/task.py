@@ -81,7 +81,9 @@ class Task:
             key: a typed PRNG key, the only source of randomness.
             number: how many.
             length: scalar, positions of each sequence; it may be traced.
-            width: the width to pad to on the left, at least `length`.
+            width: the width to pad to on the left, at least `length`. It is that of a run's longest
+                sequences, so what is drawn should not depend on it: with `shape=(width, number)`,
+                taken from the last position on, it does not.
 
         Returns:
             Examples with `inputs [number, width, ...]`.
