@@ -93,6 +93,7 @@ def test_progress_reaches_the_end(found, told):
     assert told[-1] == (4 * 4, 4 * 4) and told == sorted(told)  # 3 stages, and all lengths at once
 
 
+@pytest.mark.slow
 def test_the_script_explains_variants_one_by_one_and_side_by_side(
     uninterrupted, tmp_path, run_here
 ):
@@ -132,6 +133,7 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
     assert status == 2 and len(complaints) == 1
 
 
+@pytest.mark.slow
 def test_several_answers_and_gates_are_explained(tmp_path):
     settings = ExperimentConfig(**SMALL | {"task": "recall", "cell": "lstm", "epochs": 1})
     run_sweep(SweepConfig((6,), (0,), settings), tmp_path / "run", Recorder())
@@ -140,6 +142,7 @@ def test_several_answers_and_gates_are_explained(tmp_path):
     assert (tmp_path / "out/gate_F.png").exists()
 
 
+@pytest.mark.slow
 def test_networks_are_examined_with_the_data_that_they_were_trained_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(PARITY)
@@ -152,6 +155,7 @@ def test_networks_are_examined_with_the_data_that_they_were_trained_on(tmp_path,
     assert len(set(results.test_accuracy)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [{"task": "adding", "cell": "gru"}, {"cell": "own.py:Mean"}])
 def test_other_tasks_and_cells_are_examined_too(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

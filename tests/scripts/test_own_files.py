@@ -91,7 +91,13 @@ def test_a_mistake_in_ones_own_cell_is_one_line_with_its_place(name, own, run_he
     assert not own.joinpath("run").exists()
 
 
-@pytest.mark.parametrize(("lengths", "status"), [("", 2), (", seq_lengths=mask.sum(axis=1)", 0)])
+@pytest.mark.parametrize(
+    ("lengths", "status"),
+    [
+        ("", 2),
+        pytest.param(", seq_lengths=mask.sum(axis=1)", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own, run_here):
     both = "nnx.Bidirectional(self.rnn, self.rnn, merge_fn=lambda a, b: a + b)"
     text = own.joinpath("mine.py").read_text()
@@ -111,7 +117,7 @@ def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own
     [
         ("return Examples(bits", "return Examples(bits[:, 1:]", "draw gives inputs (100, 5)"),
         ("axis=1) % 2", "axis=1, keepdims=True) % 2", "draw gives targets (100, 1)"),
-        ("% 2)", "% two)", "parity.py, line 15: NameError: name 'two' is not defined"),
+        ("% 2)", "% two)", "parity.py, line 16: NameError: name 'two' is not defined"),
         ("outputs = 2", "outputs = 'two'", "parity.py: TypeError: "),
         ("def draw(", "def drew(", "Parity: no method draw(key, number, length, width)"),
     ],
