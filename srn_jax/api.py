@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from srn_jax.analysis import report
 from srn_jax.analysis.results import Histories, Results, Run
 from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
@@ -64,12 +66,12 @@ class TrainedRun:
 
 
 def train(
-    lengths: Iterable[int] = TEXTBOOK_LENGTHS,
+    lengths: int | Iterable[int] = TEXTBOOK_LENGTHS,
     seeds: int | Iterable[int] = 8,
     *,
     folder: str | Path | None = None,
     data: str | Path | None = None,
-    probes: Iterable[str] = (),
+    probes: str | Iterable[str] = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> TrainedRun:
@@ -92,10 +94,12 @@ def train(
     known = [field.name for field in dataclasses.fields(ExperimentConfig)]
     if unknown := settings.keys() - set(known):
         raise UserError(f"no setting {sorted(unknown)[0]!r}, expected one of {', '.join(known)}")
-    lengths = tuple(map(int, lengths))
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(int, seeds))
-    files = None if data is None else read_data(str(data), lengths)[0]
-    config = SweepConfig(lengths, seeds, ExperimentConfig(**settings), files, tuple(probes))
+    settings = {name: plain(value) for name, value in settings.items()}
+    lengths, seeds = several(lengths), plain(seeds)
+    seeds = tuple(range(seeds)) if isinstance(seeds, int) else several(seeds)
+    config = SweepConfig(lengths, seeds, ExperimentConfig(**settings), None, several(probes))
+    if data is not None:
+        config = dataclasses.replace(config, data=read_data(str(data), lengths)[0])
     start_jax()
     from srn_jax.analysis.drawing import helper
     from srn_jax.cli.study import run_study
@@ -115,6 +119,17 @@ def train(
     except Interrupted:
         raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
     return load_run(where)
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's, anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def several(values: Any) -> tuple[Any, ...]:
+    """One value or several as a tuple; a text is one."""
+    one = isinstance(values, str) or not isinstance(values, Iterable)
+    return (plain(values),) if one else tuple(map(plain, values))
 
 
 def load_run(folder: str | Path) -> TrainedRun:
@@ -139,7 +154,12 @@ def compare(
         runs: by the names under which they are shown.
         folder: where the comparison is written.
         baseline: the name of the run that others are compared with; None for the first.
+
+    Raises:
+        UserError: for no runs, or no such baseline.
     """
+    if not runs:
+        raise UserError("there is no run to compare, give at least one")
     from srn_jax.cli.publish import COMPARISON, publish_comparison
 
     own = {name: trained.run for name, trained in runs.items()}

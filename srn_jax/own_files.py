@@ -68,7 +68,7 @@ def own_mistakes(*paths: Path | None) -> Iterator[None]:
         if error.filename not in own:
             raise
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
         if not lines:
             raise

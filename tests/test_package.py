@@ -85,6 +85,35 @@ def test_a_wrong_setting_from_python_is_one_line():
         srn_jax.train([0], 1)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (([5.9, 8], 2), "--lengths must be a whole number .* got 5.9"),
+        (("5", 1), "--lengths must be a whole number .* got '5'"),
+        ((5, 1.0), "--seeds .* got 1.0"),
+        ((np.int64(5), "x"), "--seeds .* got 'x'"),
+        ((np.array([5, 6]), np.int64(0)), "--seeds is empty"),
+    ],
+)
+def test_what_is_no_whole_number_is_not_rounded(arguments, says):
+    with pytest.raises(srn_jax.UserError, match=says):
+        srn_jax.train(*arguments)
+
+
+def test_one_value_may_stand_for_a_list_and_numbers_may_be_numpys(trained, tmp_path):
+    settings = SMALL | {"learning_rate": np.float64(1e-3)}
+    run = srn_jax.train(3, np.int64(1), folder=tmp_path, probes="update-norm", **settings)
+    assert run.results.length.tolist() == [3] and "update_norm.W" in run.histories.steps
+    with pytest.raises(srn_jax.UserError, match="there is no run to compare"):
+        srn_jax.compare({})
+    for inputs in (np.zeros((1, 0), int), [3, 4, 0], [[[3, 4, 0]]]):
+        with pytest.raises(
+            srn_jax.UserError, match=r"inputs must be \[batch, time\] and not empty"
+        ):
+            run.network(3, 0)(inputs)
+    assert run.network(3, 0)([[3, 4, 0]]).shape == (1, 19)
+
+
 def test_every_file_of_the_package_is_in_a_wheel():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert settings["packages"] == {"find": {"include": ["srn_jax*"]}}

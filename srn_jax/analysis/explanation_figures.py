@@ -63,7 +63,7 @@ def panels(
             axes.set(title=title, xlabel=look.say(across))
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
             if place % columns == 0:
-                axes.set_ylabel(look.say(labels[row]))
+                axes.set_ylabel(labels[row])
         legend_below(figure)
     return figure
 
@@ -79,7 +79,7 @@ def stage_figure(
             style = RUN_COLORS[stage], ("-", "--", "-.")[stage]
             draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, look.say(name))
 
-    return panels(found.lengths, [draw], [label], look, across)
+    return panels(found.lengths, [draw], [look.say(label)], look, across)
 
 
 def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -> Figure:
@@ -101,7 +101,7 @@ def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -
         axes.axhline(chance, color="0.4", linestyle=":", label=look.say("chance"))
         axes.set_ylim(0, 1.03)
 
-    return panels(found.lengths, [draw], ["accuracy of a linear readout"], look)
+    return panels(found.lengths, [draw], [look.say("accuracy of a linear readout")], look)
 
 
 def unseen_figure(found: Explanation, look: Look) -> Figure:
@@ -148,19 +148,20 @@ def comparison_figure(
 ) -> Figure:
     """What linear readouts find of the answer at each position, of several runs side by side.
 
-    Means with 95 % intervals over seeds, for the longest lengths that all have: all networks before
-    training and at the best step above; solvers and others at the best step below, where enough
-    are of that kind for an interval.
+    It is the first target where no target is the whole answer. Means with 95 % intervals over
+    seeds, for the longest lengths that all have: all networks before training and at the best step
+    above; solvers and others at the best step below, where enough are of that kind for an interval.
     """
+    shown = common_lengths(found)[-MOST_COMPARED:]
 
-    def draw(shown: Sequence[tuple[str, int, str, str]], axes: Axes, length: int) -> None:
+    def draw(lines: Sequence[tuple[str, int, str, str]], axes: Axes, length: int) -> None:
         for place, (name, run) in enumerate(found.items()):
             target = run.targets[run.is_answer.argmax()]
-            for group, stage, words, line in shown:
+            for group, stage, words, line in lines:
                 key = f"readout of {target}", STAGES[stage], length, group
                 columns = "measure", "stage", "length", "group"
                 rows = [r for r in curves_of[name] if tuple(r[c] for c in columns) == key]
-                if not rows or rows[0]["networks"] < FEWEST:
+                if not rows or (group != ALL and rows[0]["networks"] < FEWEST):
                     continue
                 at = [row["position"] for row in rows]
                 color = RUN_COLORS[place % len(RUN_COLORS)]
@@ -174,10 +175,23 @@ def comparison_figure(
 
     stages = ((ALL, BEST, "trained", "-"), (ALL, START, "before training", ":"))
     groups = ((SOLVERS, BEST, "solvers", "-."), (OTHERS, BEST, "others", "--"))
-    draws = [partial(draw, stages), partial(draw, groups)]
-    label = "accuracy of a linear\nreadout of the answer"
-    shown = common_lengths(found)[-MOST_COMPARED:]
-    return panels(shown, draws, [f"{label}: all", f"{label}: by outcome"], look)
+    target = next(iter(found.values())).targets[0]
+    if all(run.is_answer.any() for run in found.values()):
+        target = "the answer"
+    rows_of_panels = {
+        "accuracy of a linear\nreadout of {target}: all": stages,
+        "accuracy of a linear\nreadout of {target}: by outcome": groups,
+    }
+    sizes = [
+        run.groups(length)[group].sum()
+        for run in found.values()
+        for length in shown
+        for group in (SOLVERS, OTHERS)
+    ]
+    if max(sizes) < FEWEST:
+        rows_of_panels.popitem()
+    labels = [look.say(words, target=look.say(target)) for words in rows_of_panels]
+    return panels(shown, [partial(draw, row) for row in rows_of_panels.values()], labels, look)
 
 
 def common_lengths(found: Mapping[str, Explanation]) -> list[int]:

@@ -87,7 +87,7 @@ class Look:
             figure = Figure(figsize=(wide, ratio * wide), dpi=PNG_DPI, layout="constrained")
             FigureCanvasAgg(figure)
             if self.title:
-                figure.suptitle(self.title)
+                figure.suptitle(self.title, wrap=True)
             yield figure
 
     @contextmanager

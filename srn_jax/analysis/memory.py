@@ -27,6 +27,10 @@ MOST_CLASSES = 1000  # among which a readout chooses
 SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
 
 
+class NoGates(UserError):
+    """A cell names no gates."""
+
+
 class Material(NamedTuple):
     """What a network is examined with; labels are whole numbers, a row a probe target."""
 
@@ -289,5 +293,5 @@ def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
         before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
         values = cell.gate_values(side, *sides_of(cell, before))
     if not values:
-        raise UserError(f"{type(cell).__name__} has no gates to show, leave out --gates")
+        raise NoGates(f"{type(cell).__name__} has no gates to show, leave out --gates")
     return {name: gate[:, 0].T for name, gate in values.items()}

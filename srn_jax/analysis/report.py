@@ -45,12 +45,16 @@ EXPLOSION_HEADER = ["length", "seeds", "exploded", "95 % interval", "dead", "95 
 EXPLOSION_NOTE = (
     "Exploded: the share of seeds in which the L2 norm of a tensor's gradient, before clipping, "
     f"was above {EXPLOSION:,.0f} or not finite at any step. Dead: the share in which every "
-    "gradient was exactly 0 at the last step, as saturated units leave it. Wilson's intervals."
+    "gradient of the last epoch was exactly 0, as saturated units leave it. Wilson's intervals."
 )
 STRIDE_NOTE = "One training loss in {stride} is drawn (one in 100 in the textbook)."
 SPIKES_NOTE = (
     "An epoch has {epoch} steps, so every {period:,} steps the same batch is met again, and a hard "
     "one shows as a regular spike; the overview has the mean of each epoch instead."
+)
+UNSCORED_NOTE = (
+    "{number} experiments gave no right answer in any evaluation, so they have no best parameters "
+    "and no scores."
 )
 FRESH_NOTE = "The overview has means of {epoch} steps, in which every example is new."
 PROVENANCE = ("device", "processor", "date", "commit")  # in a run file
@@ -131,6 +135,8 @@ def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
     for length in np.unique(results.length[results.diverged]):
         gone = results.seed[results.diverged & (results.length == length)]
         blocks += [f"Diverged at length {length}: seeds {listed(gone)}."]
+    if (unscored := results.unscored.sum()) > 0:
+        blocks += [UNSCORED_NOTE.format(number=unscored)]
     if lengths.size > 1:
         blocks += ["## From one length to the next", markdown_table(change_cells(results))]
     if rows := explosion_rows(run):

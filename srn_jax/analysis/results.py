@@ -61,6 +61,11 @@ class Results:
     def __len__(self) -> int:
         return len(self.length)
 
+    @property
+    def unscored(self) -> np.ndarray:
+        """Which did not diverge and yet have no best parameters, `[experiment]`."""
+        return np.isnan(self.best_dev_accuracy) & ~self.diverged
+
     def of_length(self, length: int) -> "Results":
         """The rows of one sequence length, in the order of the sweep's seeds."""
         rows = self.length == length

@@ -73,7 +73,7 @@ class Explosions:
     seeds: int
     share_exploded: float  # the norm of a tensor's gradient, before clipping, was over EXPLOSION
     exploded_interval: Interval  # 95 % Wilson interval
-    share_dead: float  # every gradient was exactly 0 at the last step: all units are saturated
+    share_dead: float  # every gradient of the last epoch was exactly 0: all units are saturated
     dead_interval: Interval  # 95 % Wilson interval
 
 
@@ -201,7 +201,7 @@ def explosions(histories: Histories) -> tuple[Explosions, ...]:
     norms = np.stack([histories.steps[name] for name in names])  # [tensor, experiment, step]
     exploded = np.any((norms > EXPLOSION) | np.isinf(norms), axis=(0, 2))
     exploded |= np.isnan(norms).any(axis=(0, 2))
-    dead = np.all(norms[..., -1] == 0, axis=0)
+    dead = np.all(norms[..., -histories.steps_an_epoch :] == 0, axis=(0, 2))
     found = []
     for length in np.unique(histories.length).tolist():
         rows = histories.length == length

@@ -66,7 +66,8 @@ def sweep(arguments: list[str]) -> None:
                 begin_with_more_seeds(finished, configs, folder, how)
             run_study(configs, folder, how, process, bool(options.textbook))
         except Interrupted as stop:
-            again = ["--resume", str(folder)] if finished is None else arguments
+            resume = ["--resume", str(folder), *(["--kernel"] if options.kernel else [])]
+            again = resume if finished is None else arguments
             print(f"stopped; to go on: {shlex.join([*called, *again])}")
             sys.exit(128 + stop.signal)
 
@@ -160,6 +161,7 @@ def explain(arguments: list[str]) -> None:
     between(0, 1)("--threshold", options.threshold)
     given = Path(options.run)
     run_folder.runs_in(given)  # what is no run should be said before JAX starts
+    run_folder.check_place(Path(options.out or given / "explanation"))
     look = cli.look_of(options)
     cli.start_platform(options)
     from srn_jax.cli.explain import explain_all

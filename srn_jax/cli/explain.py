@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import jax
@@ -16,8 +17,8 @@ from srn_jax.analysis.figures import gate_figure
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
 from srn_jax.cli.answers import parse_tokens
 from srn_jax.config import SweepConfig
-from srn_jax.errors import UserError
-from srn_jax.runs.examine import examine
+from srn_jax.errors import UserError, warn
+from srn_jax.runs.examine import NothingToExplain, examine
 from srn_jax.runs.folder import read_finished, read_run, runs_in
 from srn_jax.runs.restore import find_experiment, restore
 from srn_jax.tasks import task_of
@@ -39,17 +40,30 @@ def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Pa
     out = Path(options.out or given / "explanation")
     found: dict[str, Explanation] = {}
     paths: list[Path] = []
+    if len(runs) == 1:
+        return explain(runs[0], out, options, look)[1]
     for run in runs:
-        folder = out if len(runs) == 1 else out / run.name
-        found[run.name], written = explain(run, folder, options, look)
+        try:
+            found[run.name], written = explain(run, out / run.name, options, look, alone=False)
+        except NothingToExplain as error:
+            warn(f"{run} is left out: {error}")
+            continue
         paths += written
-    return paths + (write_comparison(found, out, look) if len(runs) > 1 else [])
+    if not found:
+        raise UserError(f"{given}: every run diverged, so there is nothing to explain")
+    return paths + (write_comparison(found, out, look) if len(found) > 1 else [])
 
 
 def explain(
-    run: Path, folder: Path, options: argparse.Namespace, look: Look = DEFAULT_LOOK
+    run: Path,
+    folder: Path,
+    options: argparse.Namespace,
+    look: Look = DEFAULT_LOOK,
+    alone: bool = True,
 ) -> tuple[Explanation, list[Path]]:
     """Do for one run what the options of `scripts/explain.py` say; returns also what was written.
+
+    A cell without gates is an error only where the run is alone.
 
     Raises `UserError` for a run that is not finished or cannot be explained, and for gates that
     cannot be shown.
@@ -61,7 +75,9 @@ def explain(
     config = trained["best"].config
     gates: dict[str, np.ndarray] = {}
     if options.gates is not None:  # what is wrong with the sequence should show now
-        gates, tokens = gates_along(config, trained["best"].parameters, options.gates, options.seed)
+        with nullcontext() if alone else suppress(memory.NoGates):
+            best = trained["best"].parameters
+            gates, tokens = gates_along(config, best, options.gates, options.seed)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("examining networks", total=None)
         found = examine(
@@ -91,7 +107,10 @@ def gates_along(
     if not isinstance(task.inputs, Tokens):
         raise UserError("--gates is for tasks of whole numbers, this one has vectors")
     tokens = parse_tokens(text, task.inputs.vocabulary, "--gates")
-    row = find_experiment(config, len(tokens), config.seeds[0] if seed is None else seed)
+    try:
+        row = find_experiment(config, len(tokens), config.seeds[0] if seed is None else seed)
+    except UserError as error:
+        raise UserError(f"--gates has {len(tokens)} tokens: {error}") from None
     network = network_with(task, config.experiment, jax.tree.map(lambda array: array[row], best))
     found = memory.gates_of(network, jnp.asarray(tokens)[None])
     return {name: np.asarray(values) for name, values in found.items()}, tokens.tolist()

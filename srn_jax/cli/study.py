@@ -55,7 +55,7 @@ def run_study(
         UserError: if a folder holds something else.
     """
     for config in configs:
-        try_out(config)
+        try_out(config, options.kernel)
     if len(configs) == 1:
         only = {folder.name: Member(folder, configs[0])}
         return run_and_publish(only, options, process, textbook)
@@ -128,6 +128,8 @@ def publish_run(folder: Path, run: Run, process: Helper | None) -> None:
     diverged = int(results.diverged.sum())
     if diverged:
         say(f"{diverged} of {len(results)} experiments diverged, see {folder / RESULTS_FILE}")
+    if (unscored := results.unscored.sum()) > 0:
+        say(fill(report.UNSCORED_NOTE.format(number=unscored), WIDTH))
 
 
 def closing_lines(run: Run, config: SweepConfig) -> list[str]:

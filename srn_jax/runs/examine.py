@@ -23,6 +23,10 @@ from srn_jax.training.model import Parameters, hyperparameters_of, new_network, 
 SHOWN = 8  # test sequences along which Jacobians are taken
 
 
+class NothingToExplain(UserError):
+    """Every experiment diverged."""
+
+
 def examine(
     config: SweepConfig,
     trained: dict[str, Parameters],
@@ -50,7 +54,7 @@ def examine(
     every, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
     rows = np.concatenate([np.flatnonzero((every == n) & ~diverged) for n in chosen])
     if not rows.size:
-        raise UserError("every experiment diverged, so there is no network to explain")
+        raise NothingToExplain("every experiment diverged, so there is no network to explain")
     files = read_data_of(config)
     program = program_in(config, files)
     start, data, order = draw(config, program, chosen, files)

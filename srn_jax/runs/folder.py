@@ -70,6 +70,7 @@ MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFI
 def read_run(folder: Path) -> dict[str, Any]:
     """The run file of a run folder; raises `UserError` if it is missing or damaged."""
     path = folder / RUN_FILE
+    check_single(folder)
     info = read_manifest(path)
     try:
         if "sha256" not in info:  # of an old version, which nothing but its look vouches for
@@ -256,6 +257,13 @@ def read_configs(folder: Path) -> list[SweepConfig]:
     if os.path.lexists(folder / STUDY_FILE):
         return [*read_study(folder).values()]
     return [config_in(folder, read_run(folder)["settings"])]
+
+
+def check_single(folder: Path) -> None:
+    """Raise `UserError` for a folder of several variants, where a run is wanted."""
+    if os.path.lexists(folder / STUDY_FILE) and not os.path.lexists(folder / RUN_FILE):
+        runs = ", ".join(map(str, runs_in(folder)))
+        raise UserError(f"{folder} holds several runs, choose one: {runs}")
 
 
 def runs_in(folder: Path) -> list[Path]:

@@ -58,6 +58,7 @@ def restore(
     """
     if which not in ("best", "last"):
         raise UserError(f"which must be 'best' or 'last', got {which!r}")
+    run_folder.check_single(Path(run))
     newest = checkpoint.restore(Path(run), warn=warn)
     if newest is None:
         raise UserError(f"{run}: no checkpoint in it, expected the folder of a run")

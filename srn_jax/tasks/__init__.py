@@ -29,8 +29,11 @@ def task_of(config: SweepConfig) -> Task:
     if not OWN.fullmatch(name):
         return new_task(BY_NAME[name])
     found = load_class(name)
-    with own_mistakes(path_of(name)):
-        task = new_task(found)
+    try:
+        with own_mistakes(path_of(name)):
+            task = new_task(found)
+    except TypeError as error:  # of the call itself
+        raise UserError(f"{name}: a task is made without arguments ({error})") from None
     missing = [a for a in ("inputs", "outputs", "draw") if not hasattr(task, a)]
     if missing or not isinstance(task, Task):
         lack = f"no {missing[0]}" if missing else "not a subclass of srn_jax.Task"

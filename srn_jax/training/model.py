@@ -115,9 +115,13 @@ class Network(nnx.Module):
             form: of the loops over time; None takes the one that suits the platform.
 
         Raises:
-            UserError: a `ValueError`, for tokens out of range.
+            UserError: a `ValueError`, for tokens out of range, or another shape.
         """
-        if hasattr(self, "vocabulary"):
+        inputs, tokens = jnp.asarray(inputs), hasattr(self, "vocabulary")
+        if inputs.ndim != (2 if tokens else 3) or inputs.shape[1] == 0:
+            wanted = "[batch, time]" if tokens else "[batch, time, size]"
+            raise UserError(f"inputs must be {wanted} and not empty, got shape {inputs.shape}")
+        if tokens:
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
         if self.answers == 1:
             return self.output(self.states(inputs, mask, Plan(True, form)))

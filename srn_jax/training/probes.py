@@ -4,6 +4,7 @@ A probe of your own is a class whose instances are called with a `Step`; its nam
 are kept in checkpoints, written to `histories.npz` and drawn.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from srn_jax.checks import OWN
+from srn_jax.errors import UserError
 from srn_jax.own_files import load_class
 
 LOSS = "train_loss"
+NAME = re.compile(r"[\w.-]+")  # of what is recorded: it becomes part of a figure's file
 
 
 class Step(NamedTuple):
@@ -50,8 +53,19 @@ BY_NAME: dict[str, Probe] = {
 
 
 def record(names: tuple[str, ...], step: Step) -> dict[str, jax.Array]:
-    """The loss, and what the named probes see."""
+    """The loss, and what the named probes see; raises `UserError` for what is no record."""
     found = loss(step)
     for name in names:
-        found |= (load_class(name)() if OWN.fullmatch(name) else BY_NAME[name])(step)
+        new: Any = (load_class(name)() if OWN.fullmatch(name) else BY_NAME[name])(step)
+        if not isinstance(new, dict):
+            raise UserError(f"{name}: a probe gives a dictionary of scalars by name")
+        for key, value in new.items():
+            if key in found or not NAME.fullmatch(str(key)):
+                raise UserError(
+                    f"{name}: {key!r} is no name for a record, expected letters, digits and ._- "
+                    f"and none of {', '.join(found)}"
+                )
+            if jnp.shape(value) != ():
+                raise UserError(f"{name}: {key} has shape {value.shape}, expected a scalar")
+            found[key] = jnp.asarray(value, jnp.float32)
     return found

@@ -296,7 +296,7 @@ def test_durations_are_told_for_people(seconds, text):
 
 
 def test_exploding_gradients_are_in_the_report_and_the_comparison_of_runs_that_recorded_them():
-    norms = np.array([[13, 2000, 0], [13, 40, 5], [13, 40, 5]], np.float32)
+    norms = np.array([[13, 2000, 0, 0], [13, 40, 5, 0], [13, 40, 5, 5]], np.float32)
     nothing = np.zeros((3, 0), np.float32)
     histories = Histories(
         length=np.full(3, 5),

@@ -318,7 +318,13 @@ def histories_of_norms(norms):
 
 
 def test_gradients_explode_over_1000_and_may_leave_a_network_dead():
-    norms = [[13, 9000, 0], [13, 40, 1000], [13, np.nan, np.nan], [13, 40, 0], [13, 1001, 5]]
+    norms = [
+        [13, 9000, 0, 0],
+        [13, 40, 1000, 0],  # the last of the epoch alone is none
+        [13, np.nan, np.nan, np.nan],
+        [13, 40, 0, 0],
+        [13, 1001, 5, 5],
+    ]
     (found,) = explosions(histories_of_norms(norms))
     assert (found.length, found.seeds) == (20, 5)
     assert (found.share_exploded, found.share_dead) == (0.6, 0.4)

@@ -460,6 +460,7 @@ def test_a_mistake_costs_one_clear_line(script, arguments, says, world, monkeypa
         ("--resume runs-of/data-gone", "nowhere/3/train.txt: cannot be read"),
         ("--cell gone.py:Mine", "gone.py: cannot be read (No such file"),
         ("--probe gone.py:Mine", "gone.py: cannot be read (No such file"),
+        ("--kernel --hidden-size 8 --out new", "--kernel takes a hidden size of 16, 32, 64, got 8"),
     ],
 )
 def test_a_mistake_that_only_jax_sees_costs_one_line_too(

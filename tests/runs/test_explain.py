@@ -17,6 +17,7 @@ from srn_jax.runs.examine import examine
 from srn_jax.runs.folder import write_study
 from srn_jax.runs.group import run_sweep
 from srn_jax.runs.restore import restore
+from srn_jax.runs.settings import variants_of
 from srn_jax.tasks import task_of
 from srn_jax.training.model import new_network, parameters_of
 
@@ -98,12 +99,17 @@ def test_the_script_explains_variants_one_by_one_and_side_by_side(
     uninterrupted, tmp_path, run_here
 ):
     study = tmp_path / "study"
-    write_study(study, [with_settings(learning_rate=rate) for rate in (1e-3, 2e-3)])
-    names = ["learning_rate=0.001", "learning_rate=0.002"]
+    configs = [with_settings(learning_rate=rate) for rate in (1e-3, 2e-3, 1e30)]
+    write_study(study, configs)
+    *names, exploding = variants_of(configs)
+    assert names == ["learning_rate=0.001", "learning_rate=0.002"]
     for name in names:
         shutil.copytree(uninterrupted, study / name)
-    done = run_here("explain.py", study, "--platform", "cpu")
-    assert (done.returncode, done.stderr) == (0, "")
+    run_sweep(configs[-1], study / exploding, Recorder())
+    done = run_here("explain.py", study, "--platform", "cpu", "--gates", "1 2 0")
+    left_out = f"warning: {study / exploding} is left out: every experiment diverged"
+    assert done.returncode == 0 and done.stderr.startswith(left_out)
+    assert done.stderr.count("\n") == 1
     out = study / "explanation"
     assert str(out / names[1] / "explanation.md") in done.stdout
     for name in names:
@@ -112,6 +118,9 @@ def test_the_script_explains_variants_one_by_one_and_side_by_side(
     rows = list(csv.DictReader((out / "differences.csv").read_text().splitlines()))
     assert {(row["run"], row["less"], float(row["mean"])) for row in rows} == {(*names[::-1], 0.0)}
     assert (out / "why.png").exists()
+    one = run_here("evaluate.py", study, "--platform", "cpu")
+    says = f"error: {study} holds several runs, choose one: {study / names[0]}, "
+    assert one.returncode == 2 and one.stderr.startswith(says)
 
 
 def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tmp_path):
@@ -121,7 +130,11 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
         (stopped_once, OPTIONS, "is not finished"),
         (empty, OPTIONS, "no checkpoint in it"),
         (uninterrupted, with_options(gates="1 2 0"), "SRN has no gates"),
-        (uninterrupted, with_options(gates="1 2 0 0"), "the run has no length 4"),
+        (
+            uninterrupted,
+            with_options(gates="1 2 0 0"),
+            "--gates has 4 tokens: the run has no length 4",
+        ),
         (uninterrupted, with_options(gates="1 2 0", seed=7), "the run has no seed 7"),
         (uninterrupted, with_options(gates="1 2 x"), "--gates wants numbers 0 to 9"),
     ):

@@ -91,6 +91,56 @@ def test_a_mistake_in_ones_own_cell_is_one_line_with_its_place(name, own, run_he
     assert not own.joinpath("run").exists()
 
 
+CELLS = """
+from flax import nnx
+
+class Plain:
+    pass
+
+class Random(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, inputs, mask):
+        return self.dropout(self.linear(inputs))
+"""
+PROBE = """
+class Probe:
+    def __call__(self, step):
+        return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("cell", "says"),
+    [
+        ("Plain", "own.py:Plain: no srn_jax.Cell and no other flax.nnx.Module"),
+        ("Random", "own.py:Random: called twice it gives different states"),
+    ],
+)
+def test_a_cell_that_cannot_be_trained_is_one_line(cell, says, own, run_here):
+    (own / "own.py").write_text(CELLS)
+    done = run_here("sweep.py", *SMALL, "--cell", f"own.py:{cell}", "--out", "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("3", "Probe: a probe gives a dictionary of scalars by name"),
+        ("{'train_loss': 3.0}", "'train_loss' is no name for a record"),
+        ("{'a/../b': 3.0}", "'a/../b' is no name for a record"),
+        ("{'a': step.gradient['output']['kernel']}", "Probe: a has shape (32, 19)"),
+    ],
+)
+def test_a_probe_that_cannot_be_recorded_is_one_line(given, says, own, run_here):
+    (own / "own.py").write_text(PROBE.format(given))
+    done = run_here("sweep.py", *SMALL, "--probe", "own.py:Probe", "--out", "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and says in done.stderr
+    assert not own.joinpath("run").exists()
+
+
 @pytest.mark.parametrize(
     ("lengths", "status"),
     [
@@ -118,7 +168,15 @@ def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own
         ("return Examples(bits", "return Examples(bits[:, 1:]", "draw gives inputs (100, 5)"),
         ("axis=1) % 2", "axis=1, keepdims=True) % 2", "draw gives targets (100, 1)"),
         ("% 2)", "% two)", "parity.py, line 16: NameError: name 'two' is not defined"),
-        ("outputs = 2", "outputs = 'two'", "parity.py: TypeError: "),
+        ("outputs = 2", "outputs = 'two'", "outputs must be a whole number from 1, got 'two'"),
+        ("outputs = 2", "outputs = 1", "draw gives targets with 1, expected whole numbers from 0"),
+        ("Tokens(2)", "Tokens(1)", "draw gives inputs with 1, expected whole numbers from 0 to 0"),
+        ("inputs = Tokens(2)", "inputs = 2", "inputs must be Tokens(vocabulary) or Vectors(size)"),
+        ("outputs = 2", "outputs, chance = 2, 'half'", "chance must be a number or None"),
+        ("return Examples(", "return (", "draw gives tuple, expected Examples"),
+        ("def draw(", "def __init__(self, n):\n        ...\n\n    def draw(", "without arguments"),
+        ("def draw(", "def correct(self, *_):\n        oops\n\n    def draw(", "line 13: NameErr"),
+        ("import jax\n", "raise SystemExit(3)\n", "parity.py, line 2: SystemExit: 3"),
         ("def draw(", "def drew(", "Parity: no method draw(key, number, length, width)"),
     ],
 )
