@@ -184,10 +184,8 @@ def summary_rows(found: Explanation) -> list[Row]:
                     times = int(np.sum(fate[stage, members] == kind))
                     row = {"measure": FATES[kind], "stage": STAGES[stage], "length": length}
                     row |= {"group": group, "networks": known, "mean": times / known}
-                    enough = known >= FEWEST
-                    rows.append(
-                        row | {"interval": wilson_interval(times, known) if enough else UNKNOWN}
-                    )
+                    interval = wilson_interval(times, known) if known >= FEWEST else UNKNOWN
+                    rows.append(row | {"interval": interval})
     return rows
 
 

@@ -178,20 +178,17 @@ def comparison_figure(
     target = next(iter(found.values())).targets[0]
     if all(run.is_answer.any() for run in found.values()):
         target = "the answer"
-    rows_of_panels = {
-        "accuracy of a linear\nreadout of {target}: all": stages,
-        "accuracy of a linear\nreadout of {target}: by outcome": groups,
-    }
+    lines_of = {"accuracy of a linear\nreadout of {target}: all": stages}
     sizes = [
         run.groups(length)[group].sum()
         for run in found.values()
         for length in shown
         for group in (SOLVERS, OTHERS)
     ]
-    if max(sizes) < FEWEST:
-        rows_of_panels.popitem()
-    labels = [look.say(words, target=look.say(target)) for words in rows_of_panels]
-    return panels(shown, [partial(draw, row) for row in rows_of_panels.values()], labels, look)
+    if max(sizes) >= FEWEST:
+        lines_of["accuracy of a linear\nreadout of {target}: by outcome"] = groups
+    labels = [look.say(words, target=look.say(target)) for words in lines_of]
+    return panels(shown, [partial(draw, lines) for lines in lines_of.values()], labels, look)
 
 
 def common_lengths(found: Mapping[str, Explanation]) -> list[int]:

@@ -27,10 +27,6 @@ MOST_CLASSES = 1000  # among which a readout chooses
 SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
 
 
-class NoGates(UserError):
-    """A cell names no gates."""
-
-
 class Material(NamedTuple):
     """What a network is examined with; labels are whole numbers, a row a probe target."""
 
@@ -281,6 +277,12 @@ def number_of_classes(*labels: Array) -> int:
     return int(high) + 1
 
 
+def has_gates(cell: Any) -> bool:
+    """Whether a class of cells says what its gates are."""
+    kinds = cell.__mro__[: cell.__mro__.index(Cell)] if issubclass(cell, Cell) else ()
+    return any("gate_values" in vars(kind) for kind in kinds)
+
+
 def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
     """The gates by name along one sequence `[1, time, ...]`: `[D, time]` each.
 
@@ -293,5 +295,5 @@ def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
         before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
         values = cell.gate_values(side, *sides_of(cell, before))
     if not values:
-        raise NoGates(f"{type(cell).__name__} has no gates to show, leave out --gates")
+        raise UserError(f"{type(cell).__name__} has no gates to show, leave out --gates")
     return {name: gate[:, 0].T for name, gate in values.items()}

@@ -53,8 +53,8 @@ SPIKES_NOTE = (
     "one shows as a regular spike; the overview has the mean of each epoch instead."
 )
 UNSCORED_NOTE = (
-    "{number} experiments gave no right answer in any evaluation, so they have no best parameters "
-    "and no scores."
+    "Without a right answer in any evaluation, so without best parameters and scores: {number} of "
+    "{total} experiments."
 )
 FRESH_NOTE = "The overview has means of {epoch} steps, in which every example is new."
 PROVENANCE = ("device", "processor", "date", "commit")  # in a run file
@@ -104,6 +104,11 @@ def results_table(results: Results) -> str:
     return plain_table(accuracy_cells(results))
 
 
+def unscored_note(results: Results) -> str:
+    """How many experiments have nothing to be scored, though they did not diverge."""
+    return UNSCORED_NOTE.format(number=results.unscored.sum(), total=len(results))
+
+
 def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
     """The Markdown report of a run.
 
@@ -135,8 +140,8 @@ def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
     for length in np.unique(results.length[results.diverged]):
         gone = results.seed[results.diverged & (results.length == length)]
         blocks += [f"Diverged at length {length}: seeds {listed(gone)}."]
-    if (unscored := results.unscored.sum()) > 0:
-        blocks += [UNSCORED_NOTE.format(number=unscored)]
+    if results.unscored.any():
+        blocks += [unscored_note(results)]
     if lengths.size > 1:
         blocks += ["## From one length to the next", markdown_table(change_cells(results))]
     if rows := explosion_rows(run):

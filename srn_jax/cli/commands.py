@@ -161,7 +161,6 @@ def explain(arguments: list[str]) -> None:
     between(0, 1)("--threshold", options.threshold)
     given = Path(options.run)
     run_folder.runs_in(given)  # what is no run should be said before JAX starts
-    run_folder.check_place(Path(options.out or given / "explanation"))
     look = cli.look_of(options)
     cli.start_platform(options)
     from srn_jax.cli.explain import explain_all

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import jax
@@ -15,11 +14,12 @@ from srn_jax.analysis.explanation import STAGES, Explanation
 from srn_jax.analysis.explanation_figures import write_comparison, write_explanation
 from srn_jax.analysis.figures import gate_figure
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
+from srn_jax.cells import cell_class
 from srn_jax.cli.answers import parse_tokens
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError, warn
 from srn_jax.runs.examine import NothingToExplain, examine
-from srn_jax.runs.folder import read_finished, read_run, runs_in
+from srn_jax.runs.folder import check_place, read_configs, read_finished, read_run, runs_in
 from srn_jax.runs.restore import find_experiment, restore
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Tokens
@@ -40,8 +40,12 @@ def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Pa
     out = Path(options.out or given / "explanation")
     found: dict[str, Explanation] = {}
     paths: list[Path] = []
+    check_place(out)
     if len(runs) == 1:
         return explain(runs[0], out, options, look)[1]
+    cells = [cell_class(config.experiment.cell) for config in read_configs(given)]
+    if options.gates is not None and not any(map(memory.has_gates, cells)):
+        raise UserError(f"no cell in {given} has gates to show, leave out --gates")
     for run in runs:
         try:
             found[run.name], written = explain(run, out / run.name, options, look, alone=False)
@@ -74,10 +78,9 @@ def explain(
     trained = {which: restore(run, which=which) for which in STAGES[1:]}
     config = trained["best"].config
     gates: dict[str, np.ndarray] = {}
-    if options.gates is not None:  # what is wrong with the sequence should show now
-        with nullcontext() if alone else suppress(memory.NoGates):
-            best = trained["best"].parameters
-            gates, tokens = gates_along(config, best, options.gates, options.seed)
+    wanted = alone or memory.has_gates(cell_class(config.experiment.cell))
+    if options.gates is not None and wanted:  # what is wrong with the sequence should show now
+        gates, tokens = gates_along(config, trained["best"].parameters, options.gates, options.seed)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("examining networks", total=None)
         found = examine(

@@ -11,7 +11,7 @@ import numpy as np
 
 from srn_jax.analysis import report
 from srn_jax.analysis.drawing import Helper
-from srn_jax.analysis.memory import gates_of
+from srn_jax.analysis.memory import gates_of, has_gates
 from srn_jax.analysis.results import (
     HISTORIES_FILE,
     RESULTS_FILE,
@@ -20,7 +20,7 @@ from srn_jax.analysis.results import (
     write_atomically,
 )
 from srn_jax.analysis.tables import csv_table
-from srn_jax.cells import Cell, cell_class
+from srn_jax.cells import cell_class
 from srn_jax.cli.progress import WIDTH, reporter_for
 from srn_jax.cli.publish import attempt, publish, publish_comparison
 from srn_jax.config import SweepConfig
@@ -128,8 +128,8 @@ def publish_run(folder: Path, run: Run, process: Helper | None) -> None:
     diverged = int(results.diverged.sum())
     if diverged:
         say(f"{diverged} of {len(results)} experiments diverged, see {folder / RESULTS_FILE}")
-    if (unscored := results.unscored.sum()) > 0:
-        say(fill(report.UNSCORED_NOTE.format(number=unscored), WIDTH))
+    if results.unscored.any():
+        say(fill(report.unscored_note(results), WIDTH))
 
 
 def closing_lines(run: Run, config: SweepConfig) -> list[str]:
@@ -149,9 +149,8 @@ def draw_gates(folder: Path, config: SweepConfig) -> None:
     """
     vocabulary = getattr(task_of(config).inputs, "vocabulary", 0)
     length, seed = len(GATES_SEQUENCE), config.seeds[0]
-    kinds = [kind for kind in cell_class(config.experiment.cell).__mro__ if kind is not Cell]
-    has_gates = any("gate_values" in vars(kind) for kind in kinds)
-    if not has_gates or length not in config.lengths or vocabulary <= max(GATES_SEQUENCE):
+    shown = has_gates(cell_class(config.experiment.cell)) and length in config.lengths
+    if not shown or vocabulary <= max(GATES_SEQUENCE):
         return
     from srn_jax.analysis.figures import gate_figure
     from srn_jax.analysis.look import save_figure

@@ -15,10 +15,10 @@ from srn_jax.ensemble.sweep import as_fraction, files_by_experiment, map_experim
 from srn_jax.errors import UserError
 from srn_jax.runs.outcome import program_in
 from srn_jax.runs.restore import find_experiment, read_data_of
-from srn_jax.tasks.task import Dataset, Examples, Task, cut_inputs, draw_dataset, mask_of
+from srn_jax.tasks.task import Dataset, Examples, Task, cut_inputs, mask_of
 from srn_jax.training import experiment
 from srn_jax.training.experiment import Program
-from srn_jax.training.model import Parameters, hyperparameters_of, new_network, parameters_of
+from srn_jax.training.model import Parameters, hyperparameters_of
 
 SHOWN = 8  # test sequences along which Jacobians are taken
 
@@ -113,14 +113,9 @@ def draw(
     width, hyper = max(config.lengths), hyperparameters_of(config.experiment)
 
     def one(length, seed, dataset):
-        data_key, parameter_key = jax.random.split(experiment.experiment_key(seed, length))
-        if dataset is None:
-            units = config.experiment.multiplicity
-            dataset = draw_dataset(program.task, data_key, units, length, width)
-        network = new_network(program.task, program.config, parameter_key, hyper, program.inits)
-        number = len(dataset.train.targets)
-        order = jax.random.permutation(jax.random.fold_in(data_key, 1), number)
-        return parameters_of(network), dataset, order
+        parameters, data, key = experiment.begin(program, width, seed, length, hyper, dataset)
+        order = jax.random.permutation(jax.random.fold_in(key, 1), len(data.train.targets))
+        return parameters, data, order
 
     number = len(config.seeds)
     each, seeds = np.repeat(lengths, number), np.tile(config.seeds, len(lengths))

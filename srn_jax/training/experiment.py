@@ -151,12 +151,8 @@ def prepare(
         files: its data, where they are not drawn.
     """
     config = program.config
-    data_key, parameter_key = jax.random.split(experiment_key(seed, length))
-    dataset = files
-    if dataset is None:
-        dataset = draw_dataset(program.task, data_key, config.multiplicity, length, width)
-    network = new_network(program.task, config, parameter_key, hyper, program.inits)
-    state = initial_state(program, hyper, parameters_of(network))
+    parameters, dataset, data_key = begin(program, width, seed, length, hyper, files)
+    state = initial_state(program, hyper, parameters)
     fresh = config.fresh_data
     data = ExperimentData(
         length,
@@ -168,6 +164,24 @@ def prepare(
         jnp.int32(0) if fresh else overlap(dataset),
     )
     return state, empty_histories(program, state.parameters), data
+
+
+def begin(
+    program: Program,
+    width: int,
+    seed: jax.Array,
+    length: jax.Array,
+    hyper: Hyperparameters,
+    files: Dataset | None = None,
+) -> tuple[Parameters, Dataset, jax.Array]:
+    """Parameters, data and the key of the data before the first step; arguments as `prepare`."""
+    config = program.config
+    data_key, parameter_key = jax.random.split(experiment_key(seed, length))
+    dataset = files
+    if dataset is None:
+        dataset = draw_dataset(program.task, data_key, config.multiplicity, length, width)
+    network = new_network(program.task, config, parameter_key, hyper, program.inits)
+    return parameters_of(network), dataset, data_key
 
 
 def initial_state(program: Program, hyper: Hyperparameters, parameters: Parameters) -> TrainState:

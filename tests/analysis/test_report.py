@@ -295,6 +295,14 @@ def test_durations_are_told_for_people(seconds, text):
     assert duration(seconds) == text
 
 
+def test_what_was_never_right_and_did_not_diverge_is_told():
+    results = results_of({5: [0.7, np.nan, np.nan]})
+    results.diverged[1] = False
+    told = "Without a right answer in any evaluation, so without best parameters and scores: 1 of 3"
+    assert told in run_report(Run(results))
+    assert "Without a right answer" not in run_report(Run(GOOD))
+
+
 def test_exploding_gradients_are_in_the_report_and_the_comparison_of_runs_that_recorded_them():
     norms = np.array([[13, 2000, 0, 0], [13, 40, 5, 0], [13, 40, 5, 5]], np.float32)
     nothing = np.zeros((3, 0), np.float32)

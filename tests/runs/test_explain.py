@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from running import SMALL, SWEEP, Recorder, Script, with_settings
 
+from srn_jax.analysis.look import DEFAULT_LOOK
 from srn_jax.analysis.results import read_results
-from srn_jax.cli.explain import explain
+from srn_jax.cli.explain import explain, explain_all
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.runs.examine import examine
@@ -106,7 +107,7 @@ def test_the_script_explains_variants_one_by_one_and_side_by_side(
     for name in names:
         shutil.copytree(uninterrupted, study / name)
     run_sweep(configs[-1], study / exploding, Recorder())
-    done = run_here("explain.py", study, "--platform", "cpu", "--gates", "1 2 0")
+    done = run_here("explain.py", study, "--platform", "cpu")
     left_out = f"warning: {study / exploding} is left out: every experiment diverged"
     assert done.returncode == 0 and done.stderr.startswith(left_out)
     assert done.stderr.count("\n") == 1
@@ -153,6 +154,23 @@ def test_several_answers_and_gates_are_explained(tmp_path):
     explain(tmp_path / "run", tmp_path / "out", with_options(gates="1 2 8 9 9 9"))
     assert "Readout of symbol 3" in (tmp_path / "out/explanation.md").read_text()
     assert (tmp_path / "out/gate_F.png").exists()
+
+
+@pytest.mark.slow
+def test_of_variants_those_with_gates_show_them(uninterrupted, tmp_path):
+    plain, gated = with_settings(), with_settings(cell="lstm", epochs=1)
+    study, out = tmp_path / "study", tmp_path / "out"
+    options = with_options(gates="1 2 0", out=out)
+    write_study(study, [plain, with_settings(learning_rate=2e-3)])
+    with pytest.raises(UserError, match=r"no cell in .* has gates to show, leave out --gates"):
+        explain_all(study, options, DEFAULT_LOOK)
+    write_study(study, [plain, gated])
+    names = [*variants_of([plain, gated])]
+    shutil.copytree(uninterrupted, study / names[0])
+    run_sweep(gated, study / names[1], Recorder())
+    explain_all(study, options, DEFAULT_LOOK)
+    assert [path.parent.name for path in out.rglob("gate_F.png")] == names[1:]
+    assert not [*(out / names[0]).glob("gate_*")] and (out / "why.png").exists()
 
 
 @pytest.mark.slow
