@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -68,10 +68,11 @@ def configure(
     if cpu_devices is not None or "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
     use_compilation_cache()
+    coordinator = ""
     try:
         with without_libtpu():
             if distributed is not None:
-                join(distributed)
+                coordinator = join(distributed)
             jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, UserError):
@@ -80,12 +81,12 @@ def configure(
     if jax.process_count() > 1:
         from jax._src.distributed import global_state  # JAX shows it to nobody
 
-        where = global_state.coordinator_address or ""
-        processes.connect(jax.process_index(), jax.process_count(), where, global_state.client)
+        place = (jax.process_index(), jax.process_count(), coordinator)
+        processes.connect(*place, global_state.client)
 
 
-def join(distributed: Distributed) -> None:
-    """Join the other processes."""
+def join(distributed: Distributed) -> str:
+    """Join the other processes; returns HOST:PORT of process 0."""
     import jax
 
     if distributed.coordinator is not None:
@@ -100,8 +101,16 @@ def join(distributed: Distributed) -> None:
         print(f"{own}: waiting for the others at {distributed.coordinator}", flush=True)
     with suppress(AttributeError):  # a signal is told to all by our own loop
         jax.config.update("jax_enable_preemption_service", False)
-    place = (distributed.coordinator, distributed.processes, distributed.process)
-    jax.distributed.initialize(*place)
+    coordinator = distributed.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    place = (coordinator, distributed.processes, distributed.process)
+    if None in place:
+        from jax._src.clusters import ClusterEnv  # which `initialize` asks, too
+
+        place = ClusterEnv.auto_detect_unset_distributed_params(*place, None, None, 300)[:3]
+    coordinator, count, process = place
+    address = processes.relay(coordinator) if coordinator and process else coordinator
+    jax.distributed.initialize(address, count, process)
+    return coordinator or ""
 
 
 @contextmanager
@@ -112,7 +121,8 @@ def without_libtpu() -> Iterator[None]:
     with tempfile.TemporaryFile() as kept:
         os.dup2(kept.fileno(), 2)
         try:
-            yield
+            with os.fdopen(os.dup(original), "w", buffering=1) as ours, redirect_stderr(ours):
+                yield
         finally:
             sys.stderr.flush()
             os.dup2(original, 2)

@@ -4,6 +4,9 @@ JAX' own processes wait for one that has failed, for minutes, and then abort. So
 line to process 0, on which a failure is told; a process that is killed closes its line without a
 word. Process 0 passes on what it hears, and whoever hears of a failure says so and ends. A process
 that hangs without dying keeps its line: that is left to JAX, which notices after 100 s.
+
+Only where process 0 is killed is JAX faster: the thread that talks to it sees the end, and ends its
+own process without asking Python. So JAX talks to process 0 through a relay, which hides that.
 """
 
 import json
@@ -11,16 +14,18 @@ import os
 import secrets
 import socket
 import sys
-import tempfile
 import threading
 import time
-from typing import IO, Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from srn_jax.errors import warn
 from srn_jax.runs.signals import show_cursor
 
 PATIENCE = 20.0  # seconds for all to find each other once JAX has started them
 VERDICT = 5.0  # seconds in which all hear of a failure, which may explain an exception in others
+DEATH = "it has died without a word"
 _lines: "Lines | None" = None
 
 
@@ -42,7 +47,6 @@ class Lines:
         self.process = process
         self.sockets: list[socket.socket] = []
         self.listeners: list[threading.Thread] = []
-        self.kept: IO[bytes] | None = None  # what is not Python's on standard error
         self.over = False  # nothing that happens to a line from now on is a failure
         if process > 0:
             told = store.blocking_key_value_get("srn_jax/line", int(PATIENCE * 1000))
@@ -71,9 +75,7 @@ class Lines:
         """Listen to a line in the background."""
         line.settimeout(None)
         self.sockets.append(line)
-        listener = threading.Thread(target=self.listen, args=(line, other), daemon=True)
-        self.listeners.append(listener)
-        listener.start()
+        self.listeners.append(in_background(self.listen, line, other))
 
     def listen(self, line: socket.socket, other: int) -> None:
         """Wait for what a process says, and end with it if that is a failure."""
@@ -81,21 +83,20 @@ class Lines:
             said = line.makefile().readline()
         except OSError:
             said = ""
-        if self.over or said == "done\n":
-            return
-        failure: list[Any] = json.loads(said) if said else [other, "it has died without a word", 1]
-        message = f"error: process {failure[0]} has failed: {failure[1]}\n"
-        show_cursor()
-        os.write(sys.stderr.fileno(), message.encode(errors="backslashreplace"))
-        self.tell(failure)
-        leave(int(failure[2]))
+        if said == "done\n":
+            self.over = self.over or other == 0
+        elif not self.over:
+            failure: list[Any] = json.loads(said) if said else [other, DEATH, 1]
+            say(failure)
+            self.tell(failure)
+            leave(int(failure[2]))
 
     def tell(self, failure: list[Any] | None) -> None:
         """Say on every line that this process has failed, or that it is done.
 
         Process 0 then waits for the others to end: JAX aborts those that outlive it.
         """
-        self.over = self.process == 0 or failure is not None
+        self.over = self.over or self.process == 0 or failure is not None
         text = "done\n" if failure is None else json.dumps(failure) + "\n"
         for line in self.sockets:
             try:
@@ -107,18 +108,63 @@ class Lines:
             for listener in self.listeners:
                 if listener is not threading.current_thread():
                     listener.join(max(deadline - time.monotonic(), 0))
-        if failure is None and self.kept is not None:
-            self.kept.seek(0)
-            os.write(sys.stderr.fileno(), self.kept.read())
 
-    def keep_back_messages(self) -> None:
-        """Keep what is not Python's from standard error until this process ends well.
 
-        Where process 0 is killed, JAX writes 16 lines and aborts, more slowly than we end.
-        """
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-        self.kept = tempfile.TemporaryFile()  # noqa: SIM115 (open until the end)
-        os.dup2(self.kept.fileno(), 2)
+def relay(coordinator: str) -> str:
+    """Stand between JAX and process 0, whose end JAX then does not see before we have told it.
+
+    Args:
+        coordinator: HOST:PORT of process 0.
+
+    Returns:
+        The address that JAX is given instead.
+    """
+    host, _, port = coordinator.rpartition(":")
+    server = socket.create_server(("127.0.0.1", 0))
+    if any("_proxy" in name for name in os.environ):  # which JAX would ask for our own address
+        direct = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy")  # noqa: SIM112
+        os.environ["no_grpc_proxy"] = f"{direct or 'localhost'},127.0.0.1"  # noqa: SIM112
+    in_background(accept, server, (host.strip("[]"), int(port)))
+    return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def accept(server: socket.socket, coordinator: tuple[str, int]) -> None:
+    """Connect to process 0 whenever JAX connects to the relay."""
+    while True:
+        jax, _ = server.accept()
+        try:
+            process_0 = socket.create_connection(coordinator, PATIENCE)
+        except OSError:  # it has not started yet: JAX tries again
+            jax.close()
+            continue
+        process_0.settimeout(None)
+        for end in (jax, process_0):  # a request is small and must not wait for the next
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        in_background(send, jax, process_0)
+        in_background(receive, process_0, jax)
+
+
+def send(jax: socket.socket, process_0: socket.socket) -> None:
+    """Pass on what JAX says to process 0, also that it ends."""
+    with suppress(OSError):
+        while said := jax.recv(65536):
+            process_0.sendall(said)
+        jax.close()
+        process_0.shutdown(socket.SHUT_RDWR)
+
+
+def receive(process_0: socket.socket, jax: socket.socket) -> None:
+    """Pass on what process 0 says to JAX, but not that it dies: end this process with it."""
+    with suppress(OSError):
+        while said := process_0.recv(65536):
+            jax.sendall(said)
+    if jax.fileno() < 0 or (_lines is not None and _lines.over):  # both end well
+        with suppress(OSError):
+            jax.shutdown(socket.SHUT_RDWR)
+        return
+    time.sleep(VERDICT / 2)  # its line says more, if there is one yet
+    say([0, DEATH])
+    leave(1)
 
 
 def connect(process: int, processes: int, coordinator: str, store: Any) -> None:
@@ -127,10 +173,8 @@ def connect(process: int, processes: int, coordinator: str, store: Any) -> None:
     try:
         _lines = Lines(process, processes, coordinator, store)
     except (OSError, RuntimeError, ValueError) as error:
+        time.sleep(VERDICT)  # if process 0 has died, the relay says so
         warn(f"a failure of another process will show late ({error})")
-        return
-    if process > 0:
-        _lines.keep_back_messages()
 
 
 def done() -> None:
@@ -150,6 +194,20 @@ def wait_for_verdict() -> None:
     """Give another process' failure the time to end this one; it may be what went wrong here."""
     if _lines is not None:
         time.sleep(VERDICT)
+
+
+def say(failure: list[Any]) -> None:
+    """Print which process has failed, and why."""
+    message = f"error: process {failure[0]} has failed: {failure[1]}\n"
+    show_cursor()
+    os.write(sys.stderr.fileno(), message.encode(errors="backslashreplace"))
+
+
+def in_background(task: Callable[..., None], *arguments: Any) -> threading.Thread:
+    """Start a thread that does not keep the process from ending."""
+    thread = threading.Thread(target=task, args=arguments, daemon=True)
+    thread.start()
+    return thread
 
 
 def leave(status: int) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 from running import BLOCKS, COMMAND, Script, assert_same_run, checkpoints_of, slowly, wait_until
 
@@ -41,6 +40,10 @@ def assert_all_end_soon(scripts, since):
     return ends
 
 
+def died(process):
+    return f"error: process {process} has failed: it has died without a word"
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, stopped, uninterrupted):
     command = ["--resume", stopped, "--platform", "cpu", "--cpu-devices", 1]
@@ -64,9 +67,7 @@ def test_whoever_is_killed_or_stopped_both_end_soon_and_the_run_ends_as_in_one_p
             assert [(status, errors) for status, _, errors in ends] == [(143, []), (143, [])]
         else:
             status, _, errors = ends[1 - victim]
-            line = f"error: process {victim} has failed: it has died without a word"
-            at_once = victim == 0 and jax.__version_info__ < (0, 8)  # JAX ends process 1 itself
-            assert status == 1 and (errors == [line] or (at_once and not errors)), errors
+            assert (status, errors) == (1, [died(victim)])
     assert checkpoints_of(run)[-1] < BLOCKS
     for script in start_two(tmp_path, "--out", run, prepare=(None, None)):
         status, output, errors = script.wait()
@@ -106,6 +107,51 @@ def test_a_refusal_of_one_ends_both_before_anyone_trains(tmp_path):
     for status, output, errors in assert_all_end_soon(both, time.monotonic() + 30):
         assert status == 2 and len(errors) == 1 and "step" not in output, errors
         assert "process 1 has other settings" in errors[0]
+
+
+def late():
+    """As `prepare` of a script: JAX is faster than we are, if it sees that a process has died."""
+    from srn_jax.cli import processes
+
+    say = processes.say
+
+    def say_late(failure):
+        time.sleep(1)
+        say(failure)
+
+    processes.say = say_late
+
+
+def test_the_death_of_the_first_is_told_since_jax_does_not_see_it(tmp_path):
+    run = tmp_path / "run"
+    both = start_two(tmp_path, "--out", run, prepare=(slowly, late))
+    wait_until(run.exists, both[0])  # they have found each other
+    since = time.monotonic()
+    os.kill(both[0].pid, signal.SIGKILL)
+    (first, _, _), (second, _, errors) = assert_all_end_soon(both, since)
+    assert (first, second, errors) == (-signal.SIGKILL, 1, [died(0)])
+
+
+RELAYED = """
+import socket
+from srn_jax.cli import processes
+
+process_0 = socket.create_server(("localhost", 0))
+host, port = processes.relay(f"localhost:{process_0.getsockname()[1]}").split(":")
+jax = socket.create_connection((host, int(port)))
+connection, _ = process_0.accept()
+for one, other in ((jax, connection), (connection, jax)):
+    one.sendall(b"x" * 100_000)
+    assert other.recv(100_000, socket.MSG_WAITALL) == b"x" * 100_000
+connection.close()
+jax.recv(1)
+print("JAX has seen it")
+"""
+
+
+def test_the_death_of_the_first_is_told_also_while_jax_starts():
+    done = subprocess.run([sys.executable, "-c", RELAYED], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", died(0) + "\n")
 
 
 def test_a_coordinator_that_does_not_exist_is_refused_at_once(tmp_path):
