@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from srn_jax.analysis import fonts
 from srn_jax.analysis.results import write_atomically
 from srn_jax.errors import UserError
 
@@ -70,6 +71,7 @@ class Look:
         wide = self.width or width
         scale = math.sqrt(wide / width)
         settings: Any = {
+            "font.family": fonts.families(),
             "font.size": max(SMALLEST_TYPE, type_size * scale),
             "lines.linewidth": 1.8 * scale,
             "lines.markersize": 6 * scale,
@@ -81,7 +83,7 @@ class Look:
             "figure.constrained_layout.use": False,
         }
         if self.language == "zh":
-            settings |= {"font.family": [chinese_font(), "DejaVu Sans"]}
+            settings |= {"font.family": [chinese_font(), fonts.WHOLE]}
             settings |= {"axes.unicode_minus": False}
         with matplotlib.rc_context(settings):
             figure = Figure(figsize=(wide, ratio * wide), dpi=PNG_DPI, layout="constrained")
