@@ -124,8 +124,8 @@ class Network(nnx.Module):
         if tokens:
             check_tokens(inputs, self.vocabulary, padded=mask is not None)
         if self.answers == 1:
-            return self.output(self.states(inputs, mask, Plan(True, form)))
-        return self.answer(self.states(inputs, mask, Plan(False, form)))
+            return self.output(self.states(inputs, mask, Plan(last=True, form=form)))
+        return self.answer(self.states(inputs, mask, Plan(form=form)))
 
     def answer(self, states: jax.Array) -> jax.Array:
         """The answers that the last of the hidden states `[time, batch, D]` give."""
@@ -148,7 +148,8 @@ class Network(nnx.Module):
             rows = self.cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
             one_hot = jax.nn.one_hot(inputs.T, self.vocabulary, dtype=rows.dtype)
             # In padding the one-hot row is zero, so neither W nor b enters.
-            mask = None if mask is None or self.cell.rests else mask.T
+            plan = plan._replace(rests=self.cell.rests)
+            mask = None if mask is None else mask.T
             return output(self.cell.scan(one_hot, rows, mask, plan=plan))
         vectors = self.embedding(jnp.maximum(inputs, 0)) if tokens else inputs
         start = None
