@@ -1,6 +1,6 @@
 """Accelerators' loops and the GPU kernels, interpreted, give what the plain recurrence gives."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from test_recurrence import Gated, Pair, problem
 
 from srn_jax import GRU, LSTM, SRN, ResidualSRN
 from srn_jax.cells.kernels import Kernels, check_size
-from srn_jax.cells.loops import Stacked
+from srn_jax.cells.loops import InPlace, Stacked
 from srn_jax.cells.planes import Planes, by_planes
 from srn_jax.cells.recurrence import Plan, recurrence, reference_recurrence
 from srn_jax.errors import UserError
@@ -90,6 +90,20 @@ def test_the_kernels_are_the_plain_recurrence(cell, masked, last):
     arguments = arrays, mask if masked else None, outside
     ours = run(cell, *arguments, jnp.float32, Plan(last, Kernels()))
     assert_close(ours, in_float64(cell, *arguments, last), 1e-5)
+
+
+@pytest.mark.parametrize("cell", [SRN, LSTM, Gated], ids=lambda cell: cell.__name__)
+@pytest.mark.parametrize("form", [InPlace(), Stacked(unroll=3), Kernels()], ids=repr)
+def test_the_last_state_alone_is_the_last_of_all(cell, form):
+    """With and without a mask: of rows that begin anywhere, that begin together, that never do."""
+    arrays, mask, _ = problem(cell, time=7, batch=3, hidden=16)
+    arrays = jax.tree.map(jnp.float32, arrays)
+    late, together, never = (np.arange(7)[:, None] >= np.array(at) for at in ([2, 4, 5], 3, 7))
+    last = jax.jit(partial(recurrence, cell, plan=Plan(last=True, form=form)))
+    for keep in (None, mask, late, together, never):
+        ours = last(*arrays, mask=keep)
+        states = reference_recurrence(cell, *arrays, keep)
+        assert_close(ours, jax.tree.map(lambda part: part[-1], states), 1e-5)
 
 
 @pytest.mark.slow
