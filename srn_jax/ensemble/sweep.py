@@ -10,7 +10,7 @@ padding at all.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import jax
@@ -243,13 +243,18 @@ def over_batch(function):
 
 
 def map_experiments(
-    function, *arguments: Any, done: Callable[[int], None] | None = None, at_once: int = 256
+    function: Callable[..., Any],
+    *arguments: Any,
+    given: tuple[Any, ...] = (),
+    done: Callable[[int], None] | None = None,
+    at_once: int = 256,
 ) -> Any:
-    """`function` of one experiment over pytrees `[experiment, ...]`, on all local devices.
+    """`function(*given, ...)` of one experiment over pytrees `[experiment, ...]`, on local devices.
 
     On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
-    arrays `[experiment, ...]`; each is the same however many there are. `done`, if given, is told
-    how many are, after about every `at_once` of them.
+    arrays `[experiment, ...]`; each is the same however many there are. What is `given` can be
+    hashed: the same function given the same is compiled once. `done`, if given, is told how many
+    are, after about every `at_once` of them.
     """
     devices = np.array(jax.local_devices())
     number = len(jax.tree.leaves(arguments)[0])
@@ -257,13 +262,7 @@ def map_experiments(
     together = share * len(devices)
     mesh = Mesh(devices, ("experiment",))
     batch = None if devices[0].platform == "cpu" else min(share, 512)
-
-    def on_device(arguments):
-        return jax.lax.map(lambda one: function(*one), arguments, batch_size=batch)
-
-    program = jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
-    )
+    program = mapped(function, given, mesh, batch)
     sharding = NamedSharding(mesh, AXIS)
     parts = []
     for start in range(0, number, together):
@@ -275,17 +274,30 @@ def map_experiments(
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:number], *parts)
 
 
+@lru_cache(maxsize=32)
+def mapped(function: Callable[..., Any], given: tuple[Any, ...], mesh: Mesh, batch: int | None):
+    """The compiled program of `map_experiments`."""
+
+    def on_device(arguments):
+        return jax.lax.map(lambda one: function(*given, *one), arguments, batch_size=batch)
+
+    return jax.jit(
+        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
+    )
+
+
 def evaluate_experiments(
     program: Program, parameters: Any, examples: Examples, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Loss and accuracy, each `[experiment]`, of parameters and examples `[experiment, ...]`."""
-    width = examples.inputs.shape[2]
-
-    def one(parameters, examples, length):
-        return experiment.evaluate(program, parameters, examples, mask_of(length, width)[None])
-
-    loss, accuracy = map_experiments(one, parameters, examples, lengths)
+    given = program, examples.inputs.shape[2]
+    loss, accuracy = map_experiments(evaluate_one, parameters, examples, lengths, given=given)
     return loss.astype(float), as_fraction(accuracy, examples.targets[0].size)
+
+
+def evaluate_one(program: Program, width: int, parameters: Any, examples: Examples, length: Any):
+    """Loss and accuracy of one experiment on examples padded to a width."""
+    return experiment.evaluate(program, parameters, examples, mask_of(length, width)[None])
 
 
 def as_fraction(accuracy: np.ndarray, answers: int) -> np.ndarray:

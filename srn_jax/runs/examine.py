@@ -1,7 +1,6 @@
 """All networks of a run examined at once: before training, at the best step and at the end."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -61,15 +60,16 @@ def examine(
     place = np.array([config.seeds.index(seed) for seed in seeds[rows]])
     done, total = 0, len(rows) * (1 + len(STAGES))
 
-    def mapped(function: Any, *arrays: Any) -> Any:
+    def mapped(function: Any, given: tuple[Any, ...], *arrays: Any) -> Any:
         nonlocal done
         before, done = done, done + len(jax.tree.leaves(arrays)[0])
-        return map_experiments(function, *arrays, done=lambda n: report(before + n, total))
+        told: Any = {"given": given, "done": lambda n: report(before + n, total)}
+        return map_experiments(function, *arrays, **told)
 
     answers = data.test.targets[0, 0].size  # of a test set
-    scores = partial(scores_at, program, max(config.lengths), np.array(chosen))
     tests = jax.tree.map(lambda array: array[:, place].swapaxes(0, 1), data.test)
-    unseen = as_fraction(mapped(scores, take(trained["best"], rows), tests), answers)
+    given = program, max(config.lengths), tuple(chosen)
+    unseen = as_fraction(mapped(scores_at, given, take(trained["best"], rows), tests), answers)
     names: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     for column, length in enumerate(chosen):
@@ -81,7 +81,8 @@ def examine(
         classes = memory.number_of_classes(material.train_labels, material.test_labels)
         stages = [take(start, here), *(take(trained[name], rows[own]) for name in STAGES[1:])]
         found = mapped(
-            partial(memory.analyse, program, classes, SHOWN),
+            memory.analyse,
+            (program, classes, SHOWN),
             jax.tree.map(lambda *arrays: np.concatenate(arrays), *stages),
             jax.tree.map(lambda array: np.concatenate([array] * len(STAGES)), material),
         )
@@ -110,22 +111,25 @@ def draw(
     Returns the parameters before training, the data, and an order `[..., example]` in which to
     shuffle the training set.
     """
-    width, hyper = max(config.lengths), hyperparameters_of(config.experiment)
-
-    def one(length, seed, dataset):
-        parameters, data, key = experiment.begin(program, width, seed, length, hyper, dataset)
-        order = jax.random.permutation(jax.random.fold_in(key, 1), len(data.train.targets))
-        return parameters, data, order
-
-    number = len(config.seeds)
+    number, width = len(config.seeds), max(config.lengths)
     each, seeds = np.repeat(lengths, number), np.tile(config.seeds, len(lengths))
-    given = None if files is None else files_by_experiment(files, each, width)
-    drawn = map_experiments(one, each.astype(np.int32), seeds.astype(np.uint32), given)
+    settings = hyperparameters_of(config.experiment)
+    hyper = jax.tree.map(lambda value: np.full(len(each), value), settings)
+    data = None if files is None else files_by_experiment(files, each, width)
+    places = seeds.astype(np.uint32), each.astype(np.int32)
+    drawn = map_experiments(draw_one, *places, hyper, data, given=(program, width))
     return jax.tree.map(lambda a: a.reshape(len(lengths), number, *a.shape[1:]), drawn)
 
 
+def draw_one(program: Program, width: int, *arguments: Any) -> tuple[Parameters, Dataset, Any]:
+    """What one experiment began with; arguments as `experiment.begin`."""
+    parameters, data, key = experiment.begin(program, width, *arguments)
+    order = jax.random.permutation(jax.random.fold_in(key, 1), len(data.train.targets))
+    return parameters, data, order
+
+
 def scores_at(
-    program: Program, width: int, lengths: np.ndarray, parameters: Parameters, tests: Examples
+    program: Program, width: int, lengths: Sequence[int], parameters: Parameters, tests: Examples
 ) -> jax.Array:
     """Accuracies `[length]` of one network on test sets of several lengths, `[length, ...]`."""
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.flatten_util import ravel_pytree
 
-from srn_jax.cells import Cell, cell_class
+from srn_jax.cells import Cell
 from srn_jax.cells.kernels import (
     HIDDEN_SIZES,
     Kernels,
@@ -52,8 +52,7 @@ class Settings(NamedTuple):
 
 def applies(program: Any) -> bool:
     """Whether a program that asks for kernels can have its steps as one, not only its loops."""
-    config, task = program.config, program.task
-    cell = cell_class(config.cell)
+    config, task, cell = program.config, program.task, program.cell
     return (
         isinstance(program.form, Kernels)
         and issubclass(cell, Cell)
@@ -90,7 +89,7 @@ def train_block(
     Returns:
         Parameters, optimizer, and the losses `[place]`, NaN where the block has ended.
     """
-    cell, batches = cell_class(program.config.cell), data.train
+    cell, batches = program.cell, data.train
     places, count = program.step_of.shape[1], last - first
     adam, unravel = optimizer[0], ravel_pytree(parameters)[1]
     trained = [padded(parameters, NEVER), *(padded(unravel(m)) for m in (adam.mu, adam.nu))]

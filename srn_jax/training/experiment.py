@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
+from srn_jax.cells import cell_class
 from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.cells.loops import Form
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
@@ -48,6 +49,7 @@ class Program:
     """What is compiled: all that experiments which train side by side have in common."""
 
     task: Task
+    cell: Any  # the class: one's own file may have changed under its name
     config: ExperimentConfig  # what changes no shape is at its default
     probes: tuple[str, ...] = ()
     inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
@@ -96,7 +98,8 @@ def program_of(
     every = [config.experiment, *(other.experiment for other in others)]
     inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
     number = train_examples or task.examples * config.experiment.multiplicity
-    return Program(task, config.experiment.program, config.probes, inits, number, form)
+    cell = cell_class(config.experiment.cell)
+    return Program(task, cell, config.experiment.program, config.probes, inits, number, form)
 
 
 class TrainState(NamedTuple):

@@ -160,7 +160,7 @@ def test_several_answers_and_gates_are_explained(tmp_path):
 def test_of_variants_those_with_gates_show_them(uninterrupted, tmp_path):
     plain, gated = with_settings(), with_settings(cell="lstm", epochs=1)
     study, out = tmp_path / "study", tmp_path / "out"
-    options = with_options(gates="1 2 0", out=out)
+    options = with_options(gates="1 2 0", lengths=[3], out=out)
     write_study(study, [plain, with_settings(learning_rate=2e-3)])
     with pytest.raises(UserError, match=r"no cell in .* has gates to show, leave out --gates"):
         explain_all(study, options, DEFAULT_LOOK)

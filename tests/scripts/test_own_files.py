@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from srn_jax.analysis.results import read_results
+from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.ensemble.sweep import Sweep
 from srn_jax.runs.restore import restore_network
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -52,6 +54,18 @@ def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(
     changed = run_here("evaluate.py", name)
     assert changed.returncode == 2
     assert f"{copy.relative_to(own)} has changed since the run began" in changed.stderr
+
+
+def test_in_one_process_a_changed_file_is_another_cell(own):
+    """As in a notebook: its name is the same, and nothing of the one before may be used."""
+    trained = []
+    for leak in ("0.9", "0.5"):
+        text = own.joinpath("mine.py").read_text()
+        own.joinpath("mine.py").write_text(text.replace("0.9", leak))
+        sweep = Sweep(SweepConfig((3,), (0,), ExperimentConfig(cell="mine.py:Leaky", steps=4)))
+        sweep.advance(0, 1)
+        trained.append(sweep.gather_histories().steps["train_loss"][0])
+    assert trained[0].tolist() != trained[1].tolist()
 
 
 @pytest.mark.slow
