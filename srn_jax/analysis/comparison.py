@@ -108,8 +108,10 @@ class Comparison:
             for name, run in self.runs.items()
             if run.data != self.runs[self.baseline].data
         ]
-        spans = {name: memory_span(run.results) for name, run in self.runs.items()}
-        return notes + [f"{name}: {span_text(span)}." for name, span in spans.items()]
+        return notes + [
+            f"{name}: {span_text(memory_span(run.results), run.facts.chance)}."
+            for name, run in self.runs.items()
+        ]
 
     def table(self) -> str:
         """All of it for the terminal, at most 80 columns wide; letters stand for long names."""

@@ -67,8 +67,13 @@ MACHINE_NOTE = (
 )
 
 
-def span_text(span: MemorySpan) -> str:
-    """The memory span in words, with `< 5` or `> 35` for one outside the lengths measured."""
+def span_text(span: MemorySpan, chance: float) -> str:
+    """The memory span in words, with `< 5` or `> 35` for one outside the lengths measured.
+
+    There is none where `chance` reaches the threshold, which then asks for no memory.
+    """
+    if chance >= span.threshold:
+        return f"memory span: none, since chance, {chance:.2f}, reaches {span.threshold:g}"
 
     def limit(value: float) -> str:
         if math.isinf(value):
@@ -119,16 +124,20 @@ def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
     results, facts, info = run.results, run.facts, run.info
     lengths, seeds = np.unique(results.length), np.unique(results.seed)
     counts = f"{len(results)} experiments (lengths: {lengths.size}, seeds: {seeds.size})"
-    span = span_text(memory_span(results))
+    span = span_text(memory_span(results), facts.chance)
     notes = [ONE_SEED_NOTE if seeds.size == 1 else INTERVAL_NOTE, DEV_NOTE]
     notes += [FIXED_DATA_NOTE] if facts.fixed_data else []
     if not math.isnan(facts.chance):
-        notes.append(f"The best constant answer scores {facts.chance:.2f}.")
+        answer, mean = "The best constant answer", ""
+        if facts.fixed_data:
+            answer = "Always giving the commonest label of the training set"
+            mean = " (mean over lengths)" if lengths.size > 1 else ""
+        notes.append(f"{answer} scores {facts.chance:.2f}{mean}.")
     if facts.test_examples:
-        error = 50 / math.sqrt(facts.test_examples)
+        error = math.ceil(500 / math.sqrt(facts.test_examples)) / 10
         notes.append(
-            f"{facts.test_examples} test examples alone leave a standard error of up to "
-            f"{error:.0f} points in one accuracy."
+            f"{facts.test_examples} test sequences alone leave a standard error of up to "
+            f"{error:g} points in one accuracy."
         )
     blocks = [f"# {facts.title}"]
     blocks += [f"Asked for: {facts.question}. {counts}, {results.diverged.sum()} diverged."]

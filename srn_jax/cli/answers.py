@@ -35,8 +35,13 @@ def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True)
 
 
 def parse_tokens(text: str, vocabulary: int, option: str = "--predict") -> np.ndarray:
-    """Tokens `[time]` out of `3 4 0`, or `340`; raises `UserError` for anything else."""
-    parts = text.split() if len(text.split()) > 1 else list(text.strip())
+    """Tokens `[time]` out of `3 4 0`; raises `UserError` for anything else.
+
+    Where no token has two digits, `340` is the same.
+    """
+    parts = text.split()
+    if len(parts) == 1 and vocabulary <= 10:
+        parts = list(parts[0])
     if not parts or not all(p.isascii() and p.isdigit() and int(p) < vocabulary for p in parts):
         raise UserError(
             f"{option} wants numbers 0 to {vocabulary - 1} like '3 4 0', got {text!r}"[:300]

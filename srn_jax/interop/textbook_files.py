@@ -193,8 +193,9 @@ def read_sequences(path: Path, length: int) -> Sequences:
 def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int, Splits]]:
     """Read the data of several lengths, once, and what there is to say of them.
 
-    Vocabulary, classes and chance are those of the training sets; a token or a label that occurs
-    in a development or test set alone could not have been learned.
+    Vocabulary and classes are those of the training sets; a token or a label that occurs in a
+    development or test set alone could not have been learned. Chance is the mean over lengths: a
+    network is trained on one.
 
     Raises:
         UserError: for whatever cannot be read; where the sizes differ, since experiments that
@@ -220,8 +221,9 @@ def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int
                 f"them in separate runs (--lengths {length})"
             )
         check_known(file, own, vocabulary, counts)
-    labels = np.concatenate([own.test.labels for own in splits.values()])
-    chance = float(np.mean(labels == counts.argmax()))
+    commonest = [np.bincount(own.train.labels).argmax() for own in splits.values()]
+    tests = [own.test.labels for own in splits.values()]
+    chance = float(np.mean([tests[n] == label for n, label in enumerate(commonest)]))
     return DataFolder(path, digest.hexdigest(), vocabulary, len(counts), chance), splits
 
 

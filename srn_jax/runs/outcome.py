@@ -39,7 +39,9 @@ def collect(
     test, overlaps = tests or test_sets(config, config.experiments, files)
     lengths = histories.length
     loss, accuracy = evaluate_experiments(program, items["models"]["best"], test, lengths)
-    answers = int(np.prod(test.targets.shape[1:]))  # as many as in the development set
+    answers = int(np.prod(test.targets.shape[1:]))  # as many as in a development set that is drawn
+    if files is not None:
+        answers = len(files[config.lengths[0]].dev)
     best = np.searchsorted(program.eval_steps, np.maximum(training["best_step"], 0))
 
     def scored(values: np.ndarray) -> np.ndarray:

@@ -154,7 +154,7 @@ def facts_of(task: Task) -> Facts:
         question=task.question,
         chance=chance_of(task),
         chance_loss=loss,
-        test_examples=task.examples * task.answers,
+        test_examples=task.examples,
     )
 
 

@@ -76,11 +76,11 @@ def test_a_column_is_as_wide_as_its_widest_cell():
 
 def test_a_memory_span_outside_the_lengths_is_told_as_a_bound():
     inside = MemorySpan(22.64, Interval(-np.inf, np.inf), 0.5, 5, 35)
-    assert span_text(inside).endswith("above 0.5): 22.6, 95 % interval < 5 to > 35")
+    assert span_text(inside, 0.1).endswith("above 0.5): 22.6, 95 % interval < 5 to > 35")
     beyond = MemorySpan(np.inf, Interval(np.nan, np.nan), 0.5, 5, 35)
-    assert span_text(beyond).endswith(": > 35")
+    assert span_text(beyond, 0.1).endswith(": > 35")
     unknown = MemorySpan(np.nan, Interval(np.nan, np.nan), 0.5, 5, 35)
-    assert span_text(unknown).endswith(": -")
+    assert span_text(unknown, np.nan).endswith(": -")
 
 
 def test_a_report_tells_everything_about_its_run():
@@ -131,7 +131,11 @@ def test_what_a_report_says_of_the_task_comes_with_the_run():
     text = run_report(Run(GOOD, info={"task": task}))
     assert text.startswith("# Parity\n\nAsked for: whether it is odd.")
     assert "The best constant answer scores 0.50." in text
-    assert "standard error of up to 2 points" in text and "0..2 of 400" in text
+    assert "standard error of up to 2.5 points" in text and "0..2 of 400" in text
+    assert "Memory span: none, since chance, 0.50, reaches 0.5." in text
+    text = run_report(Run(GOOD, info={"task": task | {"fixed_data": True, "chance": 0.4}}))
+    assert "commonest label of the training set scores 0.40 (mean over lengths)." in text
+    assert "Memory span (mean test accuracy above 0.5): 20.0" in text
     old = run_report(Run(GOOD, info={"settings": {"data": "mine", "data_sha256": "0"}}))
     assert "constant answer" not in old and " of 100" not in old  # not known of its files
 

@@ -110,6 +110,10 @@ def test_vocabulary_classes_and_chance_are_read_from_the_files(tmp_path):
     folder, _ = read_data(str(tmp_path), (3,))
     assert (folder.vocabulary, folder.classes) == (3, 2)
     assert folder.chance == pytest.approx(2 / 3)
+    other = [(0, 1, 2, 1, 0), (1, 1, 0, 0, 0), (1, 0, 0, 1, 0)]  # here 0 is always right
+    write_data(tmp_path, 4, train=other, dev=other[:1], test=other)
+    folder, _ = read_data(str(tmp_path), (3, 4))
+    assert folder.chance == pytest.approx((2 / 3 + 1) / 2)  # a network learns one length
 
 
 @pytest.mark.parametrize(

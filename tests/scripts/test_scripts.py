@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from srn_jax.analysis.results import read_histories, read_results
+from srn_jax.cli.answers import parse_tokens
 from srn_jax.runs.folder import RUN_FILE
 
 SMALL = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 3, "--epochs", 12)
@@ -167,11 +168,15 @@ def test_evaluate_predicts_any_tokens_and_marks_nothing_where_no_answer_is_known
 ):
     (tmp_path / "data" / "2").mkdir(parents=True)
     lines = "".join(f"{a} {b}\t{a * b % 12}\n" for a in range(12) for b in range(12))
-    for name in ("train", "dev", "test"):
-        (tmp_path / "data" / "2" / f"{name}.txt").write_text(lines)
-    small = ("--data", tmp_path / "data", "--seeds", 2, "--steps", 2, "--platform", "cpu")
+    few = "1 2\t2\n2 6\t0\n3 4\t0\n0 1\t0\n5 5\t1\n"
+    for name, part in (("train", lines), ("dev", few), ("test", lines)):
+        (tmp_path / "data" / "2" / f"{name}.txt").write_text(part)
+    small = ("--data", tmp_path / "data", "--seeds", 2, "--steps", 40, "--platform", "cpu")
     done = run_here("sweep.py", *small, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
+    best = read_results(tmp_path / "run").best_dev_accuracy  # of five, not of 144 as in the test
+    assert set(best) <= {0.2, 0.4, 0.6, 0.8}
+    assert parse_tokens("11", 12).tolist() == [11] and parse_tokens("11", 10).tolist() == [1, 1]
     done = run_here("evaluate.py", tmp_path / "run", "--predict", "11 3", "--platform", "cpu")
     assert done.returncode == 0, done.stderr
     assert [len(row) for row in rows_of(done.stdout)] == [4, 4]

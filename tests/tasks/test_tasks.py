@@ -143,7 +143,7 @@ def test_recalls_symbols_are_uniform_and_chance_is_one_of_them():
     assert np.abs(np.corrcoef(symbols.T) - np.eye(REMEMBERED)).max() < 0.03
     assert chance_of(Recall()) == 1 / SYMBOLS
     assert facts_of(Recall()).chance_loss == pytest.approx(np.log(SYMBOLS))
-    assert facts_of(Recall()).test_examples == Recall.examples * REMEMBERED
+    assert facts_of(Recall()).test_examples == Recall.examples
 
 
 # Chance, and words
