@@ -68,6 +68,7 @@ def test_an_experiment_in_a_sweep_equals_the_one_alone(six):
     assert histories["dev_accuracy"][5] == pytest.approx(np.asarray(own["dev_accuracy"]), abs=0.011)
 
 
+@pytest.mark.slow
 def test_a_seeds_results_do_not_depend_on_the_sweep_to_the_bit(six):
     _, state, histories = six
     _, alone, own_histories = trained(lengths=(8,), seeds=(2,))
@@ -180,6 +181,7 @@ def test_a_task_with_several_answers_is_scored_by_answer():
 # Data from files
 
 
+@pytest.mark.slow
 def test_data_from_files_is_the_same_for_every_seed(tmp_path):
     splits = dict(textbook_splits((3, 5), (1, 1, 1)))
     for length, own in splits.items():

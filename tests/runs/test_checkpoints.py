@@ -63,6 +63,7 @@ def found_after(folder, original):
     return True
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(stopped):
     original, newest = checkpoint.restore(stopped), stopped / "checkpoints" / "9"
     files, draw, found = files_of(newest), random.Random(1), []
@@ -166,6 +167,7 @@ READ_ERRORS = [
 ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_may_be_good_and_stays(stopped, uninterrupted, monkeypatch):
     before = contents_of(stopped)
     for error in READ_ERRORS:

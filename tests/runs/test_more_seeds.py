@@ -12,6 +12,7 @@ from srn_jax.runs.loop import AS_USUAL
 from srn_jax.runs.restore import restore
 
 
+@pytest.mark.slow
 def test_more_seeds_give_the_run_of_all_seeds_also_after_a_kill(tmp_path, monkeypatch):
     old, new, whole = (tmp_path / name for name in ("old", "new", "whole"))
     run_sweep(replace(SWEEP, seeds=(0,)), old, Recorder())

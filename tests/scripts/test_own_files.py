@@ -33,6 +33,7 @@ def test_the_readmes_files_are_two_and_short(own):
     assert max(classes) <= 20 and len(lines["parity.py"]) <= 20
 
 
+@pytest.mark.slow
 def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(own, run_here):
     cell = ("--length", 5, "--cell", "mine.py:Leaky", "--learning-rate", 0.01, 0.02)
     done = run_here("sweep.py", *SMALL[3:], *cell, "--out", "run")
@@ -56,6 +57,7 @@ def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(
     assert f"{copy.relative_to(own)} has changed since the run began" in changed.stderr
 
 
+@pytest.mark.slow
 def test_in_one_process_a_changed_file_is_another_cell(own):
     """As in a notebook: its name is the same, and nothing of the one before may be used."""
     trained = []

@@ -196,6 +196,7 @@ def test_the_same_command_again_shows_the_same_results_and_trains_nothing(run, r
     assert before == {name: (folder / name).read_bytes() for name in before}
 
 
+@pytest.mark.slow
 def test_plot_draws_one_run_again_and_compares_several(run, run_here, tmp_path):
     folder, _ = run
     png = folder / "figures" / "6.7.png"

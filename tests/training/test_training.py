@@ -303,6 +303,7 @@ def test_rmsprop_by_hand():
         assert np.asarray(after)[seen] == pytest.approx(expected[seen], abs=2e-5)
 
 
+@pytest.mark.slow
 def test_the_sum_of_the_losses_in_a_batch():
     """Gradients and losses are 8 times those of the mean; the dev loss is the mean of sums."""
     mean, added = (
