@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from srn_jax.cli import options as cli
+from srn_jax.config import option_name
 from srn_jax.errors import UserError
 from srn_jax.runs.folder import check_place
+
+MEASURING = ("platform", "cells", "quick", "whole_process")  # what --estimate has no use for
 
 
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu", help="where to run")
-    parser.add_argument(
-        "--cells", nargs="+", choices=("srn", "lstm", "gru"), default=["srn"], help="which [srn]"
-    )
+    parser.add_argument("--platform", choices=("cpu", "gpu"), help="where to run [cpu]")
+    parser.add_argument("--cells", nargs="+", choices=("srn", "lstm", "gru"), help="which [srn]")
     parser.add_argument("--quick", action="store_true", help="fewer steps and seeds, a rough look")
     parser.add_argument(
         "--whole-process", action="store_true", help="time scripts/sweep.py --seeds 1 as well"
@@ -48,19 +49,28 @@ def main(arguments: list[str]) -> None:
         try:
             job = Job(**json.loads(options.job))
             job = replace(job, lengths=tuple(job.lengths))
+            job.check()
         except (TypeError, ValueError) as error:
             raise UserError(f"--job: not a job ({error})") from None
         report.answer(options.contender, job)
         return
+    if options.kernel and options.estimate != "gpu-h100":
+        raise UserError("--kernel is for GPUs, add --estimate gpu-h100 or leave it out")
+    given = [name for name in MEASURING if getattr(options, name)]
+    if options.estimate is not None and given:
+        raise UserError(f"--estimate measures nothing, leave out {option_name(given[0])}")
+    platform, cells = options.platform or "cpu", options.cells or ["srn"]
+    if len(set(cells)) < len(cells):
+        raise UserError("--cells has a value more than once")
     check_place(Path(options.out))
     if options.estimate is not None:
         from benchmark import estimate
 
-        if options.kernel and options.estimate != "gpu-h100":
-            raise UserError("--kernel is for GPUs, add --estimate gpu-h100 or leave it out")
         estimate.run(options.estimate, Path(options.out), options.kernel)
         return
-    measured = report.run_all(options.platform, options.quick, options.whole_process, options.cells)
+    if platform == "gpu":
+        report.check_gpu()
+    measured = report.run_all(platform, options.quick, options.whole_process, cells)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")
 
 

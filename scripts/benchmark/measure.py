@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from srn_jax.checks import one_of, whole
+from srn_jax.cli.devices import PLATFORMS
 from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 
@@ -31,6 +33,13 @@ class Job:
     seeds: int = 1
     steps: int = 200  # measured, after a warm-up
     repeats: int = 3
+
+    def check(self) -> None:
+        """Raise `UserError` for values out of range."""
+        one_of(*PLATFORMS)("platform", self.platform)
+        for name in ("seeds", "steps", "repeats"):
+            whole(1, 1_000_000)(name, getattr(self, name))
+        _ = self.sweep  # which checks the rest
 
     @property
     def sweep(self) -> SweepConfig:

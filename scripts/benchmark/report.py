@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 from benchmark import measure as benchmark
 from benchmark.measure import STEPS, Job
 from srn_jax.analysis.report import plain_table
+from srn_jax.cli import devices
 from srn_jax.config import TEXTBOOK_LENGTHS
 from srn_jax.errors import UserError
 
@@ -56,6 +59,15 @@ def answer(contender: str, job: Job) -> None:
         found = dataclasses.asdict(measurement)
         found["experiment_seconds"] = measurement.experiment_seconds
     print(MARK + json.dumps(found), flush=True)
+
+
+def check_gpu() -> None:
+    """Raise `UserError` where JAX finds no GPU, in a process that ends: this one must hold none."""
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            process.submit(devices.configure, "gpu").result()
+    except UserError as error:  # what other scripts can do instead is not what this one can
+        raise UserError(str(error).replace("--platform auto", "--platform cpu")) from None
 
 
 def plan(platform: str, quick: bool, cells: Sequence[str] = ("srn",)) -> list[tuple[str, Job]]:

@@ -3,9 +3,12 @@
 import io
 import json
 import math
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,14 @@ from matplotlib.figure import Figure
 
 from srn_jax.analysis import fonts
 from srn_jax.analysis.results import write_atomically
-from srn_jax.errors import UserError
+from srn_jax.errors import UserError, warn
 
 FORMATS = ("pdf", "png", "svg")
 SMALLEST_TYPE = 6.5  # points
 PNG_DPI = 150
 FASTER: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 1}}}  # and a tenth larger
 UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+MISSING = "Glyph .* missing from font"  # Matplotlib's words for a character that becomes a box
 # Of a legend, in units of its type's size: a typical letter, a line of text, the drawn line.
 LETTER_WIDTH, LINE_HEIGHT, HANDLE_WIDTH = 0.56, 1.6, 5.0
 CHINESE: dict[str, Any] = json.loads(
@@ -57,8 +61,9 @@ class Look:
 
     def say(self, words: str, **values: Any) -> str:
         """Words of a figure in its language, with values in their places."""
-        translated = CHINESE["words"].get(words, words) if self.language == "zh" else words
-        return translated.format(**values)
+        if self.language == "zh":
+            words = in_chinese(words)
+        return words.format(**values) if values else words  # a name may have braces of its own
 
     @contextmanager
     def applied(self, width: float, ratio: float, type_size: float = 10) -> Iterator[Figure]:
@@ -71,7 +76,7 @@ class Look:
         wide = self.width or width
         scale = math.sqrt(wide / width)
         settings: Any = {
-            "font.family": fonts.families(),
+            "font.family": [*fonts.families(), *chinese_fonts()[:1]],  # for a user's own words
             "font.size": max(SMALLEST_TYPE, type_size * scale),
             "lines.linewidth": 1.8 * scale,
             "lines.markersize": 6 * scale,
@@ -104,15 +109,56 @@ class Look:
 DEFAULT_LOOK = Look()
 
 
-def chinese_font() -> str:
-    """The name of an installed font with Chinese characters; raises `UserError` for none."""
+def in_chinese(words: str) -> str:
+    """Words of a figure in Chinese, if they are known; `symbol 2`, one of several, is as well."""
+    known = CHINESE["words"]
+    word, _, number = words.rpartition(" ")
+    if words not in known and word in known and number.isdecimal():
+        return f"{known[word]} {number}"
+    return known.get(words, words)
+
+
+def chinese_fonts() -> list[str]:
+    """The names of installed fonts with Chinese characters, the best first."""
     installed = set(font_manager.get_font_names())
-    for name in CHINESE["fonts"]:
-        if name in installed:
-            return name
+    return [name for name in CHINESE["fonts"] if name in installed]
+
+
+def chinese_font() -> str:
+    """The best of them; raises `UserError` for none."""
+    if found := chinese_fonts():
+        return found[0]
     raise UserError(
-        "--lang zh needs a font with Chinese characters and none was found, install one such as "
-        "Noto Sans CJK SC or leave out --lang"
+        "--lang zh needs a font with Chinese characters and none was found, "
+        f"{how_to_install()}, or leave out --lang"
+    )
+
+
+def how_to_install() -> str:
+    """What to do for Chinese characters; Matplotlib does not look for new fonts by itself."""
+    listed = Path(matplotlib.get_cachedir()) / "fontlist-*.json"
+    return f"install one such as Noto Sans CJK SC and delete Matplotlib's list of fonts, {listed}"
+
+
+@contextmanager
+def boxes_told() -> Iterator[None]:
+    """One line, once, for all characters that no font has; Matplotlib warns of each of them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", MISSING)
+        yield
+    for one in caught:
+        if re.match(MISSING, str(one.message)):
+            tell_of_boxes()
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+@cache
+def tell_of_boxes() -> None:
+    """Warn, once in this process, that a figure shows boxes."""
+    warn(
+        "a title or label has characters that are in no font found and become boxes; for "
+        f"Chinese {how_to_install()}"
     )
 
 
@@ -144,7 +190,8 @@ def save_figure(figure: Figure, stem: Path, look: Look = DEFAULT_LOOK) -> list[P
     refuse Matplotlib's default, Type 3.
     """
     paths = []
-    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "srn_jax"}):
+    settings: Any = {"pdf.fonttype": 42, "svg.hashsalt": "srn_jax"}
+    with matplotlib.rc_context(settings), boxes_told():
         if (engine := figure.get_layout_engine()) is not None:
             engine.execute(figure)
             figure.set_layout_engine(None)

@@ -1,11 +1,12 @@
 """The cut-down font draws what the whole one draws."""
 
 import io
+import warnings
 
 import pytest
 
-from srn_jax.analysis import fonts
-from srn_jax.analysis.look import Look, save_figure
+from srn_jax.analysis import fonts, look
+from srn_jax.analysis.look import CHINESE, Look, save_figure
 
 pytestmark = pytest.mark.no_jax
 
@@ -37,3 +38,37 @@ def test_a_pdf_takes_its_characters_from_it(tmp_path, monkeypatch):
         axes.set_title("accuracy")
     save_figure(figure, tmp_path / "figure", Look(formats=("pdf",)))
     assert opened and all("srn_jax-" in str(path) for path in opened)
+
+
+def test_a_font_for_chinese_changes_nothing_in_latin_letters(monkeypatch):
+    """One of Matplotlib's own stands for it, since a machine may have none."""
+    monkeypatch.setitem(CHINESE, "fonts", [])
+    without = drawn("train and dev")
+    monkeypatch.setitem(CHINESE, "fonts", ["STIXGeneral"])
+    assert drawn("train and dev") == without
+
+
+def test_a_users_own_words_are_drawn_in_it_or_one_line_says_that_they_are_boxes(
+    tmp_path, monkeypatch, capsys
+):
+    look.tell_of_boxes.cache_clear()
+
+    def save(words):
+        own = Look(title=words, formats=("png", "pdf"))
+        with own.axes(4, 0.7) as (figure, _):
+            save_figure(figure, tmp_path / "figure", own)
+
+    monkeypatch.setitem(CHINESE, "fonts", ["STIXGeneral"])
+    save("\u1d84 is in it alone")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setitem(CHINESE, "fonts", [])
+    save("标题")
+    save("运行")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and "boxes" in line and "Noto Sans CJK SC" in line
+    look.tell_of_boxes.cache_clear()
+
+
+def test_other_warnings_of_matplotlib_stay():
+    with pytest.warns(UserWarning, match="something else"), look.boxes_told():
+        warnings.warn("something else", UserWarning, stacklevel=1)

@@ -1,6 +1,7 @@
 """The benchmark measures what it says: the same experiment, run in other ways."""
 
 import json
+import runpy
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from benchmark.report import contenders_table, floor, growth_plan, plan
 
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
 from srn_jax.ensemble.sweep import Sweep
+from srn_jax.errors import UserError
 
 CONFIG = SweepConfig((3, 7), (0, 1), ExperimentConfig(epochs=1))
 
@@ -84,6 +86,35 @@ def test_growth_changes_one_thing_at_a_time():
         tasks = [task for _, task in points]
         varied = [len({getattr(t, n) for t in tasks}) for n in ("lengths", "hidden_size", "seeds")]
         assert sorted(varied) == [1, 1, len(points)]
+
+
+@pytest.mark.parametrize(
+    "words, problem",
+    [
+        ("--kernel", "--kernel is for GPUs, add --estimate gpu-h100"),
+        ("--kernel --estimate tpu-v5e", "--kernel is for GPUs, add --estimate gpu-h100"),
+        ("--cells gru gru", "--cells has a value more than once"),
+        ("--estimate gpu-h100 --platform cpu", "measures nothing, leave out --platform"),
+        ("--estimate gpu-h100 --cells srn", "measures nothing, leave out --cells"),
+        ("--estimate gpu-h100 --quick", "measures nothing, leave out --quick"),
+        ("--estimate gpu-h100 --whole-process", "measures nothing, leave out --whole-process"),
+        ('--contender srn_jax --job {"seeds":"x"}', "seeds must be a whole number"),
+        ('--contender srn_jax --job {"lengths":["x"]}', "--lengths must be a whole number"),
+        ('--contender srn_jax --job {"platform":"x"}', "platform must be one of"),
+    ],
+)
+def test_options_that_would_be_ignored_or_fail_later_are_one_line(words, problem):
+    main = runpy.run_path(str(report.SCRIPT))["main"]
+    with pytest.raises(UserError) as caught:
+        main(words.split())
+    assert problem in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_measured(run_script, tmp_path):
+    words = ("--platform", "gpu", "--out", tmp_path)
+    done = run_script("benchmark.py", *words, CUDA_VISIBLE_DEVICES="-1")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert "error: no GPU found by JAX" in done.stderr and "use --platform cpu" in done.stderr
 
 
 @pytest.mark.slow
