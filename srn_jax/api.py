@@ -1,6 +1,7 @@
 """Training from Python: `srn_jax.train`, `srn_jax.load_run`, `srn_jax.compare`."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ import numpy as np
 
 from srn_jax.analysis import report
 from srn_jax.analysis.results import Histories, Results, Run
+from srn_jax.checks import shown, switch, whole
 from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import read_data
+from srn_jax.interop.textbook_files import lengths_in, read_data
 
 if TYPE_CHECKING:
     from srn_jax.training.model import Network
@@ -66,7 +68,7 @@ class TrainedRun:
 
 
 def train(
-    lengths: int | Iterable[int] = TEXTBOOK_LENGTHS,
+    lengths: int | Iterable[int] | None = None,
     seeds: int | Iterable[int] = 8,
     *,
     folder: str | Path | None = None,
@@ -78,7 +80,7 @@ def train(
     """Train all lengths and seeds at once, or what is left of it, and show how far it is.
 
     Args:
-        lengths: of the sequences.
+        lengths: of the sequences; None takes all that `data` has, or the textbook's 5 to 35.
         seeds: how many for each length, or which.
         folder: of the run; None takes one of its own for these settings, under `runs/`.
         data: a folder with `<length>/{train,dev,test}.txt`; None draws data for each seed.
@@ -95,11 +97,21 @@ def train(
     if unknown := settings.keys() - set(known):
         raise UserError(f"no setting {sorted(unknown)[0]!r}, expected one of {', '.join(known)}")
     settings = {name: plain(value) for name, value in settings.items()}
+    switch("overwrite", overwrite)
+    files = None if data is None else path_from("data", data)
+    if files is not None and "multiplicity" in settings:
+        raise UserError("multiplicity is for drawn data, leave it out with data")
+    if lengths is None:
+        lengths = TEXTBOOK_LENGTHS if files is None else lengths_in(files)
     lengths, seeds = several(lengths), plain(seeds)
-    seeds = tuple(range(seeds)) if isinstance(seeds, int) else several(seeds)
+    if isinstance(seeds, int):
+        whole(1, 1_000_000)("seeds", seeds)  # before they are counted out
+        seeds = range(seeds)
+    seeds = several(seeds)
     config = SweepConfig(lengths, seeds, ExperimentConfig(**settings), None, several(probes))
-    if data is not None:
-        config = dataclasses.replace(config, data=read_data(str(data), lengths)[0])
+    where = None if folder is None else path_from("folder", folder)
+    if files is not None:
+        config = dataclasses.replace(config, data=read_data(str(files), lengths)[0])
     start_jax()
     from srn_jax.analysis.drawing import helper
     from srn_jax.cli.study import run_study
@@ -107,9 +119,9 @@ def train(
     from srn_jax.runs.settings import default_folder
     from srn_jax.runs.signals import Interrupted
 
-    where = default_folder([config]) if folder is None else Path(folder)
+    where = where or default_folder([config])
     told = {"lengths": [*lengths], "seeds": [*seeds], **settings}
-    told |= ({"data": str(data)} if data is not None else {}) | {"folder": str(where)}
+    told |= ({"data": str(files)} if files is not None else {}) | {"folder": str(where)}
     told |= {"probes": [*config.probes]} if config.probes else {}
     call = ", ".join(f"{name}={value!r}" for name, value in told.items())
     command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
@@ -123,13 +135,21 @@ def train(
 
 def plain(value: Any) -> Any:
     """A number of NumPy's as one of Python's, anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
 
 
 def several(values: Any) -> tuple[Any, ...]:
     """One value or several as a tuple; a text is one."""
+    values = plain(values)
     one = isinstance(values, str) or not isinstance(values, Iterable)
-    return (plain(values),) if one else tuple(map(plain, values))
+    return (values,) if one else tuple(map(plain, values))
+
+
+def path_from(name: str, value: Any) -> Path:
+    """A path that was given as an argument; raises `UserError` for what is none."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise UserError(f"{name} must be a path, got {shown(value)}")
+    return Path(value)
 
 
 def load_run(folder: str | Path) -> TrainedRun:
@@ -140,31 +160,38 @@ def load_run(folder: str | Path) -> TrainedRun:
     """
     from srn_jax.cli.publish import load_run as load
 
-    return TrainedRun(Path(folder), load(Path(folder)))
+    folder = path_from("folder", folder)
+    return TrainedRun(folder, load(folder))
 
 
 def compare(
-    runs: Mapping[str, TrainedRun],
+    runs: Mapping[str, TrainedRun | str | Path],
     folder: str | Path = "runs/comparison",
     baseline: str | None = None,
 ) -> Path:
     """Compare runs, seed by seed: prints a table, draws, and returns the path of the figure.
 
     Args:
-        runs: by the names under which they are shown.
+        runs: or their folders, by the names under which they are shown.
         folder: where the comparison is written.
         baseline: the name of the run that others are compared with; None for the first.
 
     Raises:
         UserError: for no runs, or no such baseline.
     """
+    if not isinstance(runs, Mapping):
+        raise UserError(f"runs must be a dictionary of runs by their names, got {shown(runs)}")
     if not runs:
         raise UserError("there is no run to compare, give at least one")
     from srn_jax.cli.publish import COMPARISON, publish_comparison
 
-    own = {name: trained.run for name, trained in runs.items()}
-    publish_comparison(Path(folder), own, baseline)
-    return Path(folder) / "figures" / f"{COMPARISON}.png"
+    folder = path_from("folder", folder)
+    own = {
+        name: (one if isinstance(one, TrainedRun) else load_run(path_from(f"run {name}", one))).run
+        for name, one in runs.items()
+    }
+    publish_comparison(folder, own, baseline)
+    return folder / "figures" / f"{COMPARISON}.png"
 
 
 def start_jax() -> None:

@@ -13,12 +13,22 @@ OWN = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")  # mine.py:Mine
 Check = Callable[[str, Any], None]
 
 
+def shown(value: Any) -> str:
+    """A value as it may stand in an error message: on one line, and not long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # more digits than Python writes
+        return "one of thousands of digits"
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 def whole(low: int, high: int) -> Check:
     """A check that a value is an integer in low..high, both included."""
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise UserError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+            wanted = f"a whole number from {low} to {high}"
+            raise UserError(f"{name} must be {wanted}, got {shown(value)}")
 
     return check
 
@@ -28,7 +38,8 @@ def positive(high: float) -> Check:
 
     def check(name: str, value: Any) -> None:
         if not is_number(value) or not 0 < value <= high:
-            raise UserError(f"{name} must be a number above 0 and at most {high:g}, got {value!r}")
+            wanted = f"a number above 0 and at most {high:g}"
+            raise UserError(f"{name} must be {wanted}, got {shown(value)}")
 
     return check
 
@@ -38,23 +49,25 @@ def between(low: float, high: float) -> Check:
 
     def check(name: str, value: Any) -> None:
         if not is_number(value) or not low <= value <= high:
-            raise UserError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+            wanted = f"a number from {low:g} to {high:g}"
+            raise UserError(f"{name} must be {wanted}, got {shown(value)}")
 
     return check
 
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, and no truth value."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    if isinstance(value, int):  # of any size: a float could not hold it
+        return not isinstance(value, bool)
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def one_of(*choices: str) -> Check:
     """A check that a value is one of the given words."""
 
     def check(name: str, value: Any) -> None:
-        if value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if not isinstance(value, str) or value not in choices:
+            raise UserError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
 
     return check
 
@@ -63,9 +76,9 @@ def one_of_or_own(*choices: str) -> Check:
     """A check that a value is one of the given words, or a class in a file of the user's."""
 
     def check(name: str, value: Any) -> None:
-        if value not in choices and not (isinstance(value, str) and OWN.fullmatch(value)):
+        if not isinstance(value, str) or not (value in choices or OWN.fullmatch(value)):
             expected = f"one of {', '.join(choices)}, or a class of yours as FILE.py:NAME"
-            raise UserError(f"{name} must be {expected}, got {value!r}")
+            raise UserError(f"{name} must be {expected}, got {shown(value)}")
 
     return check
 
@@ -73,7 +86,7 @@ def one_of_or_own(*choices: str) -> Check:
 def switch(name: str, value: Any) -> None:
     """A check that a value is True or False."""
     if not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, got {value!r}")
+        raise UserError(f"{name} must be true or false, got {shown(value)}")
 
 
 def or_none(check: Check) -> Check:

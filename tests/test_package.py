@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import srn_jax
+from srn_jax.interop.textbook_files import textbook_splits, write_splits
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"epochs": 2, "hidden_size": 8, "embedding_size": 8}
@@ -72,7 +73,7 @@ def test_a_run_is_loaded_by_its_path_as_text_and_the_same_call_trains_nothing(tr
 
 
 def test_runs_are_compared(trained, capsys, tmp_path):
-    runs = {"one": trained, "same": srn_jax.load_run(trained.folder)}
+    runs = {"one": trained, "same": str(trained.folder)}
     figure = srn_jax.compare(runs, str(tmp_path / "both"))
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "Difference: the run minus one, paired seed by seed." in capsys.readouterr().out
@@ -92,12 +93,64 @@ def test_a_wrong_setting_from_python_is_one_line():
         (("5", 1), "--lengths must be a whole number .* got '5'"),
         ((5, 1.0), "--seeds .* got 1.0"),
         ((np.int64(5), "x"), "--seeds .* got 'x'"),
-        ((np.array([5, 6]), np.int64(0)), "--seeds is empty"),
+        ((np.array([5, 6]), np.int64(0)), "seeds must be .* got 0"),
+        ((5, 10**9), "seeds must be a whole number from 1 to 1000000, got 1000000000"),
     ],
 )
 def test_what_is_no_whole_number_is_not_rounded(arguments, says):
     with pytest.raises(srn_jax.UserError, match=says):
         srn_jax.train(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"learning_rate": 10**400}, "--learning-rate must be a number above 0 .* got 1000"),
+        ({"epochs": 10**5000}, "--epochs must be .* got one of thousands of digits"),
+        ({"optimizer": np.array(["adam", "sgd"])}, "--optimizer must be one of .* got array"),
+        ({"cell": np.array(["srn", "lstm"])}, "--cell must be one of .* got array"),
+        ({"probes": [["loss"]]}, "--probe must be one of"),
+        ({"folder": 5}, "folder must be a path, got 5"),
+        ({"folder": ""}, "folder must be a path, got ''"),
+        ({"data": 5}, "data must be a path, got 5"),
+        ({"data": "a\0b", "lengths": 3}, "train.txt: cannot be read"),
+        ({"data": "nowhere"}, "nowhere: no such folder of data"),
+        ({"data": "nowhere", "multiplicity": 7}, "multiplicity is for drawn data, leave it out"),
+        ({"overwrite": "no"}, "overwrite must be true or false, got 'no'"),
+    ],
+)
+def test_a_bad_argument_from_python_is_one_line(arguments, says):
+    lengths = {} if "data" in arguments else {"lengths": 5}
+    with pytest.raises(srn_jax.UserError, match=says) as refusal:
+        srn_jax.train(**lengths | arguments)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: srn_jax.load_run(None), "folder must be a path, got None"),
+        (lambda: srn_jax.load_run("a\0b"), "cannot be read"),
+        (lambda: srn_jax.read_results("a\0b"), "cannot be read"),
+        (lambda: srn_jax.compare([1]), "runs must be a dictionary of runs by their names"),
+        (lambda: srn_jax.compare({"a": 5}), "run a must be a path, got 5"),
+        (lambda: srn_jax.compare({"a": "nowhere"}), "nowhere/run.json: cannot be read"),
+        (lambda: srn_jax.compare({"a": "nowhere"}, 5), "folder must be a path, got 5"),
+    ],
+)
+def test_what_is_no_run_is_one_line(call, says):
+    with pytest.raises(srn_jax.UserError, match=says):
+        call()
+
+
+def test_a_folder_of_data_says_which_lengths_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for length, splits in textbook_splits((3, 4), (1, 1, 1)):
+        write_splits(tmp_path / "data", length, splits)
+    with monkeypatch.context() as patch:
+        patch.setattr("srn_jax.analysis.drawing.helper", nullcontext)
+        run = srn_jax.train(seeds=1, data="data", **SMALL)
+    assert run.results.length.tolist() == [3, 4]
 
 
 def test_one_value_may_stand_for_a_list_and_numbers_may_be_numpys(trained, tmp_path):

@@ -198,24 +198,31 @@ def write_manifest(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, {**values, "sha256": digest_of(values)})
 
 
+def read_file(path: Path) -> bytes:
+    """The content of a file of a run; raises `UserError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # the latter for a null byte in the path
+        reason = getattr(error, "strerror", error)
+        raise UserError(
+            f"{path}: cannot be read ({reason}), expected the folder of a run"
+        ) from None
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """What `write_manifest` has written; files of old versions have no digest.
 
     Raises `UserError` if the file is missing or is not what was written.
     """
+    content = read_file(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(content.decode("utf-8"))
         if not isinstance(values, dict):
             raise TypeError(f"it holds {type(values).__name__}, expected an object")
         rest = {name: value for name, value in values.items() if name != "sha256"}
         if "sha256" in values and values["sha256"] != digest_of(rest):
             raise ValueError("it is not what the run wrote")
         return values
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(
-            f"{path}: cannot be read ({reason}), expected the folder of a run"
-        ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({error})") from None
 
@@ -225,12 +232,7 @@ def read_checked(path: Path) -> bytes:
 
     Raises `UserError` if it cannot be read, or is not what the run wrote.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}), expected a run folder"
-        ) from None
+    content = read_file(path)
     run_file = path.with_name(RUN_FILE)
     written = read_manifest(run_file).get("files", {}) if run_file.exists() else {}
     if path.name in written and written[path.name] != hashlib.sha256(content).hexdigest():

@@ -42,7 +42,8 @@ def parse_tokens(text: str, vocabulary: int, option: str = "--predict") -> np.nd
     parts = text.split()
     if len(parts) == 1 and vocabulary <= 10:
         parts = list(parts[0])
-    if not parts or not all(p.isascii() and p.isdigit() and int(p) < vocabulary for p in parts):
+    known = [p.isascii() and p.isdigit() and len(p) < 10 and int(p) < vocabulary for p in parts]
+    if not parts or not all(known):
         raise UserError(
             f"{option} wants numbers 0 to {vocabulary - 1} like '3 4 0', got {text!r}"[:300]
         )

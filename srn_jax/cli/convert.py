@@ -10,6 +10,8 @@ from srn_jax.config import CELLS, DataFolder, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import lengths_in
 
+LARGEST_BATCH = 1_000_000  # that a configuration can have
+
 
 def convert(arguments: list[str]) -> None:
     """Exchange weights with the textbook's PyTorch program, and test them.
@@ -56,11 +58,16 @@ def convert(arguments: list[str]) -> None:
         config = networks.config
         parameters = jax.tree.map(lambda array: array[0], networks.parameters)
     if lengths:
-        config = dataclasses.replace(config, lengths=lengths, seeds=(0,))
+        # A file has no batches: with all examples in one, the loss is the mean over them.
+        alone = dataclasses.replace(
+            config.experiment, batch_size=LARGEST_BATCH, loss_reduction="mean"
+        )
+        config = dataclasses.replace(config, lengths=lengths, seeds=(0,), experiment=alone)
         copies = jax.tree.map(lambda array: np.stack([array] * len(lengths)), parameters)
         scored = np.ones(len(lengths), bool)
         networks = Networks(config, config.experiments, copies, scored)
         print_accuracies(networks, options.evaluate, by_seed=False)
+        print("test loss: the mean over examples")
     if options.to is not None:
         print("written:", pytorch_weights.save(config.experiment.cell, parameters, options.to))
 

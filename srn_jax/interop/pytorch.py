@@ -44,6 +44,7 @@ from srn_jax.training.model import Parameters
 NUMPY_SUFFIX = ".npz"
 TORCH_SUFFIXES = (".pth", ".pt", ".pdparams")
 SUFFIXES = (NUMPY_SUFFIX, *TORCH_SUFFIXES)
+STACKED_U = "rnn_model.weight_hh_l0"
 MOST_BYTES = 2**31  # no network of `config`'s largest sizes has more
 
 
@@ -94,7 +95,8 @@ def layout_of(state: Mapping[str, Any]) -> Layout:
     """The layout of a state dict, by its names and, where gates are stacked, by their number."""
     if not any(name in state for name in TORCH_RNN.tensors):
         return LSTM if any(name in state for name in LSTM.tensors) else SRN
-    rows, columns = (*np.shape(state.get("rnn_model.weight_hh_l0", ())), 0, 0)[:2]
+    # Sorted, so that a matrix on its side is told which shape it should have.
+    columns, rows = sorted((*np.shape(state.get(STACKED_U, ())), 0, 0)[:2])
     return {3: TORCH_GRU, 4: TORCH_LSTM}.get(rows // max(columns, 1), TORCH_RNN)
 
 
@@ -188,6 +190,8 @@ def check_state_dict(state: Mapping[str, Any]) -> tuple[Layout, dict[str, np.nda
 
     arrays = {name: to_array(name, state[name]) for name in shapes}
     sizes: dict[int | str, int | str] = {1: 1}  # the others each from the first array that has it
+    if layout.stacked and arrays[STACKED_U].ndim == 2:
+        sizes["D"] = max(min(arrays[STACKED_U].shape), 1)
     for name, shape in shapes.items():
         found = arrays[name].shape
         if len(found) == len(shape):
@@ -207,6 +211,8 @@ def to_array(name: str, value: Any) -> np.ndarray:
     try:
         if hasattr(value, "detach"):  # a PyTorch tensor
             value = value.detach().cpu()
+        if isinstance(value, np.ndarray):  # from a machine that has its bytes in another order
+            value = value.astype(value.dtype.newbyteorder("="), copy=False)
         kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
         if kind != "float32":  # a conversion would lose bits, or hide that these are no weights
             raise UserError(f"{name} is {kind}, expected float32")

@@ -157,9 +157,9 @@ def describe_fault(line: str) -> str:
     digits, label = line.split("\t", 1)
     parts = digits.split(" ")
     strange = next((part for part in parts if not re.fullmatch(NUMBER, part, re.ASCII)), None)
-    if strange is None:
-        return f"label {shorten(label)} is not a whole number"
-    return f"{shorten(strange)} is not a whole number"
+    what, text = ("label ", label) if strange is None else ("", strange)
+    fault = "too large" if re.fullmatch("[1-9][0-9]*", text) else "not a whole number"
+    return f"{what}{shorten(text)} is {fault}"
 
 
 def shorten(text: str, limit: int = 40) -> str:
@@ -181,8 +181,9 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file; raises `UserError` if it cannot be read."""
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:  # the latter for a null byte in the path
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
 def read_sequences(path: Path, length: int) -> Sequences:

@@ -94,9 +94,22 @@ def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
     """
     if config.data is None:
         return None
-    found, files = read_data(config.data.path, config.lengths)
+    path = config.data.path
+    if not Path(path).is_dir():
+        raise UserError(
+            f"{path}: no such folder, and the run's own data were there: put it back, or test on "
+            "others (evaluate RUN --data DIR)"
+        )
+    try:
+        found, files = read_data(path, config.lengths)
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be read as the run read it, put the old files back ({error})"
+        ) from None
     if found.sha256 != config.data.sha256:
-        raise UserError(f"{config.data.path} has changed since the run, which had other data")
+        raise UserError(
+            f"{path} has changed since the run, which had other data: put the old files back"
+        )
     return files
 
 
@@ -117,6 +130,7 @@ def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.n
         examples, _ = test_sets(config, experiments, read_data_of(config))
     else:
         folder, width = Path(data), max(config.lengths)
+        check_task(config, folder)
         sets = {n: read_sequences(folder / str(n) / "test.txt", n) for n in set(lengths.tolist())}
         check_test_sets(config, folder, sets)
         padded = [pad_examples(sets[length], width) for length in lengths.tolist()]
@@ -126,14 +140,19 @@ def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.n
     return loss, accuracy
 
 
+def check_task(config: SweepConfig, folder: Path) -> None:
+    """Raise `UserError` for networks whose task is not that of files of data."""
+    task = task_of(config)
+    if not getattr(task.inputs, "vocabulary", 0) or task.answers > 1:
+        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
+
+
 def check_test_sets(config: SweepConfig, folder: Path, sets: dict[int, Any]) -> None:
     """Raise `UserError` for test sets of different sizes, or of other tokens or classes."""
     if len({len(one) for one in sets.values()}) > 1:
         raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
     task = task_of(config)
     tokens = getattr(task.inputs, "vocabulary", 0)
-    if not tokens or task.answers > 1:
-        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
     for length, one in sets.items():
         if one.digits.max() >= tokens or one.labels.max() >= task.outputs:
             raise UserError(

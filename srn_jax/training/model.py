@@ -21,7 +21,7 @@ from srn_jax.cells.recurrence import ALL_STATES, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
-from srn_jax.tasks.task import Task, Tokens
+from srn_jax.tasks.task import PADDING, Task, Tokens
 
 Parameters = dict[str, Any]  # arrays by module and name
 
@@ -91,7 +91,7 @@ class Network(nnx.Module):
             self.embedding = Embedding(self.vocabulary, embedding_size, rngs=rngs)
             input_size = embedding_size
         else:
-            input_size = task.inputs.size
+            input_size = self.input_size = task.inputs.size
         self.cell = cell(input_size, hidden_size, rngs=rngs, **cell_options)
         limit = uniform(1 / math.sqrt(hidden_size))
         self.output = nnx.Linear(
@@ -117,15 +117,29 @@ class Network(nnx.Module):
         Raises:
             UserError: a `ValueError`, for tokens out of range, or another shape.
         """
-        inputs, tokens = jnp.asarray(inputs), hasattr(self, "vocabulary")
-        if inputs.ndim != (2 if tokens else 3) or inputs.shape[1] == 0:
-            wanted = "[batch, time]" if tokens else "[batch, time, size]"
-            raise UserError(f"inputs must be {wanted} and not empty, got shape {inputs.shape}")
-        if tokens:
-            check_tokens(inputs, self.vocabulary, padded=mask is not None)
+        inputs = self.checked(inputs, padded=mask is not None)
+        mask = None if mask is None else checked_mask(mask, inputs.shape[:2])
         if self.answers == 1:
             return self.output(self.states(inputs, mask, Plan(last=True, form=form)))
         return self.answer(self.states(inputs, mask, Plan(form=form)))
+
+    def checked(self, inputs: Any, padded: bool) -> jax.Array:
+        """Inputs as an array that the network can take; raises `UserError` for any other."""
+        inputs, tokens = array_of("inputs", inputs), hasattr(self, "vocabulary")
+        size = () if tokens else (self.input_size,)
+        if inputs.ndim != 2 + len(size) or inputs.shape[2:] != size or inputs.shape[1] == 0:
+            wanted = ", ".join(map(str, ("batch", "time", *size)))
+            raise UserError(f"inputs must be [{wanted}] and not empty, got shape {inputs.shape}")
+        if inputs.shape[1] < self.answers:
+            raise UserError(
+                f"inputs must have at least {self.answers} positions, since the last "
+                f"{self.answers} are answered, got {inputs.shape[1]}"
+            )
+        if tokens:
+            check_tokens(inputs, self.vocabulary, padded)
+        elif inputs.dtype.kind not in "iub" and not jnp.issubdtype(inputs.dtype, np.floating):
+            raise UserError(f"inputs must be real numbers, got {inputs.dtype}")
+        return jnp.asarray(inputs, None if tokens else self.output.kernel[...].dtype)
 
     def answer(self, states: jax.Array) -> jax.Array:
         """The answers that the last of the hidden states `[time, batch, D]` give."""
@@ -179,15 +193,41 @@ def turned(values: jax.Array, places: jax.Array | None) -> jax.Array:
     return jax.vmap(lambda row, by: jnp.roll(row, -by, axis=0))(values, rows)
 
 
+def array_of(name: str, values: Any) -> Any:
+    """Values, such as nested lists, as an array; raises `UserError` if they cannot be one."""
+    if isinstance(values, jax.Array):  # or traced
+        return values
+    try:
+        return np.asarray(values)  # in which a number too large for JAX is still itself
+    except jax.errors.TracerArrayConversionError:  # a list of traced values
+        return jnp.asarray(values)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} must be an array, or lists of equal lengths") from None
+
+
+def checked_mask(mask: Any, shape: tuple[int, ...]) -> jax.Array:
+    """A mask as an array of booleans; raises `UserError` if it does not fit `[batch, time]`."""
+    mask = array_of("mask", mask)
+    if mask.shape not in (shape, (1, shape[1])) or mask.dtype.kind not in "biu":
+        raise UserError(
+            f"mask must be booleans [batch, time] or [1, time], here {shape} or "
+            f"{(1, shape[1])}, got shape {mask.shape} of {mask.dtype}"
+        )
+    return jnp.asarray(mask, bool)
+
+
 def check_tokens(tokens: Any, vocabulary: int, padded: bool) -> None:
     """Raise `UserError` for tokens out of range, where their values are known."""
-    if isinstance(tokens, jax.core.Tracer):
+    traced = isinstance(tokens, jax.core.Tracer)
+    wanted = f"inputs must be whole numbers from 0 to {vocabulary - 1}"
+    if tokens.dtype.kind not in ("iub" if traced else "iu"):
+        raise UserError(f"{wanted}, got {tokens.dtype}")
+    if traced:
         return
     values = np.asarray(tokens)
-    wrong = values[(values < (-1 if padded else 0)) | (values >= vocabulary)]
-    if values.dtype.kind not in "iu" or wrong.size:
-        found = wrong.flat[0] if wrong.size else values.dtype
-        raise UserError(f"inputs must be whole numbers from 0 to {vocabulary - 1}, got {found}")
+    wrong = values[(values < (PADDING if padded else 0)) | (values >= vocabulary)]
+    if wrong.size:
+        raise UserError(f"{wanted}, got {wrong.flat[0]}")
 
 
 def new_network(

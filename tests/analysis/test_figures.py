@@ -549,7 +549,7 @@ def test_names_of_what_a_task_looks_for_are_chinese_and_keep_their_numbers(monke
     monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: CHINESE["fonts"])
     look = Look(language="zh")
     names = ["sum in tenths", "symbol", "symbol 2", "target 12", "mine 2", "my {own}"]
-    said = ["和（精确到十分之一）", "符号", "符号 2", "目标 12", "mine 2", "my {own}"]
+    said = ["和（以十分之一为单位）", "符号", "符号 2", "目标 12", "mine 2", "my {own}"]
     assert [look.say(name) for name in names] == said
     assert look.say("length {length}", length=5) == "长度 5"
 

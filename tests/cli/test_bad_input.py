@@ -55,6 +55,7 @@ BAD_SETTINGS = {  # changes of a good run file's settings
     "seeds-twice": {"seeds": [0, 0]},
     "data-number": {"data": 3},
     "data-gone": {"data": "nowhere", "data_sha256": "0" * 64},
+    "data-new": {"data": "data", "data_sha256": "0" * 64, "lengths": [3, 4]},
     "experiment-none": {"experiment": None},
     "experiment-unknown": {"experiment": {"colour": "red"}},
     "experiment-bad": {"experiment": {"learning_rate": -1}},
@@ -106,8 +107,8 @@ def world(tmp_path_factory):
         texts[name] = json.dumps(good | {"settings": good["settings"] | change})
     for name, change in BAD_INFO.items():
         texts[name] = json.dumps(good | change)
-    gone = good["settings"] | BAD_SETTINGS["data-gone"]
-    texts["data-gone"] = json.dumps(good | {"settings": gone, "finished": False})
+    for name in ("data-gone", "data-new"):
+        texts[name] = json.dumps(json.loads(texts[name]) | {"finished": False})
     for name, text in texts.items():
         (world / "runs-of" / name).mkdir(parents=True)
         (world / "runs-of" / name / "run.json").write_text(text)
@@ -228,10 +229,10 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     ("--data data-of/short", "short/3/train.txt, line 2: 2 numbers, expected 3"),
     ("--data data-of/long", "train.txt, line 2: 4 numbers, expected 3"),
     ("--data data-of/letter", "line 2: 'x' is not a whole number"),
-    ("--data data-of/large", "line 2: '10000' is not a whole number, expected"),
+    ("--data data-of/large", "line 2: '10000' is too large, expected"),
     ("--data data-of/zero-first", "line 2: '02' is not a whole number"),
     ("--data data-of/negative", "line 2: '-2' is not a whole number"),
-    ("--data data-of/large-label", "line 2: label '10000' is not a whole number, expected"),
+    ("--data data-of/large-label", "line 2: label '10000' is too large, expected"),
     ("--data data-of/unseen", "dev.txt, line 1: the label 0 does not occur in a training set"),
     ("--data data-of/label-minus", "line 2: label '-3' is not a whole number"),
     ("--data data-of/label-real", "line 2: label '3.0' is not a whole number"),
@@ -274,7 +275,7 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     *(
         (f"--resume runs-of/{n}", f"{n}/run.json: damaged")
         for n in BAD_SETTINGS
-        if n != "data-gone"
+        if n not in ("data-gone", "data-new")
     ),
     *((f"--resume runs-of/{name}", f"{name}/run.json: damaged ({name} is") for name in BAD_INFO),
     *((f"--resume runs-of/{name}", f"{name}/study.json: damaged") for name in BAD_STUDIES),
@@ -313,6 +314,7 @@ EVALUATE = [
     ("run --predict ''", "--predict wants numbers 0 to 9"),
     ("run --predict '1 2 x'", "got '1 2 x'"),
     ("run --predict '1 12 0'", "got '1 12 0'"),
+    (f"run --predict '{'1' * 5000} 3'", "--predict wants numbers 0 to 9"),
     ("run --predict -1", "--predict"),
     ("run --predict 3.5", "got '3.5'"),
     ("run --platform abacus", "invalid choice: 'abacus'"),
@@ -457,7 +459,11 @@ def test_a_mistake_costs_one_clear_line(script, arguments, says, world, monkeypa
         ("--lengths 2", "a sequence of this task has at least 3 positions, got length 2"),
         ("--task recall --lengths 5", "has at least 6 positions, got length 5"),
         ("--epochs 1000000 --multiplicity 10000 --batch-size 1", "training steps are too many"),
-        ("--resume runs-of/data-gone", "nowhere/3/train.txt: cannot be read"),
+        ("--resume runs-of/data-new", "data cannot be read as the run read it, put the old files"),
+        (
+            "--resume runs-of/data-gone",
+            "nowhere: no such folder, and the run's own data were there",
+        ),
         ("--cell gone.py:Mine", "gone.py: cannot be read (No such file"),
         ("--probe gone.py:Mine", "gone.py: cannot be read (No such file"),
         ("--kernel --hidden-size 8 --out new", "--kernel takes a hidden size of 16, 32, 64, got 8"),

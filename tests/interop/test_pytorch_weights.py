@@ -26,7 +26,7 @@ from srn_jax.interop.pytorch import (
     save,
     state_dict_of,
 )
-from srn_jax.interop.textbook_files import textbook_splits, write_splits
+from srn_jax.interop.textbook_files import read_sequences, textbook_splits, write_splits
 from srn_jax.runs.group import run_sweep
 from srn_jax.tasks import Adding, DigitSum
 from srn_jax.training.model import network_with, new_network, parameters_of
@@ -222,6 +222,12 @@ def test_the_frameworks_lstm_has_its_gates_in_another_order():
     assert same_bits(parameters_from(state)["cell"]["U"], ours)
 
 
+def test_bytes_in_another_order_are_the_same_weights():
+    state = weights("lstm")
+    swapped = {name: array.astype(">f4") for name, array in state.items()}
+    assert same_bits(parameters_from(swapped), parameters_from(state))
+
+
 def changed(name, value, kind="srn"):
     return weights(kind) | {name: value}
 
@@ -294,6 +300,14 @@ REFUSED = {
     "double precision": (
         changed("rnn_model.U", np.zeros((D, D))),
         "rnn_model.U is float64, expected float32",
+    ),
+    "a GRU's weights on their side": (
+        changed("rnn_model.weight_hh_l0", np.zeros((D, 3 * D), np.float32), "nn.GRU"),
+        f"rnn_model.weight_hh_l0 has shape [{D}, {3 * D}], expected [{3 * D}, {D}]",
+    ),
+    "a vector for a GRU's weights": (
+        changed("rnn_model.weight_hh_l0", np.zeros(3 * D, np.float32), "nn.GRU"),
+        f"rnn_model.weight_hh_l0 has shape [{3 * D}], expected [",
     ),
     "whole numbers": (changed("linear.bias", np.zeros(19, int)), "linear.bias is int64"),
     "no array": (changed("linear.bias", "weights"), "linear.bias is str"),
@@ -451,7 +465,9 @@ def test_every_name_of_a_state_dict_is_one_of_its_layout(kind):
 def work(tmp_path_factory):
     """A folder with a small run in `run` and the textbook's data in `data`."""
     folder = tmp_path_factory.mktemp("convert")
-    settings = ExperimentConfig(epochs=8, hidden_size=D, embedding_size=M, eval_interval=20)
+    settings = ExperimentConfig(
+        epochs=8, hidden_size=D, embedding_size=M, eval_interval=20, loss_reduction="sum"
+    )
     run_sweep(SweepConfig((3, 6), (0, 1), settings), folder / "run", Recorder())
     for length, splits in textbook_splits((3, 6)):
         write_splits(folder / "data", length, splits)
@@ -474,6 +490,29 @@ def test_the_script_takes_weights_out_of_a_run_and_tests_them(work, run_here):
     options = ("--lengths", 6, "--first-seed", 1, "--data", work / "data", *cpu)
     known = run_here("evaluate.py", work / "run", *options)
     assert accuracies(known.stdout)["6"] == accuracies(tested.stdout)["6"]
+
+
+def test_the_loss_of_a_file_and_of_a_run_is_the_mean_over_examples(work, run_here):
+    path, data = work / "mean.npz", ("--evaluate", work / "data", "--platform", "cpu")
+    run = run_here(
+        "convert.py", work / "run", "--length", 6, "--seed", 1, "--to", path, *data
+    ).stdout
+    assert run_here("convert.py", "--from", path, *data).stdout in run
+    assert "test loss: the mean over examples" in run
+    test = read_sequences(work / "data" / "6" / "test.txt", 6)
+    logits = network_with(DigitSum(), *load(path))(test.digits)
+    loss = np.mean(np.asarray(DigitSum().loss(logits, test.labels)))
+    (row,) = [line.split() for line in run.splitlines() if line.split()[0] == "6"]
+    assert float(row[-1]) == pytest.approx(loss, abs=1e-4)
+
+
+def test_networks_of_vectors_are_not_tested_on_tokens(run_here, tmp_path):
+    config = ExperimentConfig(hidden_size=D)
+    parameters = parameters_of(new_network(Adding(), config, jax.random.key(3)))
+    path = save("srn", parameters, tmp_path / "weights.npz")
+    (tmp_path / "data" / "9").mkdir(parents=True)  # in which there is nothing to read
+    done = run_here("convert.py", "--from", path, "--evaluate", tmp_path / "data")
+    assert done.returncode == 2 and "the networks have another task" in done.stderr
 
 
 def test_the_script_does_not_overwrite_unless_told_to(work, run_here):

@@ -66,17 +66,55 @@ def test_several_answers_are_those_of_the_last_positions():
         ([[0, 10]], "from 0 to 9, got 10"),
         ([[0, -1]], "from 0 to 9, got -1"),
         ([[0.5, 1.0]], "got float"),
+        ([[10**12, 2]], "got 1000000000000"),
+        (np.array([[2**32 + 1]]), "got 4294967297"),
+        ([[10**30, 2]], "got object"),
+        ([["3", "4"]], "got <U1"),
+        ([[3, 4], [0]], "must be an array, or lists of equal lengths"),
     ],
 )
 def test_tokens_out_of_range_are_refused(tokens, says):
     with pytest.raises(UserError, match=says):
-        network_of()(np.array(tokens))
+        network_of()(tokens)
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs", "says"),
+    [
+        (Recall(), [[1, 2]], "at least 3 positions, since the last 3 are answered, got 2"),
+        (Adding(), np.zeros((1, 6, 3)), r"must be \[batch, time, 2\] .* got shape \(1, 6, 3\)"),
+        (Adding(), np.zeros((1, 6, 2), complex), "must be real numbers, got complex"),
+        (Adding(), [[["a", "b"]]], "must be real numbers, got <U1"),
+    ],
+)
+def test_inputs_that_a_task_does_not_have_are_refused(task, inputs, says):
+    network = network_of(task=task)
+    with pytest.raises(UserError, match=says):
+        network(inputs)
+    if np.asarray(inputs).dtype.kind != "U":  # shapes and kinds are known inside a program too
+        with pytest.raises(UserError, match=says):
+            jax.eval_shape(network, jnp.asarray(inputs))
+
+
+@pytest.mark.parametrize("kind", [int, np.float64, jnp.bfloat16])
+def test_vectors_of_any_real_numbers_are_taken(kind):
+    network, vectors = network_of(task=Adding()), np.eye(2)[None]
+    assert (network(vectors.astype(kind)) == network(jnp.asarray(vectors, jnp.float32))).all()
+
+
+@pytest.mark.parametrize(
+    "mask", [[[1, 1, 1]], [True] * 5, [[True] * 5] * 3, [[0.5] * 5], [[True] * 5, [True]]]
+)
+def test_a_mask_of_another_shape_or_kind_is_refused(mask):
+    with pytest.raises(UserError, match=r"^mask must be "):
+        network_of()(digits_of(2, 5), mask)
 
 
 def test_padding_is_no_token_unless_a_mask_says_so():
     network, digits = network_of(), np.array([[PADDING, 3, 4]])
     mask = np.array([[False, True, True]])
-    assert (network(digits, mask) == network(digits[:, 1:])).all()
+    for same in (mask, mask.tolist(), [[0, 1, 1]]):
+        assert (network(digits, same) == network(digits[:, 1:])).all()
 
 
 def many_networks(cell):
