@@ -76,7 +76,6 @@ class Look:
         wide = self.width or width
         scale = math.sqrt(wide / width)
         settings: Any = {
-            "font.family": [*fonts.families(), *chinese_fonts()[:1]],  # for a user's own words
             "font.size": max(SMALLEST_TYPE, type_size * scale),
             "lines.linewidth": 1.8 * scale,
             "lines.markersize": 6 * scale,
@@ -88,8 +87,9 @@ class Look:
             "figure.constrained_layout.use": False,
         }
         if self.language == "zh":
-            settings |= {"font.family": [chinese_font(), fonts.WHOLE]}
-            settings |= {"axes.unicode_minus": False}
+            settings |= {"font.family": [chinese_font(), fonts.WHOLE], "axes.unicode_minus": False}
+        else:  # where a Chinese font is for a user's own words
+            settings["font.family"] = [*fonts.families(), *chinese_fonts()[:1]]
         with matplotlib.rc_context(settings):
             figure = Figure(figsize=(wide, ratio * wide), dpi=PNG_DPI, layout="constrained")
             FigureCanvasAgg(figure)

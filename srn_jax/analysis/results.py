@@ -23,6 +23,7 @@ import numpy as np
 from srn_jax.config import DEFAULTS, Facts
 from srn_jax.errors import UserError
 
+OF_A_RUN = ", expected the folder of a run"
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.csv"
 HISTORIES_FILE = "histories.npz"
@@ -198,15 +199,13 @@ def write_manifest(path: Path, values: Mapping[str, Any]) -> None:
     write_json(path, {**values, "sha256": digest_of(values)})
 
 
-def read_file(path: Path) -> bytes:
-    """The content of a file of a run; raises `UserError` if it cannot be read."""
+def read_bytes(path: Path, advice: str = "") -> bytes:
+    """The content of a file; raises `UserError`, with `advice` at its end, if it cannot be read."""
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # the latter for a null byte in the path
         reason = getattr(error, "strerror", error)
-        raise UserError(
-            f"{path}: cannot be read ({reason}), expected the folder of a run"
-        ) from None
+        raise UserError(f"{path}: cannot be read ({reason}){advice}") from None
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -214,7 +213,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
     Raises `UserError` if the file is missing or is not what was written.
     """
-    content = read_file(path)
+    content = read_bytes(path, OF_A_RUN)
     try:
         values = json.loads(content.decode("utf-8"))
         if not isinstance(values, dict):
@@ -232,7 +231,7 @@ def read_checked(path: Path) -> bytes:
 
     Raises `UserError` if it cannot be read, or is not what the run wrote.
     """
-    content = read_file(path)
+    content = read_bytes(path, OF_A_RUN)
     run_file = path.with_name(RUN_FILE)
     written = read_manifest(run_file).get("files", {}) if run_file.exists() else {}
     if path.name in written and written[path.name] != hashlib.sha256(content).hexdigest():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from srn_jax.analysis.results import read_bytes
 from srn_jax.config import TEXTBOOK_LENGTHS, DataFolder
 from srn_jax.errors import UserError
 
@@ -177,15 +178,6 @@ def lengths_in(folder: Path) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file; raises `UserError` if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # the latter for a null byte in the path
-        reason = getattr(error, "strerror", error)
-        raise UserError(f"{path}: cannot be read ({reason})") from None
-
-
 def read_sequences(path: Path, length: int) -> Sequences:
     """Read one data file; raises `UserError` as `parse`."""
     return parse(read_bytes(path), path, length)
@@ -222,9 +214,8 @@ def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int
                 f"them in separate runs (--lengths {length})"
             )
         check_known(file, own, vocabulary, counts)
-    commonest = [np.bincount(own.train.labels).argmax() for own in splits.values()]
-    tests = [own.test.labels for own in splits.values()]
-    chance = float(np.mean([tests[n] == label for n, label in enumerate(commonest)]))
+    guesses = [np.bincount(own.train.labels).argmax() == own.test.labels for own in splits.values()]
+    chance = float(np.mean(guesses))
     return DataFolder(path, digest.hexdigest(), vocabulary, len(counts), chance), splits
 
 

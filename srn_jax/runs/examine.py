@@ -10,11 +10,16 @@ import numpy as np
 from srn_jax.analysis import memory
 from srn_jax.analysis.explanation import BEST, STAGES, Explanation
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.sweep import as_fraction, files_by_experiment, map_experiments
+from srn_jax.ensemble.sweep import (
+    as_fraction,
+    evaluate_one,
+    files_by_experiment,
+    map_experiments,
+)
 from srn_jax.errors import UserError
 from srn_jax.runs.outcome import program_in
 from srn_jax.runs.restore import find_experiment, read_data_of
-from srn_jax.tasks.task import Dataset, Examples, Task, cut_inputs, mask_of
+from srn_jax.tasks.task import Dataset, Examples, Task, cut_inputs
 from srn_jax.training import experiment
 from srn_jax.training.experiment import Program
 from srn_jax.training.model import Parameters, hyperparameters_of
@@ -135,7 +140,7 @@ def scores_at(
 
     def score(arguments):
         test, length = arguments
-        return experiment.evaluate(program, parameters, test, mask_of(length, width)[None])[1]
+        return evaluate_one(program, width, parameters, test, length)[1]
 
     return jax.lax.map(score, (tests, jnp.asarray(lengths)))
 

@@ -24,6 +24,7 @@ from srn_jax.analysis.results import (
     RESULTS_FILE,
     RUN_FILE,
     Run,
+    read_bytes,
     read_histories,
     read_manifest,
     read_results,
@@ -32,7 +33,6 @@ from srn_jax.analysis.results import (
 )
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import read_bytes
 from srn_jax.runs.settings import (
     CODE_FOLDER,
     config_of,

@@ -14,7 +14,7 @@ from srn_jax.ensemble.sweep import (
     files_by_experiment,
     map_experiments,
 )
-from srn_jax.tasks.task import Examples, draw_dataset, overlap
+from srn_jax.tasks.task import Dataset, Examples, draw_dataset, overlap
 from srn_jax.training.experiment import Program, experiment_key, program_of
 
 
@@ -104,17 +104,23 @@ def test_sets(
 
     The other value is how much of each is in the training set too, `[experiment]`.
     """
-    task, width = program_in(config, files).task, max(config.lengths)
+    program, width = program_in(config, files), max(config.lengths)
     lengths, seeds = np.array(experiments).T
+    if files is not None:
+        return map_experiments(
+            test_set, files_by_experiment(files, lengths, width), given=(program,)
+        )
+    places = lengths.astype(np.int32), seeds.astype(np.uint32)
+    return map_experiments(draw_test_set, *places, given=(program, width))
 
-    def measure(dataset: Any) -> tuple[Examples, Any]:
-        return dataset.test, 0 if config.experiment.fresh_data else overlap(dataset)
 
-    def draw(length: jax.Array, seed: jax.Array) -> tuple[Examples, Any]:
-        data_key, _ = jax.random.split(experiment_key(seed, length))
-        units = config.experiment.multiplicity
-        return measure(draw_dataset(task, data_key, units, length, width))
+def test_set(program: Program, dataset: Dataset) -> tuple[Examples, Any]:
+    """The test set of one experiment, and how much of it is in the training set too."""
+    return dataset.test, 0 if program.config.fresh_data else overlap(dataset)
 
-    if files is None:
-        return map_experiments(draw, lengths.astype(np.int32), seeds.astype(np.uint32))
-    return map_experiments(measure, files_by_experiment(files, lengths, width))
+
+def draw_test_set(program: Program, width: int, length: Any, seed: Any) -> tuple[Examples, Any]:
+    """The same of an experiment whose data are drawn."""
+    data_key, _ = jax.random.split(experiment_key(seed, length))
+    units = program.config.multiplicity
+    return test_set(program, draw_dataset(program.task, data_key, units, length, width))

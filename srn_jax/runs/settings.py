@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from srn_jax.analysis.results import read_bytes
 from srn_jax.config import DEFAULTS, TEXTBOOK_LENGTHS, DataFolder, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import read_bytes
 from srn_jax.own_files import path_of
 from srn_jax.runs.old_version import translate_settings
 
