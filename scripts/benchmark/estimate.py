@@ -105,7 +105,7 @@ def compile_sweep(
 ) -> tuple[Any, list[int]]:
     """The training program of a sweep, compiled for devices that are not there.
 
-    Returns it, and how many shards the first device takes by each of its branches.
+    Returns it, and how many shards the first device takes at each of its widths.
     """
     import jax
     import numpy as np
@@ -138,7 +138,7 @@ def compile_sweep(
     advance = advance_packed(mesh, program, packing.widths, packing.padded)
     traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
     compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
-    return compiled, np.bincount(own, minlength=len(packing.widths) + 1).tolist()
+    return compiled, np.bincount(own, minlength=len(packing.widths))[: len(packing.widths)].tolist()
 
 
 def estimate(

@@ -90,7 +90,8 @@ class Program:
         """The operations of one training step of all experiments, and how often each is run.
 
         Args:
-            shards: how many shards a device takes by each alternative of a branch between programs.
+            shards: how many shards a device takes by each alternative of a branch between widths;
+                a program of one width has no branch.
             block: steps that a kernel takes which stands for a whole loop.
         """
         found: list[tuple[Operation, float]] = []
@@ -117,7 +118,7 @@ class Program:
                 elif operation.opcode == "call":
                     look(operation.called["to_apply"][0], times)
 
-        look(self.entry, 1)
+        look(self.entry, shards[0] if len(shards) == 1 else 1)
         if not found:
             raise ValueError(f"no loop of the program comes from the scope {SCOPE!r}")
         return found

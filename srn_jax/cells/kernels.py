@@ -56,8 +56,18 @@ class Kernels(Stacked):
         states, kept, _ = run_forward(*arguments, True, self.interpret)
         return states, states if cell.keeps_state else kept
 
-    def last(self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any) -> Any:
+    def last(
+        self,
+        cell: Any,
+        features: Any,
+        input_weight: Any,
+        weight: Any,
+        bias: Any,
+        initial: Any,
+        mask: Any,
+    ) -> Any:
         """See `Form.last`."""
+        x = self.input_side(features, input_weight)
         return run_forward(cell, x, weight, bias, initial, mask, False, self.interpret)[2]
 
     def backward(

@@ -36,8 +36,8 @@ class Form:
         raise NotImplementedError
 
     def last(self, *arguments: Any) -> State:
-        """The last state alone, each `[batch, hidden]`."""
-        return jax.tree.map(lambda part: part[-1], self.forward(*arguments)[0])
+        """The last state alone, each `[batch, hidden]`; it takes features and W instead of x."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,26 @@ class InPlace(Form):
 
         (_, room), states = jax.lax.scan(step, (initial, x), (jnp.arange(len(x)), mask))
         return (room if cell.keeps_state else states), room
+
+    def last(
+        self,
+        cell: CellClass,
+        features: jax.Array,
+        input_weight: jax.Array,
+        weight: jax.Array,
+        bias: jax.Array | None,
+        initial: State,
+        mask: jax.Array | None,
+    ) -> State:
+        """See `Form.last`; it begins where the first sequence does, so padding costs nothing."""
+
+        def step(t, state):
+            x = product(features[t], input_weight)
+            new, _ = cell.step(x, recurrent_side(state, weight, bias), state)
+            return keep_where(None if mask is None else mask[t], new, state)
+
+        start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
+        return jax.lax.fori_loop(start, len(features), step, initial)
 
     def backward(
         self,
@@ -195,13 +215,15 @@ class Stacked(Form):
     def last(
         self,
         cell: CellClass,
-        x: jax.Array,
+        features: jax.Array,
+        input_weight: jax.Array,
         weight: jax.Array,
         bias: jax.Array | None,
         initial: State,
         mask: jax.Array | None,
     ) -> State:
         """See `Form.last`; without room for the other states."""
+        x = self.input_side(features, input_weight)
 
         def step(state, inputs):
             x, keep = inputs

@@ -64,6 +64,7 @@ class Plan(NamedTuple):
 
     last: bool = False  # only the last state is wanted
     form: Form | None = None  # of the loops; None takes the one that suits the platform
+    rests: bool = False  # the cell stays as it is where the mask is False, and needs no mask
 
 
 ALL_STATES = Plan()
@@ -95,20 +96,22 @@ def recurrence(
     Returns:
         The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
     """
-    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    states = _by_platform(plan, partial(_run, cell, "last" if plan.last else "forward"), *arguments)
-    return states if plan.last else states[0]
+    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial
+    if plan.last:  # a mask says where to begin
+        return _by_platform(plan, lambda form, *given: form.last(cell, *given), *arguments, mask)
+    return _by_platform(plan, partial(_run, cell), *arguments, None if plan.rests else mask)[0]
 
 
 def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
+    mask = None if plan.rests else mask
     arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    states, kept = _by_platform(plan, partial(_run, cell, "forward"), *arguments)
+    states, kept = _by_platform(plan, partial(_run, cell), *arguments)
     result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
     return result, (states, kept, *arguments)
 
 
-def _run(cell, what, form, features, input_weight, *arguments):
-    return getattr(form, what)(cell, form.input_side(features, input_weight), *arguments)
+def _run(cell, form, features, input_weight, *arguments):
+    return form.forward(cell, form.input_side(features, input_weight), *arguments)
 
 
 def _backward(cell, plan, residuals, gradients):

@@ -14,6 +14,7 @@ from functools import cache, lru_cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -27,7 +28,6 @@ from srn_jax.tasks.task import (
     Dataset,
     Examples,
     check_length,
-    cut_inputs,
     mask_of,
 )
 from srn_jax.training import experiment
@@ -202,31 +202,19 @@ def prepare_packed(mesh: Mesh, program: Program, width: int):
 @cache
 def advance_packed(mesh: Mesh, program: Program, widths: tuple[int, ...], padded: tuple[bool, ...]):
     """The compiled program of a whole sweep: `experiment.advance` over shards and devices."""
-    kind = program.task.inputs
+    layout = tuple(zip(widths, padded, strict=True))
 
-    def at_width(width: int, padded: bool, state, histories, data, *blocks):
-        def cut(part):
-            return part._replace(inputs=cut_inputs(part.inputs, kind, width))
-
-        def one(state, histories, data):
-            train = None if data.train is None else cut(data.train)
-            data = data._replace(train=train, dev=cut(data.dev), test=None)
-            return experiment.advance(program, data, width, padded, state, histories, *blocks)
-
-        return over_batch(one)(state, histories, data)
-
-    def on_device(states, histories, data, branch, *blocks):
-        def idle(state, histories, *_):
-            return state, histories
-
-        branches: list[Callable[..., Any]] = [
-            *(partial(at_width, *one) for one in zip(widths, padded, strict=True)),
-            idle,
-        ]
-
+    def on_device(states, histories, data, branch, first, last):
         def shard(arguments):
             state, histories, data, branch = arguments
-            return jax.lax.switch(branch, branches, state, histories, data, *blocks)
+            end = jnp.where(branch < len(widths), last, first)  # a shard without work takes none
+
+            def one(data, state, histories):
+                return experiment.advance(
+                    program, layout, branch, data, state, histories, first, end
+                )
+
+            return over_batch(one)(data, state, histories)
 
         return jax.lax.map(shard, (states, histories, data, branch))
 

@@ -168,7 +168,7 @@ def mask_of(length: Any, width: int) -> jax.Array:
     return place_of(length, width) >= 0
 
 
-def cut_inputs(inputs: jax.Array, kind: Tokens | Vectors, width: int) -> jax.Array:
+def cut_inputs(inputs: Array, kind: Tokens | Vectors, width: int) -> Array:
     """Inputs that were padded to a larger width, padded to `width`."""
     return inputs[..., -width:] if isinstance(kind, Tokens) else inputs[..., -width:, :]
 

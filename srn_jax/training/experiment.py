@@ -4,6 +4,7 @@ An experiment runs in blocks: block i takes the steps up to and including the i-
 and then evaluates on the development set. `advance` runs some blocks as one program.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from srn_jax.tasks.task import (
     Examples,
     Task,
     batch_weights,
+    cut_inputs,
     draw_dataset,
     mask_of,
     overlap,
@@ -201,11 +203,17 @@ def initial_state(program: Program, hyper: Hyperparameters, parameters: Paramete
 
 def empty_histories(program: Program, parameters: Parameters) -> Histories:
     """Histories of an experiment that has not begun."""
+    blocks = len(program.eval_steps)
+    steps = jax.tree.map(lambda row: jnp.tile(row, (blocks, 1)), no_steps(program, parameters))
+    nothing = jnp.full(blocks, jnp.nan, jnp.float32)
+    return Histories(steps, {"dev_loss": nothing, "dev_accuracy": nothing})
+
+
+def no_steps(program: Program, parameters: Parameters) -> dict[str, jax.Array]:
+    """What is recorded of the steps of a block before the first, by name: NaN, `[place]`."""
     step = Step(jnp.float32(0), parameters, parameters, parameters)
     names = jax.eval_shape(partial(record, program.probes), step)
-    steps = {name: jnp.full(program.step_of.shape, jnp.nan, jnp.float32) for name in names}
-    blocks = jnp.full(len(program.eval_steps), jnp.nan, jnp.float32)
-    return Histories(steps, {"dev_loss": blocks, "dev_accuracy": blocks})
+    return {name: jnp.full(program.step_of.shape[1], jnp.nan, jnp.float32) for name in names}
 
 
 def weighted_loss(
@@ -266,18 +274,37 @@ def batch_of(program: Program, data: ExperimentData, step: jax.Array, width: int
     return Batches(*map(jnp.asarray, (*examples, weights)))
 
 
-def run_block(
+def take_steps(
     program: Program,
-    data: ExperimentData,
-    mask: jax.Array | None,
     width: int,
+    padded: bool,
+    data: ExperimentData,
     block: jax.Array,
-    state: TrainState,
-    histories: Histories,
-) -> tuple[TrainState, Histories]:
-    """The steps up to evaluation number `block`, and that evaluation."""
+    parameters: Parameters,
+    optimizer: optax.OptState,
+) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
+    """The steps up to evaluation number `block`.
+
+    Args:
+        program: what experiments have in common.
+        width: positions at which it runs.
+        padded: whether its sequences may be shorter than that.
+        data: of this experiment, padded to `width` or more.
+        block: scalar.
+        parameters: before.
+        optimizer: its state before.
+
+    Returns:
+        Parameters and optimizer after, and by name what is recorded, `[place]`, NaN where the
+        block has ended.
+    """
+    mask = mask_of(data.length, width)[None] if padded else None
+    if data.train is not None:
+        inputs = cut_inputs(data.train.inputs, program.task.inputs, width)
+        data = data._replace(train=data.train._replace(inputs=inputs))
     ends = jnp.asarray(program.eval_steps)
     first = jnp.where(block == 0, 0, ends[block - 1] + 1)
+    vector, unravel = ravel_pytree(parameters)
 
     def step(global_step, carry):
         vector, optimizer, recorded = carry
@@ -288,19 +315,40 @@ def run_block(
         put = partial(jax.lax.dynamic_update_index_in_dim, index=global_step - first, axis=0)
         return ravel_pytree(parameters)[0], optimizer, jax.tree.map(put, recorded, new)
 
-    nothing = {name: jnp.full(row.shape[1:], jnp.nan) for name, row in histories.steps.items()}
-    vector, unravel = ravel_pytree(state.parameters)
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
         if block_kernel.applies(program):
             parameters, optimizer, losses = block_kernel.train_block(
-                program, data, mask, state.parameters, state.optimizer, first, ends[block] + 1
+                program, data, mask, parameters, optimizer, first, ends[block] + 1
             )
             recorded = {LOSS: losses}
         else:
-            parameters, optimizer, recorded = jax.lax.fori_loop(
-                first, ends[block] + 1, step, (vector, state.optimizer, nothing)
+            vector, optimizer, recorded = jax.lax.fori_loop(
+                first, ends[block] + 1, step, (vector, optimizer, no_steps(program, parameters))
             )
-            parameters = unravel(parameters)
+            parameters = unravel(vector)
+    return parameters, optimizer, recorded
+
+
+def run_block(
+    program: Program,
+    widths: Sequence[tuple[int, bool]],
+    choice: jax.Array | int,
+    data: ExperimentData,
+    block: jax.Array,
+    state: TrainState,
+    histories: Histories,
+) -> tuple[TrainState, Histories]:
+    """Block number `block`, unless the experiment has diverged; arguments as `advance`.
+
+    Only the training steps depend on the width; all else is compiled once.
+    """
+    parameters, optimizer, recorded = jax.lax.switch(
+        choice,
+        [partial(take_steps, program, *width) for width in widths],
+        *(data, block, state.parameters, state.optimizer),
+    )
+    whole, padded = widths[-1]
+    mask = mask_of(data.length, whole)[None] if padded or len(widths) > 1 else None
     dev_loss, dev_accuracy = evaluate(program, parameters, data.dev, mask)
 
     places = jnp.asarray(program.step_of)[block] >= 0
@@ -312,11 +360,12 @@ def run_block(
         optimizer=select(good, optimizer, state.optimizer),
         best_parameters=select(improved, parameters, state.best_parameters),
         best_accuracy=jnp.where(improved, dev_accuracy, state.best_accuracy),
-        best_step=jnp.where(improved, ends[block], state.best_step),
+        best_step=jnp.where(improved, jnp.asarray(program.eval_steps)[block], state.best_step),
         diverged=~good,
     )
     # A diverged experiment is frozen as it was at its last good evaluation, but the history of the
     # block in which it diverged shows where it went wrong.
+    nothing = no_steps(program, state.parameters)
     evaluated = {"dev_loss": dev_loss, "dev_accuracy": dev_accuracy}
     put = partial(jax.lax.dynamic_update_index_in_dim, index=block, axis=0)
     return new, Histories(
@@ -329,9 +378,9 @@ def run_block(
 
 def advance(
     program: Program,
+    widths: Sequence[tuple[int, bool]],
+    choice: jax.Array | int,
     data: ExperimentData,
-    width: int,
-    padded: bool,
     state: TrainState,
     histories: Histories,
     first_block: jax.Array | int,
@@ -341,18 +390,18 @@ def advance(
 
     Args:
         program: what experiments have in common.
-        data: of this experiment, padded to `width`.
-        width: positions of its inputs.
-        padded: whether its sequences may be shorter than that.
+        widths: positions at which it may run, and whether its sequences may be shorter than that;
+            each is compiled for itself.
+        choice: scalar, which of them it is; not one of each experiment where several run at once.
+        data: of this experiment, padded to the largest width.
         state: at the start.
         histories: so far.
         first_block: scalar.
         last_block: scalar.
     """
-    mask = mask_of(data.length, width)[None] if padded else None
 
     def body(block, carry):
-        return run_block(program, data, mask, width, block, *carry)
+        return run_block(program, widths, choice, data, block, *carry)
 
     return jax.lax.fori_loop(first_block, last_block, body, (state, histories))
 

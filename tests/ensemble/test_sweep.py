@@ -38,7 +38,7 @@ def alone(config, length, seed):
     def whole(seed, hyper):
         state, histories, data = training.prepare(program, length, seed, jnp.int32(length), hyper)
         blocks = len(program.eval_steps)
-        return training.advance(program, data, length, False, state, histories, 0, blocks)
+        return training.advance(program, ((length, False),), 0, data, state, histories, 0, blocks)
 
     state, histories = whole(np.uint32(seed), hyperparameters_of(config))
     taken = program.step_of >= 0

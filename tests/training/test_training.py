@@ -71,7 +71,9 @@ def in_portions(config, parameters=None, dataset=None, probes=()):
 
     @jax.jit
     def run(carry, first_block, last_block):
-        return training.advance(program, data, width, False, *carry, first_block, last_block)
+        return training.advance(
+            program, ((width, False),), 0, data, *carry, first_block, last_block
+        )
 
     return program, start, run
 
@@ -199,7 +201,9 @@ def test_padding_changes_no_step_of_training():
         state, histories, data = training.prepare(program, width, jnp.uint32(1), length, hyper)
         blocks = len(program.eval_steps)
         padded = width == 15
-        return training.advance(program, data, width, padded, state, histories, 0, blocks)[1]
+        return training.advance(program, ((width, padded),), 0, data, state, histories, 0, blocks)[
+            1
+        ]
 
     run = jax.jit(losses, static_argnums=1)
     for length in (3, 7):
