@@ -68,16 +68,15 @@ class InPlace(Form):
             cell that keeps its state is that.
         """
 
-        def step(carry, inputs):
-            state, room = carry
-            t, keep = inputs
+        def step(carry, keep):
+            t, state, room = carry
             new, kept = cell.step(room[t], recurrent_side(state, weight, bias), state)
             new = keep_where(keep, new, state)
             if cell.keeps_state:
-                return (new, room.at[t].set(new)), None
-            return (new, room if kept is None else room.at[t].set(kept)), new
+                return (t + 1, new, room.at[t].set(new)), None
+            return (t + 1, new, room if kept is None else room.at[t].set(kept)), new
 
-        (_, room), states = jax.lax.scan(step, (initial, x), (jnp.arange(len(x)), mask))
+        (_, _, room), states = jax.lax.scan(step, (0, initial, x), mask, length=len(x))
         return (room if cell.keeps_state else states), room
 
     def last(
@@ -132,8 +131,8 @@ class InPlace(Form):
         in_place = cell.keeps_state  # there dx has the shape of a gradient
 
         def step(carry, inputs):
-            total, room = carry
-            t, kept, outside, g, before, keep = inputs
+            t, total, room = carry
+            kept, outside, g, before, keep = inputs
             outside = room[t] if in_place else outside
             if outside is not None:
                 total = jax.tree.map(jnp.add, outside, total)
@@ -144,14 +143,15 @@ class InPlace(Form):
             if keep is not None:
                 passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
             if in_place:
-                return (passed_on, room.at[t].set(dx)), None
-            return (passed_on, room), (dx, None if cell.additive else dg)
+                return (t - 1, passed_on, room.at[t].set(dx)), None
+            return (t - 1, passed_on, room), (dx, None if cell.additive else dg)
 
         room, outside = (outside, None) if in_place else (None, outside)
         if in_place and room is None:
             room = jnp.zeros_like(kept)
-        steps = jnp.arange(len(kept)), kept, outside, g, before, mask
-        (initial, room), pairs = jax.lax.scan(step, (last, room), steps, reverse=True)
+        start = len(kept) - 1, last, room
+        steps = kept, outside, g, before, mask
+        (_, initial, room), pairs = jax.lax.scan(step, start, steps, reverse=True)
         dx: Any = room if in_place else pairs[0]
         dg: Any = dx if cell.additive else pairs[1]
         return dx, dg, initial
