@@ -2,10 +2,10 @@
 
 Experiments are packed into shards, `[shard, batch of experiments]`, and shards are dealt out to the
 devices. A device takes its shards one after another (`lax.map`); the experiments of a shard run
-side by side (`vmap`) at one padded length, for which `lax.switch` picks the program. So a shard
+side by side (`vmap`) and train at one padded length, whose steps `lax.switch` picks. So a shard
 decides how much runs at once, which is everything on a GPU, and on a CPU, where a second experiment
-would only push the first one out of the cache, a shard is a single experiment that pays for no
-padding at all.
+would only push the first one out of the cache, a shard is a single experiment whose training pays
+for no padding at all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
