@@ -30,6 +30,31 @@ import jax  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--one-cell", action="store_true", help="of all cells or tasks of a test take the first"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after -m, which may leave the first out
+def pytest_collection_modifyitems(config, items):
+    """What another version of JAX changes is found with one cell as well as with all."""
+    if not config.getoption("--one-cell"):
+        return
+
+    def cell_and_task(item):
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        return [given.get(name) for name in ("cell", "kind", "task")]
+
+    first, others = {}, []
+    for item in items:
+        name, its = item.nodeid.partition("[")[0], cell_and_task(item)
+        if first.setdefault(name, its) != its:
+            others.append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
 @pytest.fixture
 def run_script():
     """Run a script as a user does; returns the completed process with its output as text."""

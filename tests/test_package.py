@@ -153,6 +153,7 @@ def test_a_folder_of_data_says_which_lengths_there_are(tmp_path, monkeypatch):
     assert run.results.length.tolist() == [3, 4]
 
 
+@pytest.mark.slow
 def test_one_value_may_stand_for_a_list_and_numbers_may_be_numpys(trained, tmp_path):
     settings = SMALL | {"learning_rate": np.float64(1e-3)}
     run = srn_jax.train(3, np.int64(1), folder=tmp_path, probes="update-norm", **settings)

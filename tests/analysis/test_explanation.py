@@ -168,6 +168,7 @@ def test_a_value_on_the_reference_decides_nothing():
     assert "-0.500 (-1.000 to 0.000)" in undecided and "- (-)" in undecided
 
 
+@pytest.mark.no_jax
 def test_the_interval_of_a_difference_covers_it_as_often_as_it_should():
     random, hits = np.random.default_rng(1), 0
     for _ in range(200):

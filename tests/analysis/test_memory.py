@@ -87,6 +87,7 @@ def readouts_of_first(network, length, seed=0):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "task"), PAIRS)
 def test_the_states_are_those_of_the_network(cell, task):
     network, inputs = network_of(cell, task), examples_of(task).inputs
@@ -95,6 +96,7 @@ def test_the_states_are_those_of_the_network(cell, task):
     assert found[..., :D] == approx(network.states(inputs), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "task"), PAIRS)
 def test_gradients_through_time_are_finite_differences(float64, cell, task):
     network, examples = double(network_of(cell, task)), examples_of(task)
@@ -117,6 +119,7 @@ def test_gradients_through_time_are_finite_differences(float64, cell, task):
         assert np.delete(change, row) == approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS[1:])
 def test_the_product_of_jacobians_is_the_jacobian_of_the_whole_map(float64, cell):
     network, examples = double(network_of(cell)), examples_of(DigitSum())
@@ -139,6 +142,7 @@ def test_the_product_of_jacobians_is_the_jacobian_of_the_whole_map(float64, cell
         assert found == approx(values, rel=1e-9, abs=1e-14)
 
 
+@pytest.mark.slow
 def test_an_orthogonal_linear_network_neither_shrinks_nor_grows_anything():
     U = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
     network = linear(U, np.ones(8))
@@ -226,6 +230,7 @@ def test_the_worked_example_of_an_lstm():
     assert h == approx([0.0594, 0.0952], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_gates_are_those_that_made_the_states():
     network, inputs = network_of(LSTM), examples_of(DigitSum(), 1).inputs
     gates, states = memory.gates_of(network, inputs), memory.unroll(network, inputs)[:, 0].T

@@ -60,6 +60,7 @@ def test_a_page_needs_no_other_file_and_no_network(page):
     assert "prefers-color-scheme: dark" in page
 
 
+@pytest.mark.no_jax
 @needs_browser
 def test_a_browser_shows_the_figures_and_sorts_the_tables(page, tmp_path):
     click = """<script>
@@ -73,6 +74,7 @@ def test_a_browser_shows_the_figures_and_sorts_the_tables(page, tmp_path):
     assert "<title>dacb2</title>" in shown  # by number, what is none last
 
 
+@pytest.mark.no_jax
 @needs_browser
 def test_a_browser_shows_the_page_light_or_dark(page, tmp_path):
     (tmp_path / "page.html").write_text(page)

@@ -26,6 +26,7 @@ def run(tmp_path):
     return shutil.copytree(OLD / "run_of_own_data", tmp_path / "run")
 
 
+@pytest.mark.no_jax
 def test_a_finished_run_is_drawn_without_jax(run):
     done = subprocess.run([sys.executable, "-c", CODE, str(run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

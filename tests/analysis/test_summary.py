@@ -91,6 +91,7 @@ def test_the_interval_of_a_mean_is_scipys_percentile_bootstrap():
     assert ends(mean_interval(scores)) == pytest.approx((theirs.low, theirs.high), abs=0.003)
 
 
+@pytest.mark.no_jax
 def test_95_of_100_intervals_hold_the_true_mean():
     rng = np.random.default_rng(5)
     draws = np.round(rng.normal(0.58, 0.16, size=(200, 32)), 2)

@@ -90,6 +90,7 @@ once_a_file = settings(
 )
 
 
+@pytest.mark.no_jax
 @once_a_file
 @given(data=st.data(), length=st.integers(3, 5))
 def test_a_text_is_read_as_what_it_says_or_refused_with_file_and_line(tmp_path, data, length):
@@ -103,6 +104,7 @@ def test_any_bytes_are_read_as_what_they_say_or_refused(tmp_path, content, lengt
     assert_read_or_refused(tmp_path / "train.txt", content, length)
 
 
+@pytest.mark.no_jax
 @once_a_file
 @given(data=st.data(), length=st.integers(3, 5), byte=st.binary(min_size=1, max_size=1))
 def test_a_good_file_with_one_wrong_byte_is_read_as_what_it_says_or_refused(

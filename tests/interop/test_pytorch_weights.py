@@ -480,6 +480,7 @@ def accuracies(text):
     return {row[0]: row[-2] for row in cells if len(row) in (3, 4) and row[0].isdigit()}
 
 
+@pytest.mark.slow
 def test_the_script_takes_weights_out_of_a_run_and_tests_them(work, run_here):
     cpu, path = ("--platform", "cpu"), work / "srn.npz"
     out = run_here("convert.py", work / "run", "--length", 6, "--seed", 1, "--to", path, *cpu)

@@ -79,6 +79,7 @@ def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(stopped):
     assert checkpoint.restore(stopped).block == 9
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_found_and_the_checkpoint_before_is_used(stopped):
     original, newest = checkpoint.restore(stopped), stopped / "checkpoints" / "9"
     found = set()
@@ -94,6 +95,7 @@ def test_a_damaged_file_is_found_and_the_checkpoint_before_is_used(stopped):
     assert len([name for name in found if "/d/" in name]) >= 4
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_before_a_half_deleted_checkpoint(stopped, uninterrupted):
     reporter = Recorder()
     for left in (5, 0):

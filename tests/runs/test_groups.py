@@ -66,6 +66,7 @@ def test_runs_that_train_together_are_those_that_train_alone(both, uninterrupted
     assert_same_run(both / "other", other)
 
 
+@pytest.mark.slow
 def test_where_one_lost_its_newest_checkpoint_all_go_on_from_the_one_before(
     both, uninterrupted, other
 ):

@@ -96,10 +96,10 @@ def test_inputs_that_a_task_does_not_have_are_refused(task, inputs, says):
             jax.eval_shape(network, jnp.asarray(inputs))
 
 
-@pytest.mark.parametrize("kind", [int, np.float64, jnp.bfloat16])
-def test_vectors_of_any_real_numbers_are_taken(kind):
+@pytest.mark.parametrize("dtype", [int, np.float64, jnp.bfloat16])
+def test_vectors_of_any_real_numbers_are_taken(dtype):
     network, vectors = network_of(task=Adding()), np.eye(2)[None]
-    assert (network(vectors.astype(kind)) == network(jnp.asarray(vectors, jnp.float32))).all()
+    assert (network(vectors.astype(dtype)) == network(jnp.asarray(vectors, jnp.float32))).all()
 
 
 @pytest.mark.parametrize(
