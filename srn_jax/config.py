@@ -138,6 +138,12 @@ class DataFolder:
     vocabulary: int = 10  # tokens are 0..vocabulary - 1
     classes: int = 19  # labels are 0..classes - 1
     chance: float = 0.10  # accuracy of the commonest training label, the mean over lengths
+    digests: tuple[str, ...] = ()  # of the three files of each length; old runs have none
+
+    def same(self, other: "DataFolder") -> bool:
+        """Whether both have the same files."""
+        known = self.digests and other.digests
+        return self.digests == other.digests if known else self.sha256 == other.sha256
 
 
 @dataclass(frozen=True)

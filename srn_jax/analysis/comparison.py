@@ -85,8 +85,11 @@ class Comparison:
         return [header, *(row.cells((shown or {}).get(row.run, row.run)) for row in self.rows)]
 
     def settings(self) -> list[str]:
-        """The settings, and the data, in which the runs differ, as text for each run."""
-        settings = [run.settings for run in self.runs.values()]
+        """The settings, data and own files in which the runs differ, as text for each run."""
+        settings: list[dict[str, Any]] = [
+            run.settings | {name: value[:12] for name, value in run.own_files.items()}
+            for run in self.runs.values()
+        ]
         names = dict.fromkeys(name for own in settings for name in own)
         varying = [name for name in names if len({str(own.get(name)) for own in settings}) > 1]
         return [
@@ -94,20 +97,28 @@ class Comparison:
             for own in settings
         ]
 
+    def smallest_p(self, name: str) -> float:
+        """The smallest corrected p that the pairs of a run allow, 1 without any."""
+        paired = [row.difference.pairs for row in self.rows if row.run == name]
+        each = [2 / 2**pairs for pairs in paired if pairs]
+        return min(1.0, len(each) * min(each)) if each else 1.0
+
     def notes(self) -> list[str]:
         """What the differences are, what could not be paired, and the memory span of each run."""
         notes = [MEAN_NOTE]
         if pairs := max((row.difference.pairs for row in self.rows), default=0):
             notes += [f"Difference: the run minus {self.baseline}, paired seed by seed.", P_NOTE]
-            lengths = np.unique(self.runs[self.baseline].results.length).size
-            smallest = min(1.0, lengths * 2 / 2**pairs)
+            smallest = min(map(self.smallest_p, self.runs))
             if smallest > 0.05:
                 notes.append(f"With {pairs} pairs at most, no p can be below {smallest:.3f}.")
-        notes += [
-            f"{name} was trained on other data than {self.baseline}: nothing is paired."
-            for name, run in self.runs.items()
-            if run.data != self.runs[self.baseline].data
-        ]
+        base = self.runs[self.baseline]
+        for name, run in self.runs.items():
+            shared = np.intersect1d(run.results.length, base.results.length).tolist()
+            others = [length for length in shared if not run.same_data(base, length)]
+            if others:
+                where = f"at length {', '.join(map(str, others))}: it is not paired there"
+                where = "nothing is paired" if others == shared else where
+                notes.append(f"{name} was trained on other data than {self.baseline}: {where}.")
         return notes + [
             f"{name}: {span_text(memory_span(run.results), run.facts.chance)}."
             for name, run in self.runs.items()
@@ -156,7 +167,7 @@ def compare(runs: Mapping[str, Run], baseline: str | None = None) -> Comparison:
         summaries, found = summarise(run.results), []
         for summary in summaries:
             found.append(NO_DIFFERENCE)
-            if run is not base and run.data == base.data:
+            if run is not base and run.same_data(base, summary.length):
                 sides = (side.results.of_length(summary.length) for side in (run, base))
                 found[-1] = paired_difference(*sides)
         corrected = holm([difference.p_value for difference in found])

@@ -53,7 +53,7 @@ class Explanation:
     product: np.ndarray  # [stage, experiment, value]: log10, of the last state by the second
     tested: np.ndarray  # [tested length]
     unseen: np.ndarray  # [experiment, tested length]: accuracy of the best parameters there
-    diverged: int  # experiments that were left out
+    left_out: int  # experiments that diverged or have no best parameters
     threshold: float  # a solver's test accuracy is above it
 
     @property
@@ -250,12 +250,13 @@ def page(found: Explanation, rows: Sequence[Row], question: str, notes: Sequence
     many = sum(not np.isnan(row["interval"].low) for row in rows)
     lines = [
         "# Why it forgets",
-        f"{len(found.length)} networks were asked for {question}; left out, because they diverged: "
-        f"{found.diverged}. Numbers are means over seeds with their 95 % intervals, or shares of "
-        "networks with Wilson's. A claim is made only where the whole interval supports it; of "
-        f"the {many} intervals in `summary.csv` one in twenty misses, so single ones prove little. "
-        f"Fewer than {FEWEST} networks have no interval. Solvers are told by the test sequences "
-        "that readouts are tested on, so a readout of the answer must be better in them.",
+        f"{len(found.length)} networks were asked for {question}; left out, because they diverged "
+        f"or no evaluation had a right answer: {found.left_out}. Numbers are means over seeds with "
+        "their 95 % intervals, or shares of networks with Wilson's. A claim is made only where the "
+        f"whole interval supports it; of the {many} intervals in `summary.csv` one in twenty "
+        f"misses, so single ones prove little. Fewer than {FEWEST} networks have no interval. "
+        "Solvers are told by the test sequences that readouts are tested on, so a readout of the "
+        "answer must be better in them.",
         *notes,
     ]
 

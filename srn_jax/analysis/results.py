@@ -162,12 +162,37 @@ class Run:
         return {**dataclasses.asdict(DEFAULTS), **(settings.get("experiment") or {}), "data": told}
 
     @property
-    def data(self) -> tuple[Any, ...]:
-        """What decides which data a seed sees: runs that are equal in it can be paired."""
-        settings = self.settings
-        if settings["data"] != DRAWN:
-            return (settings["data"].rpartition(" (")[2],)
-        return tuple(settings[name] for name in ("task", "multiplicity", "fresh_data"))
+    def own_files(self) -> dict[str, str]:
+        """Digests of the user's own files, by their names."""
+        return dict((self.info.get("settings") or {}).get("own_files", {}))
+
+    def same_data(self, other: "Run", length: int) -> bool:
+        """Whether a seed sees the same data of a length in both runs, so that they can be paired.
+
+        Of files it is the whole folder where a run of an old version does not know those of a
+        length; a file of one's own with a task counts with all that is in it.
+        """
+        sides = self.settings, other.settings
+        drawn = [settings["data"] == DRAWN for settings in sides]
+        if all(drawn):
+            names = "task", "multiplicity", "fresh_data"
+            file = sides[0]["task"].partition(":")[0]
+            own = self.own_files.get(file) == other.own_files.get(file)
+            return own and all(sides[0][name] == sides[1][name] for name in names)
+        if any(drawn):
+            return False
+        digests = [run.digests.get(length) for run in (self, other)]
+        if None in digests:
+            digests = [settings["data"].rpartition(" (")[2] for settings in sides]
+        return digests[0] == digests[1]
+
+    @property
+    def digests(self) -> dict[int, str]:
+        """Of the data files of each length; runs of old versions have none."""
+        settings = self.info.get("settings") or {}
+        data = settings.get("data")
+        each = data.get("digests", ()) if isinstance(data, Mapping) else ()
+        return dict(zip(settings.get("lengths", ()), each, strict=False))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -74,8 +74,10 @@ def print_predictions(networks: Networks, text: str) -> None:
     found = task.right_answer(tokens)
     right = None if found is None else " ".join(map(str, np.atleast_1d(found).tolist()))
     rows = [["trained on length", "seed", "answer", "probability", *(["right"] if right else [])]]
-    for (length, seed), said, share in zip(networks.experiments, answers, shares, strict=True):
-        sure = " ".join(f"{one:.3f}" for one in share.max(axis=-1))
+    for row, (length, seed) in enumerate(networks.experiments):
+        said, sure = answers[row], " ".join(f"{one:.3f}" for one in shares[row].max(axis=-1))
+        if not networks.scored[row]:  # it has not learned anything
+            said = sure = "-"
         mark = [] if right is None else ["yes" if said == right else ""]
         rows.append([str(length), str(seed), said, sure, *mark])
     print(plain_table(rows))
@@ -84,12 +86,12 @@ def print_predictions(networks: Networks, text: str) -> None:
 
 def summary(networks: Networks, answers: list[str], right: str | None) -> str:
     """The right answer and how many networks of each length gave it, or what most of them said."""
-    said: dict[int, list[str]] = {}
-    for (length, _), one in zip(networks.experiments, answers, strict=True):
-        said.setdefault(length, []).append(one)
+    said: dict[int, list[str]] = {length: [] for length, _ in networks.experiments}
+    for index in np.flatnonzero(networks.scored):
+        said[networks.experiments[index][0]].append(answers[index])
     if right is not None:
         counts = [f"{n}: {own.count(right)} of {len(own)}" for n, own in said.items()]
         return f"the right answer is {right}, given by, for each length  {'  '.join(counts)}"
-    common = [(n, len(own), *Counter(own).most_common(1)[0]) for n, own in said.items()]
+    common = [(n, len(own), *Counter(own).most_common(1)[0]) for n, own in said.items() if own]
     counts = [f"{n}: {one} ({times} of {of})" for n, of, one, times in common]
     return f"most frequent answer by length  {'  '.join(counts)}"

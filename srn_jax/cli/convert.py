@@ -43,7 +43,7 @@ def convert(arguments: list[str]) -> None:
 
     from srn_jax.cli.answers import print_accuracies
     from srn_jax.interop import pytorch as pytorch_weights
-    from srn_jax.runs.restore import Networks, restore
+    from srn_jax.runs.restore import Networks, check_trained, restore
 
     config: SweepConfig
     parameters: Any
@@ -55,6 +55,7 @@ def convert(arguments: list[str]) -> None:
     else:
         which = options.which or "best"
         networks = restore(Path(options.run), [options.length], [options.seed], which)
+        check_trained(networks, 0, which)
         config = networks.config
         parameters = jax.tree.map(lambda array: array[0], networks.parameters)
     if lengths:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
@@ -16,14 +15,12 @@ from srn_jax.analysis.figures import gate_figure
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
 from srn_jax.cells import cell_class
 from srn_jax.cli.answers import parse_tokens
-from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError, warn
 from srn_jax.runs.examine import NothingToExplain, examine
 from srn_jax.runs.folder import check_place, read_configs, read_finished, read_run, runs_in
-from srn_jax.runs.restore import find_experiment, restore
+from srn_jax.runs.restore import Networks, check_trained, find_experiment, restore
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Tokens
-from srn_jax.training.model import Parameters, network_with
 
 FAMILY_NOTE = (
     "The cell is not of the family (`srn_jax.Cell`), so only its hidden states are known: there "
@@ -54,7 +51,7 @@ def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Pa
             continue
         paths += written
     if not found:
-        raise UserError(f"{given}: every run diverged, so there is nothing to explain")
+        raise UserError(f"{given}: no run has a trained network, so there is nothing to explain")
     return paths + (write_comparison(found, out, look) if len(found) > 1 else [])
 
 
@@ -80,13 +77,13 @@ def explain(
     gates: dict[str, np.ndarray] = {}
     wanted = alone or memory.has_gates(cell_class(config.experiment.cell))
     if options.gates is not None and wanted:  # what is wrong with the sequence should show now
-        gates, tokens = gates_along(config, trained["best"].parameters, options.gates, options.seed)
+        gates, tokens = gates_along(trained["best"], options.gates, options.seed)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("examining networks", total=None)
         found = examine(
             config,
             {which: networks.parameters for which, networks in trained.items()},
-            read_finished(run, info).results.diverged,
+            read_finished(run, info).results.diverged | ~trained["best"].scored,
             options.threshold,
             options.lengths,
             lambda done, total: bar.update(task, completed=done, total=total),
@@ -100,12 +97,13 @@ def explain(
 
 
 def gates_along(
-    config: SweepConfig, best: Parameters, text: str, seed: int | None
+    best: Networks, text: str, seed: int | None
 ) -> tuple[dict[str, np.ndarray], list[int]]:
     """The gates of the network of a sequence's length along it, `[D, time]` each, and its tokens.
 
     Raises `UserError` for a sequence, length or seed that cannot be, or a cell without gates.
     """
+    config = best.config
     task = task_of(config)
     if not isinstance(task.inputs, Tokens):
         raise UserError("--gates is for tasks of whole numbers, this one has vectors")
@@ -114,6 +112,6 @@ def gates_along(
         row = find_experiment(config, len(tokens), config.seeds[0] if seed is None else seed)
     except UserError as error:
         raise UserError(f"--gates has {len(tokens)} tokens: {error}") from None
-    network = network_with(task, config.experiment, jax.tree.map(lambda array: array[row], best))
-    found = memory.gates_of(network, jnp.asarray(tokens)[None])
+    check_trained(best, row, "best")
+    found = memory.gates_of(best.network(row), jnp.asarray(tokens)[None])
     return {name: np.asarray(values) for name, values in found.items()}, tokens.tolist()

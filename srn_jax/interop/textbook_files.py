@@ -194,15 +194,15 @@ def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int
         UserError: for whatever cannot be read; where the sizes differ, since experiments that
             train side by side take the same number of steps; for tokens and labels as above.
     """
-    digest, splits = hashlib.sha256(), {}
+    digest, splits, digests = hashlib.sha256(), {}, []
     files = {(n, name): Path(path) / str(n) / f"{name}.txt" for n in lengths for name in SPLITS}
     for length in lengths:
-        sets = []
-        for name in SPLITS:
-            content = read_bytes(files[length, name])
-            digest.update(content)
-            sets.append(parse(content, files[length, name], length))
-        splits[length] = Splits(*sets)
+        contents = [read_bytes(files[length, name]) for name in SPLITS]
+        digest.update(b"".join(contents))  # which, unlike the next, forgets where a file ends
+        each = [hashlib.sha256(content).digest() for content in contents]
+        digests.append(hashlib.sha256(b"".join(each)).hexdigest())
+        named = zip(contents, SPLITS, strict=True)
+        splits[length] = Splits(*(parse(c, files[length, name], length) for c, name in named))
     trained = [own.train for own in splits.values()]
     vocabulary = max(int(sequences.digits.max()) for sequences in trained) + 1
     counts = np.bincount(np.concatenate([sequences.labels for sequences in trained]))
@@ -216,7 +216,8 @@ def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int
         check_known(file, own, vocabulary, counts)
     guesses = [np.bincount(own.train.labels).argmax() == own.test.labels for own in splits.values()]
     chance = float(np.mean(guesses))
-    return DataFolder(path, digest.hexdigest(), vocabulary, len(counts), chance), splits
+    known = vocabulary, len(counts), chance, tuple(digests)
+    return DataFolder(path, digest.hexdigest(), *known), splits
 
 
 def check_known(file: Path, sequences: Sequences, vocabulary: int, counts: np.ndarray) -> None:

@@ -28,37 +28,40 @@ SHOWN = 8  # test sequences along which Jacobians are taken
 
 
 class NothingToExplain(UserError):
-    """Every experiment diverged."""
+    """No experiment has a trained network."""
 
 
 def examine(
     config: SweepConfig,
     trained: dict[str, Parameters],
-    diverged: np.ndarray,
+    left_out: np.ndarray,
     threshold: float,
     lengths: Sequence[int] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Explanation:
-    """Examine all networks of a sweep that did not diverge, each on the data of its own seed.
+    """Examine the trained networks of a sweep, each on the data of its own seed.
 
     Args:
         config: the sweep.
         trained: its "best" and "last" parameters, `[experiment, ...]`.
-        diverged: `[experiment]`; these are left out.
+        left_out: `[experiment]`, those that diverged or have no best parameters.
         threshold: test accuracy above which a network is a solver.
         lengths: networks of these lengths alone; None for all.
         report: told how many examinations are done, and of how many.
 
     Raises:
-        UserError: for a length that the sweep does not have, or nothing but diverged experiments.
+        UserError: for a length that the sweep does not have, or nothing but what is left out.
     """
     chosen = list(dict.fromkeys(lengths or config.lengths))
     for length in chosen:
         find_experiment(config, length, config.seeds[0])
     every, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
-    rows = np.concatenate([np.flatnonzero((every == n) & ~diverged) for n in chosen])
+    rows = np.concatenate([np.flatnonzero((every == n) & ~left_out) for n in chosen])
     if not rows.size:
-        raise NothingToExplain("every experiment diverged, so there is no network to explain")
+        raise NothingToExplain(
+            "every experiment diverged or never gave a right answer in an evaluation, so there is "
+            "no network to explain"
+        )
     files = read_data_of(config)
     program = program_in(config, files)
     start, data, order = draw(config, program, chosen, files)
@@ -103,7 +106,7 @@ def examine(
         **joined,
         tested=np.array(chosen),
         unseen=unseen,
-        diverged=int(np.sum(np.isin(every, chosen) & diverged)),
+        left_out=int(np.sum(np.isin(every, chosen) & left_out)),
         threshold=threshold,
     )
 

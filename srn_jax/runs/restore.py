@@ -28,7 +28,7 @@ class Networks:
     config: SweepConfig  # of the whole run
     experiments: tuple[tuple[int, int], ...]  # (length, seed) of each
     parameters: Parameters  # [experiment, ...]
-    scored: np.ndarray  # [experiment]: whether its best parameters were ever kept
+    scored: np.ndarray  # [experiment]: whether these parameters are anything but the first ones
 
     def __len__(self) -> int:
         return len(self.experiments)
@@ -46,6 +46,8 @@ def restore(
     which: str = "best",
 ) -> Networks:
     """Restore the best or last parameters of a run's experiments, all or some of them.
+
+    Those of an experiment that kept none, see `without_best`, are the ones that it began with.
 
     Args:
         run: a run folder, finished or not, of whatever platform.
@@ -66,13 +68,33 @@ def restore(
     experiments = tuple((n, s) for n in lengths or config.lengths for s in seeds or config.seeds)
     rows = np.array([find_experiment(config, *one) for one in experiments])
     chosen = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
-    nothing = without_best(newest.items["training"])
-    return Networks(config, experiments, chosen, ~nothing[rows])
+    training = newest.items["training"]
+    if which == "best":
+        trained = ~without_best(training)
+    else:
+        trained = np.isfinite(training["evaluations"]["dev_loss"]).any(axis=1)
+    return Networks(config, experiments, chosen, trained[rows])
 
 
 def restore_network(run: Path | str, length: int, seed: int, which: str = "best") -> Network:
-    """The trained network of one experiment; arguments and errors are those of `restore`."""
-    return restore(run, [length], [seed], which).network(0)
+    """The trained network of one experiment; arguments and errors are those of `restore`.
+
+    Raises:
+        UserError: also if the experiment kept no such parameters.
+    """
+    networks = restore(run, [length], [seed], which)
+    check_trained(networks, 0, which)
+    return networks.network(0)
+
+
+def check_trained(networks: Networks, index: int, which: str) -> None:
+    """Raise `UserError` if one of restored networks is as it was before training."""
+    if not networks.scored[index]:
+        length, seed = networks.experiments[index]
+        why = "it diverged before its first evaluation"
+        if which == "best":
+            why = "no evaluation had a right answer, see the last ones ('last')"
+        raise UserError(f"length {length}, seed {seed} has no {which} parameters: {why}")
 
 
 def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
@@ -106,7 +128,7 @@ def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
         raise UserError(
             f"{path} cannot be read as the run read it, put the old files back ({error})"
         ) from None
-    if found.sha256 != config.data.sha256:
+    if not found.same(config.data):
         raise UserError(
             f"{path} has changed since the run, which had other data: put the old files back"
         )
@@ -114,7 +136,7 @@ def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
 
 
 def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Test loss and accuracy of each network, `[experiment]`; NaN where no best one was kept.
+    """Test loss and accuracy of each network, `[experiment]`; NaN where none was kept.
 
     Args:
         networks: restored networks.

@@ -55,11 +55,16 @@ def config_of(settings: dict[str, Any], folder: Path = Path()) -> SweepConfig:
             lengths=tuple(settings["lengths"]),
             seeds=tuple(settings["seeds"]),
             experiment=ExperimentConfig(**experiment),
-            data=None if data is None else DataFolder(**data),
+            data=None if data is None else data_folder(**data),
             probes=tuple(in_folder(name, folder) for name in settings.get("probes", ())),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"damaged settings of a run ({error})") from None
+
+
+def data_folder(digests: Sequence[str] = (), **known: Any) -> DataFolder:
+    """A folder of data out of JSON, which has no tuples."""
+    return DataFolder(digests=tuple(digests), **known)
 
 
 def digest(content: bytes) -> str:
@@ -112,6 +117,9 @@ def flat(settings: dict[str, Any]) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The settings in which two runs differ, as `name: old value, now new value`."""
     before, now = flat(old), flat(new)
+    data, others = (config_of(settings).data for settings in (old, new))
+    if data and others and before["data"] == now["data"] and not data.same(others):
+        before["data"] += ", with its files cut elsewhere"
     return [
         f"{name}: {before.get(name, 'none')}, now {now.get(name, 'none')}"
         for name in sorted(before.keys() | now.keys())

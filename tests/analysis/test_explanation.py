@@ -64,7 +64,7 @@ def found():
         product=-np.sort(-random.normal([[[-2]], [[0]], [[2]]], 1, (3, experiments, 4))),
         tested=np.array(LENGTHS),
         unseen=random.uniform(0, 1, (experiments, 2)),
-        diverged=3,
+        left_out=3,
         threshold=0.5,
     )
 
@@ -140,7 +140,7 @@ def test_every_number_of_the_page_is_in_the_summary_with_its_interval(written):
 
 def test_the_page_claims_only_what_the_whole_interval_supports(written):
     text = (written[0] / "explanation.md").read_text()
-    assert "left out, because they diverged: 3." in text
+    assert "or no evaluation had a right answer: 3." in text
     sides = {
         "The gradient shrinks on its way back": -1,
         "The gradient grows on its way back": 1,
@@ -180,7 +180,7 @@ def test_the_interval_of_a_difference_covers_it_as_often_as_it_should():
             **{"is_answer": np.array([True]), "chance": np.zeros((50, 1)), "accuracy": accuracy},
             **{"readout": empty, "shuffled": empty, "gradient": empty[:, :, 0]},
             **{"jacobian": empty, "product": empty[:, :, 0], "tested": np.array([2])},
-            **{"unseen": np.zeros((50, 1)), "diverged": 0, "threshold": 0.5},
+            **{"unseen": np.zeros((50, 1)), "left_out": 0, "threshold": 0.5},
         )
         (row,) = [r for r in mean_rows(sweep, {("x",): values}, ("m",)) if "less" in r["group"]]
         hits += row["interval"].low < 1 < row["interval"].high

@@ -236,11 +236,41 @@ def test_runs_on_different_data_are_never_paired():
     assert rows_of(comparison_table(same))[1][-1] == "1.000"
 
 
+def test_files_are_compared_length_by_length_where_a_run_knows_them():
+    scores = {5: [0.5, 0.6, 0.7], 9: [0.1, 0.2, 0.3]}
+
+    def run(digests, scores=scores):
+        data = {"path": "mine", "sha256": "".join(digests), "digests": digests}
+        settings = {"experiment": {}, "data": data, "lengths": list(scores)}
+        return Run(results_of(scores), info={"settings": settings})
+
+    fewer = comparison_table({"a": run("xy"), "b": run("y", {9: scores[9]})})
+    assert rows_of(fewer)[-1][-1] == "1.000" and "other data" not in fewer
+    changed = comparison_table({"a": run("xy"), "b": run("xz")})
+    assert [row[-1] for row in rows_of(changed)] == ["-", "1.000", "-", "-"]
+    assert "b was trained on other data than a: at length 9: it is not paired" in changed
+
+
+def test_a_changed_file_of_ones_own_is_told_and_its_task_is_other_data():
+    scores = {5: [0.5, 0.6, 0.7]}
+
+    def run(digest, **own):
+        settings = {"experiment": own, "own_files": {"mine.py": digest * 64}}
+        return Run(results_of(scores), info={"settings": settings})
+
+    cell = comparison_table({"a": run("1", cell="mine.py:A"), "b": run("2", cell="mine.py:A")})
+    assert "a: mine.py 111111111111" in cell and rows_of(cell)[1][-1] == "1.000"
+    task = comparison_table({"a": run("1", task="mine.py:A"), "b": run("2", task="mine.py:A")})
+    assert "b was trained on other data than a: nothing is paired." in task
+
+
 def test_a_comparison_says_how_small_a_p_value_can_be():
     scores = {length: np.linspace(0, 1, 8) for length in (5, 10, 15, 20, 25, 30, 35)}
     text = comparison_table({"a": a_run(scores), "b": a_run(scores)})
     assert "With 8 pairs at most, no p can be below 0.055." in text
     assert "With" not in comparison_table({"a": a_run({5: [0.1] * 8}), "b": a_run({5: [0.2] * 8})})
+    one_length = a_run({5: scores[5]})  # which is corrected for one
+    assert "With" not in comparison_table({"a": a_run(scores), "b": one_length})
 
 
 def test_a_comparison_of_runs_without_common_seeds_leaves_the_difference_open():

@@ -1,10 +1,13 @@
 """The textbook's files byte for byte, and the reader of anyone's files."""
 
+import dataclasses
 import hashlib
+import json
 
 import numpy as np
 import pytest
 
+from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import (
     TEXTBOOK_LENGTHS,
@@ -16,6 +19,7 @@ from srn_jax.interop.textbook_files import (
     textbook_splits,
     write_splits,
 )
+from srn_jax.runs.settings import config_of, differences, settings_of
 
 SHA256 = {  # of the textbook's own files
     "5/train.txt": "c4296d119b8ed4f5489a12c062846134252f08ffe2c967a10fe467a2f8b2d73a",
@@ -142,3 +146,19 @@ def test_a_digest_is_of_what_was_read(tmp_path):
         format_sequences(getattr(splits[3], name)).encode() for name in ("train", "dev", "test")
     )
     assert folder.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_lines_that_moved_from_one_set_to_another_are_other_data(tmp_path):
+    rows = [(0, 1, 2, 1), (1, 1, 0, 0), (1, 0, 0, 1), (0, 0, 1, 1)]
+    write_data(tmp_path, 3, train=rows, dev=rows[:2], test=rows[2:])
+    before, _ = read_data(str(tmp_path), (3,))
+    write_data(tmp_path, 4, **{n: [(0, *row) for row in rows] for n in ("train", "dev", "test")})
+    (tmp_path / "3" / "dev.txt").write_text("0 1 2\t1\n")
+    (tmp_path / "3" / "test.txt").write_text("1 1 0\t0\n1 0 0\t1\n0 0 1\t1\n")
+    after, _ = read_data(str(tmp_path), (3,))
+    assert before.sha256 == after.sha256 and not before.same(after)
+    assert dataclasses.replace(before, digests=()).same(after)  # an old run knows no better
+    told = [settings_of(SweepConfig((3,), (0,), data=folder)) for folder in (before, after)]
+    assert differences(told[0], told[0]) == []
+    assert "with its files cut elsewhere" in differences(*told)[0]
+    assert config_of(json.loads(json.dumps(told[0]))).data == before

@@ -80,7 +80,7 @@ def test_the_accuracies_are_those_of_the_results_wherever_they_stand(uninterrupt
 @pytest.mark.slow
 def test_a_diverged_experiment_is_left_out_and_counted(networks, found):
     fewer = examine(SWEEP, networks, np.array([False, True, False, False]), 0.1)
-    assert (fewer.diverged, fewer.seed.tolist()) == (1, [0, 0, 1])
+    assert (fewer.left_out, fewer.seed.tolist()) == (1, [0, 0, 1])
     for name in ("readout", "gradient", "product"):
         kept = getattr(found, name)[:, [0, 2, 3]]
         assert np.array_equal(getattr(fewer, name), kept, equal_nan=True)

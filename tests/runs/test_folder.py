@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import tracemalloc
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,8 @@ from running import (
 
 from srn_jax.analysis.results import read_histories, read_results
 from srn_jax.cli import devices, study
+from srn_jax.cli.answers import print_predictions
+from srn_jax.cli.explain import explain
 from srn_jax.cli.publish import load_run
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
@@ -256,6 +259,27 @@ def test_data_that_change_before_they_are_read_are_refused(tmp_path, data):
     with pytest.raises(UserError, match=r"data has changed since|cannot have been learned"):
         run_sweep(config, tmp_path / "run", Recorder())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_without_a_right_answer_is_shown_nowhere_as_a_trained_one(tmp_path, data, capsys):
+    """Its last parameters are trained, and can be had."""
+    (data / "3" / "dev.txt").write_text("9 9 0\t18\n")
+    experiment = with_settings(steps=20, learning_rate=1e-6).experiment
+    config = SweepConfig((3,), (0, 1), experiment, read_data(str(data), (3,))[0])
+    run = tmp_path / "run"
+    results = run_sweep(config, run, Recorder()).results
+    assert results.unscored.all()
+    best, last = (restore.restore(run, which=which) for which in ("best", "last"))
+    assert not best.scored.any() and last.scored.all()
+    assert np.isfinite(restore.accuracies(last)).all()
+    print_predictions(best, "1 2 0")
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown[2:4]] == [["3", "0", "-", "-"], ["3", "1", "-", "-"]]
+    with pytest.raises(UserError, match="length 3, seed 0 has no best parameters"):
+        restore.restore_network(run, 3, 0)
+    restore.restore_network(run, 3, 0, which="last")
+    with pytest.raises(UserError, match="never gave a right answer"):
+        explain(run, tmp_path / "out", Namespace(threshold=0.1, lengths=None, gates=None))
 
 
 CELL = """
