@@ -38,7 +38,9 @@ def add_seeds(
     """
     from srn_jax.runs import checkpoint
     from srn_jax.runs.group import Member, run_group
+    from srn_jax.runs.restore import read_data_of
 
+    read_data_of(config)  # what is wrong with its data leaves no folder behind
     info, settings = run_folder.read_run(run), settings_of(config)
     begun = {"settings": settings, "command": options.command, "finished": False}
     new = folder / run_folder.NEW_SEEDS_FOLDER

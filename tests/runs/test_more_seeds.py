@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from running import SWEEP, Recorder, assert_same_run, contents_of
 
+from srn_jax.config import DataFolder
 from srn_jax.errors import UserError
 from srn_jax.runs import more_seeds
 from srn_jax.runs.group import run_sweep
@@ -42,6 +43,13 @@ def test_more_seeds_give_the_run_of_all_seeds_also_after_a_kill(tmp_path, monkey
     assert_same_run(new, whole)
     assert contents_of(old) == before
     assert not (new / "new-seeds").exists()
+
+
+def test_where_its_data_are_gone_a_run_gets_no_more_seeds_and_no_folder_is_left(tmp_path):
+    config = replace(SWEEP, data=DataFolder(str(tmp_path / "gone"), sha256="0"))
+    with pytest.raises(UserError, match="gone: no such folder"):
+        more_seeds.add_seeds(tmp_path / "old", config, tmp_path / "new", Recorder(), AS_USUAL)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.slow
