@@ -86,6 +86,8 @@ def print_predictions(networks: Networks, text: str) -> None:
 
 def summary(networks: Networks, answers: list[str], right: str | None) -> str:
     """The right answer and how many networks of each length gave it, or what most of them said."""
+    if not networks.scored.any():
+        return "none of the networks has parameters of this kind (--which)"
     said: dict[int, list[str]] = {length: [] for length, _ in networks.experiments}
     for index in np.flatnonzero(networks.scored):
         said[networks.experiments[index][0]].append(answers[index])

@@ -275,6 +275,7 @@ def test_a_network_without_a_right_answer_is_shown_nowhere_as_a_trained_one(tmp_
     print_predictions(best, "1 2 0")
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown[2:4]] == [["3", "0", "-", "-"], ["3", "1", "-", "-"]]
+    assert shown[-1] == "none of the networks has parameters of this kind (--which)"
     with pytest.raises(UserError, match="length 3, seed 0 has no best parameters"):
         restore.restore_network(run, 3, 0)
     restore.restore_network(run, 3, 0, which="last")
