@@ -1,5 +1,6 @@
 """A sweep tried on abstract values before anyone trains: what is wrong with a user's own code."""
 
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
 
@@ -67,7 +68,7 @@ def try_own(config: SweepConfig, task: Task, length: int) -> None:
     settings, files = config.experiment, None
     check_cell(settings)
     if config.data is None:
-        check_draw(settings.task, task, length)
+        check_draw(settings.task, task, length, settings.multiplicity)
         if path_of(settings.task) is not None:
             check_values(settings.task, task, length)
     else:
@@ -100,24 +101,37 @@ def check_task(name: str, task: Task) -> None:
             raise UserError(f"{name}: {key} must be a number or None, got {value!r}")
 
 
-def check_draw(name: str, task: Task, length: int) -> None:
+def check_draw(name: str, task: Task, length: int, units: int) -> None:
     """Raise `UserError` for examples of other shapes than a task's must have."""
-    number, width = task.examples, length + 1
+    number = task.examples
+    check_shapes(f"{name}: draw", task.draw, ("number", number), number, task, length)
+    for some in sorted({1, units}):  # units of a test set and of the training set
+        examples = some * number
+        check_shapes(f"{name}: draw_set", task.draw_set, ("units", some), examples, task, length)
 
-    def draw(length):
-        return task.draw(jax.random.key(0), number, length, width)
 
-    found = jax.eval_shape(draw, jnp.int32(length))
+def check_shapes(
+    name: str,
+    draw: Callable[..., Examples],
+    given: tuple[str, int],
+    number: int,
+    task: Task,
+    length: int,
+) -> None:
+    """Raise `UserError` where `draw`, given so many of something, gives not `number` examples."""
+    key, width = jax.random.key(0), length + 1
+    found = jax.eval_shape(lambda n: draw(key, given[1], n, width), jnp.int32(length))
     if not isinstance(found, Examples):
         kind = type(found).__name__
-        raise UserError(f"{name}: draw gives {kind}, expected Examples(inputs, targets)")
+        raise UserError(f"{name} gives {kind}, expected Examples(inputs, targets)")
     size = () if isinstance(task.inputs, Tokens) else (task.inputs.size,)
     answers = () if task.answers == 1 else (task.answers,)
     for part, shape in {"inputs": (number, width, *size), "targets": (number, *answers)}.items():
         if getattr(found, part).shape != shape:
             raise UserError(
-                f"{name}: draw gives {part} {getattr(found, part).shape}, for number "
-                f"{number} and width {width} expected {shape}"
+                f"{name} gives {part} {getattr(found, part).shape}, for {given[0]} {given[1]} "
+                f"and width {width} expected {shape}"
+                + (", units * examples of them" if given[0] == "units" else "")
             )
 
 

@@ -178,6 +178,9 @@ def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own
         assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
 
 
+SET = "def draw_set(self, key, units, n, w):\n        return self.draw(key, "
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -193,6 +196,12 @@ def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own
         ("def draw(", "def __init__(self, n):\n        ...\n\n    def draw(", "without arguments"),
         ("def draw(", "def correct(self, *_):\n        oops\n\n    def draw(", "line 13: NameErr"),
         ("import jax\n", "raise SystemExit(3)\n", "parity.py, line 2: SystemExit: 3"),
+        ("def draw(", f"{SET}60, n, w)\n\n    def draw(", "draw_set gives inputs (60, 6), for un"),
+        (
+            "def draw(",
+            f"{SET}100 if units == 1 else 7, n, w)\n\n    def draw(",
+            "draw_set gives inputs (7, 6), for units 3 and width 6 expected (300, 6), units * exam",
+        ),
         ("def draw(", "def drew(", "Parity: no method draw(key, number, length, width)"),
     ],
 )
