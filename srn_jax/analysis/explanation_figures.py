@@ -37,6 +37,7 @@ from srn_jax.analysis.figures import RUN_COLORS, draw_seeds
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below, save_figure
 from srn_jax.analysis.results import write_atomically
 from srn_jax.analysis.tables import csv_table
+from srn_jax.analysis.words import words_of
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several runs
 
@@ -165,7 +166,7 @@ def comparison_figure(
                     continue
                 at = [row["position"] for row in rows]
                 color = RUN_COLORS[place % len(RUN_COLORS)]
-                label = f"{name.removeprefix('cell=')}, {look.say(words)}"
+                label = f"{words_of(name.removeprefix('cell='))}, {look.say(words)}"
                 axes.plot(at, [row["mean"] for row in rows], line, color=color, label=label)
                 low, high = ([getattr(row["interval"], e) for row in rows] for e in ("low", "high"))
                 axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
 from srn_jax.analysis.results import Histories, Results, Run, loss_stride, window_means
 from srn_jax.analysis.summary import mean_interval, mean_of
+from srn_jax.analysis.words import words_of
 from srn_jax.config import DEFAULTS, Facts
 
 TRAIN_COLOR = TEST_COLOR = "#e4007f"
@@ -142,7 +143,8 @@ def probe_figure(
         for place, name in enumerate(histories.probes[probe]):
             values = window_means(histories.steps[name][rows], window)
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
-            drawn = draw_seeds(axes, middles, values, style, name.partition(".")[2] or name)
+            label = words_of(name.partition(".")[2] or name)
+            drawn = draw_seeds(axes, middles, values, style, label)
             above.extend(drawn[drawn > 0])
         if max(above) > 100 * min(above):
             axes.set_yscale("log")
@@ -288,7 +290,7 @@ def pair_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Figure:
                 ("dev", dev, run.results.best_dev_accuracy),
                 ("test", test, run.results.test_accuracy),
             ):
-                label = f"{name}, {look.say(part)}"
+                label = f"{words_of(name)}, {look.say(part)}"
                 draw_means(axes, run.results.length, scores, fmt=style, color=color, label=label)
         finish_comparison(axes, runs, look, "accuracy")
         axes.legend(loc="lower left")

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from srn_jax.analysis import fonts
 from srn_jax.analysis.results import write_atomically
+from srn_jax.analysis.words import words_of
 from srn_jax.errors import UserError, warn
 
 FORMATS = ("pdf", "png", "svg")
@@ -56,6 +57,7 @@ class Look:
             raise UserError(f"--format must be one or more of {', '.join(FORMATS)}, got {got}")
         if self.language not in ("en", "zh"):
             raise UserError(f"--lang must be en or zh, got {self.language}")
+        words_of(self.title or "", "--title")
         if self.language == "zh":
             chinese_font()
 
@@ -63,7 +65,8 @@ class Look:
         """Words of a figure in its language, with values in their places."""
         if self.language == "zh":
             words = in_chinese(words)
-        return words.format(**values) if values else words  # a name may have braces of its own
+        # A name may have braces, and dollar signs, of its own.
+        return words_of(words.format(**values) if values else words)
 
     @contextmanager
     def applied(self, width: float, ratio: float, type_size: float = 10) -> Iterator[Figure]:
@@ -94,7 +97,7 @@ class Look:
             figure = Figure(figsize=(wide, ratio * wide), dpi=PNG_DPI, layout="constrained")
             FigureCanvasAgg(figure)
             if self.title:
-                figure.suptitle(self.title, wrap=True)
+                figure.suptitle(words_of(self.title), wrap=True)
             yield figure
 
     @contextmanager

@@ -183,9 +183,10 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
                 add("--kernel", action="store_true", help=kernel)
             case "look of the figures":
                 formats = "pdf, png or svg, or several [pdf png]"
+                title = r"above every figure; $x$ is mathematics, \$ a dollar"
                 add("--width", type=NUMBER, metavar="INCHES", help="with type to match")
                 add("--format", nargs="+", metavar="KIND", help=formats)
-                add("--title", metavar="WORDS", help="above every figure")
+                add("--title", metavar="WORDS", help=title)
                 add("--lang", default="en", help="of the labels: en or zh [en]")
             case "several processes":
                 found = "be one of several that JAX finds on Slurm, Kubernetes or Cloud TPU"

@@ -11,6 +11,7 @@ from srn_jax.analysis.page import html_page
 from srn_jax.analysis.results import Run, write_atomically, write_log
 from srn_jax.analysis.summary import summarise
 from srn_jax.analysis.tables import Cells, csv_table, latex_table
+from srn_jax.analysis.words import words_of
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
 
@@ -135,7 +136,7 @@ def names_of(folders: Sequence[Path], labels: Sequence[str] | None = None) -> li
     """Names that tell runs apart: labels, or the last part of each path, or all of it.
 
     Raises:
-        UserError: if there is not one label for each run.
+        UserError: if there is not one label for each that can be drawn.
     """
     if labels is not None:
         if len(labels) != len(folders) or len(set(labels)) < len(labels):
@@ -143,6 +144,8 @@ def names_of(folders: Sequence[Path], labels: Sequence[str] | None = None) -> li
                 f"--labels must be {len(folders)} different names, one for each run, "
                 f"got {', '.join(labels)}"
             )
+        for label in labels:
+            words_of(label, "--labels")
         return [*labels]
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

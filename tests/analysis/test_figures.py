@@ -33,6 +33,7 @@ from srn_jax.analysis.figures import (
 from srn_jax.analysis.look import CHINESE, Look, save_figure
 from srn_jax.analysis.results import Histories, Results, Run, write_histories, write_results
 from srn_jax.analysis.summary import mean_interval
+from srn_jax.analysis.words import words_of
 from srn_jax.config import Facts
 from srn_jax.errors import UserError
 
@@ -563,3 +564,29 @@ def test_drawing_needs_neither_pyplot_nor_jax():
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stdout.strip() == "set()", process.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("plain", "plain"),
+        (r"$\eta$ = 0.1", r"$\eta$ = 0.1"),
+        ("cost $5 to $6", r"cost \$5 to \$6"),
+        ("$5", r"\$5"),
+        (r"\$5 for $x$", r"\$5 for $x$"),
+        ("US$ and A$", r"US\$ and A\$"),
+        (r"a $\foo$ b", r"a \$\foo\$ b"),
+        ("$$", r"\$\$"),
+        ("$a\nb$", "\\$a\nb\\$"),
+    ],
+)
+def test_a_dollar_is_mathematics_where_it_can_be_meant_and_read(words, told):
+    assert words_of(words) == told == words_of(told)
+
+
+def test_names_and_titles_with_dollars_are_drawn():
+    runs = {r"$\foo$": Run(a_run(seeds=3)[0]), "$5": Run(a_run(seeds=2)[0])}
+    figure = drawn(comparison_figure(runs, Look(title="cost $5 to $6")))
+    assert figure.get_suptitle() == r"cost \$5 to \$6"
+    assert r"\$\foo\$ (seeds: 3)" in legend_texts(figure)
+    drawn(pair_figure(runs))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import contents_of
 
 OLD = Path(__file__).parents[1] / "data/old_version"
 CODE = """
@@ -69,15 +70,25 @@ def test_a_comparison_has_its_labels_and_baseline_and_lies_beside_the_runs(run, 
         (("--format", "gif"), "--format must be one or more of pdf, png, svg, got gif"),
         (("--labels", "a"), "are for several runs, and this is one"),
         (("--lang", "fr"), "--lang must be en or zh, got fr"),
+        (
+            ("--title", r"of $\foo$"),
+            r"--title: $\foo$ cannot be read as mathematics, expected what",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(run, run_here, options, complaint):
+    before = contents_of(run)
     done = run_here("plot.py", run, *options)
     assert done.returncode == 2 and complaint in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert contents_of(run) == before
 
 
-def test_labels_must_be_as_many_as_runs(run, run_here):
-    done = run_here("plot.py", run, run, "--labels", "a", "a")
+def test_labels_must_be_as_many_as_runs_and_such_as_can_be_drawn(run, run_here):
+    other = shutil.copytree(run, run.with_name("other"))
+    done = run_here("plot.py", run, other, "--labels", "a", "a")
     assert done.returncode == 2
     assert "--labels must be 2 different names, one for each run, got a, a" in done.stderr
+    done = run_here("plot.py", run, other, "--labels", "a", r"$\foo$")
+    assert done.returncode == 2 and r"--labels: $\foo$ cannot be read" in done.stderr
+    assert not run.with_name("comparison").exists()

@@ -1,0 +1,48 @@
+r"""A user's words in a figure: which dollar signs are mathematics, and which are dollars.
+
+The rule is Pandoc's: mathematics is between two dollar signs, with no space behind the first, none
+before the second and no digit behind it; so `cost $5 to $6` has none. `\$` is always a dollar.
+"""
+
+import re
+
+from srn_jax.errors import UserError
+
+MARKS = re.compile(r"\\\$|(?P<math>\$(?!\s)(?:\\.|[^$\\\n])+(?<!\s)\$(?!\d))|\$")
+
+
+def words_of(text: str, option: str | None = None) -> str:
+    """The words as Matplotlib has to be told them.
+
+    Args:
+        text: what the user wrote.
+        option: where, if what cannot be read as mathematics is to be refused; otherwise it is
+            shown as it is.
+
+    Raises:
+        UserError: for what cannot be read, with an option.
+    """
+
+    def mark(found: re.Match[str]) -> str:
+        part = found[0]
+        if part == r"\$" or (found["math"] and is_readable(part)):
+            return part
+        if found["math"] and option:
+            raise UserError(
+                f"{option}: {part} cannot be read as mathematics, expected what Matplotlib knows "
+                r"of LaTeX, or \$ for a dollar sign"
+            )
+        return re.sub(r"\\?\$", r"\\$", part)
+
+    return MARKS.sub(mark, text) if "$" in text else text
+
+
+def is_readable(formula: str) -> bool:
+    """Whether Matplotlib can draw a formula."""
+    from matplotlib.mathtext import MathTextParser  # most words have no formula
+
+    try:
+        MathTextParser("path").parse(formula)
+    except ValueError:
+        return False
+    return True
