@@ -1,5 +1,6 @@
 """What a run or several leave for a reader: figures, tables and reports; JAX stays asleep."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,8 +137,11 @@ def names_of(folders: Sequence[Path], labels: Sequence[str] | None = None) -> li
     """Names that tell runs apart: labels, or the last part of each path, or all of it.
 
     Raises:
-        UserError: if there is not one label for each that can be drawn.
+        UserError: if a run is given twice, or there is not one label for each that can be drawn.
     """
+    for folder, times in Counter(folder.resolve() for folder in folders).items():
+        if times > 1:
+            raise UserError(f"{folder} is given more than once, expected different runs")
     if labels is not None:
         if len(labels) != len(folders) or len(set(labels)) < len(labels):
             raise UserError(
