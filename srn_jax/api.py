@@ -177,14 +177,21 @@ def compare(
         baseline: the name of the run that others are compared with; None for the first.
 
     Raises:
-        UserError: for no runs, or no such baseline.
+        UserError: for no runs, names that cannot be shown, or no such baseline.
     """
     if not isinstance(runs, Mapping):
         raise UserError(f"runs must be a dictionary of runs by their names, got {shown(runs)}")
     if not runs:
         raise UserError("there is no run to compare, give at least one")
+    from srn_jax.analysis.words import words_of
     from srn_jax.cli.publish import COMPARISON, publish_comparison
 
+    for name in runs:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"the names of runs must be text and not empty, got {shown(name)}")
+        words_of(name, f"run {name}")
+    if not isinstance(baseline, str | None):
+        raise UserError(f"baseline must be the name of a run, got {shown(baseline)}")
     folder = path_from("folder", folder)
     own = {
         name: (one if isinstance(one, TrainedRun) else load_run(path_from(f"run {name}", one))).run

@@ -134,6 +134,13 @@ def test_a_bad_argument_from_python_is_one_line(arguments, says):
         (lambda: srn_jax.read_results("a\0b"), "cannot be read"),
         (lambda: srn_jax.compare([1]), "runs must be a dictionary of runs by their names"),
         (lambda: srn_jax.compare({"a": 5}), "run a must be a path, got 5"),
+        (
+            lambda: srn_jax.compare({1: "nowhere"}),
+            "names of runs must be text and not empty, got 1",
+        ),
+        (lambda: srn_jax.compare({"a": "nowhere", "": "b"}), "must be text and not empty, got ''"),
+        (lambda: srn_jax.compare({r"$\foo$": "nowhere"}), r"run \$\\foo\$: .* cannot be read as"),
+        (lambda: srn_jax.compare({"a": "b"}, baseline=[1]), "baseline must be the name of a run"),
         (lambda: srn_jax.compare({"a": "nowhere"}), "nowhere/run.json: cannot be read"),
         (lambda: srn_jax.compare({"a": "nowhere"}, 5), "folder must be a path, got 5"),
     ],
