@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -211,7 +212,8 @@ def test_plot_draws_one_run_again_and_compares_several(run, run_here, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert png.read_bytes() == before
-    done = run_here("plot.py", folder, folder, "--out", tmp_path / "both", "--platform", "cpu")
+    other = shutil.copytree(folder, tmp_path / "other")
+    done = run_here("plot.py", folder, other, "--out", tmp_path / "both", "--platform", "cpu")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "both" / "figures" / "comparison.pdf").exists()
 
