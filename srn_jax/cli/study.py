@@ -30,7 +30,7 @@ from srn_jax.runs.group import Member, groups_of, run_group
 from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.more_seeds import add_seeds
 from srn_jax.runs.restore import restore_network
-from srn_jax.runs.settings import variants_of
+from srn_jax.runs.settings import shown_settings, variants_of
 from srn_jax.runs.trial import try_out
 from srn_jax.tasks import task_of
 
@@ -169,7 +169,7 @@ def write_variants(
     columns = [field.name for field in dataclasses.fields(Results)]
     rows = []
     for name, config in variants.items():
-        settings, results = dataclasses.asdict(config.experiment), runs[name].results
+        settings, results = shown_settings(config.experiment), runs[name].results
         for row in zip(*(getattr(results, column).tolist() for column in columns), strict=True):
             rows.append({"variant": name, **settings, **dict(zip(columns, row, strict=True))})
     write_atomically(path, csv_table(rows).encode())

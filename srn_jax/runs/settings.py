@@ -28,11 +28,16 @@ def settings_of(config: SweepConfig) -> dict[str, Any]:
         UserError: if a file of the user's cannot be read, or two have the same name.
     """
     settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    settings["experiment"] |= shown_settings(config.experiment)
     digests = {name: digest(content) for name, content in own_files(config).items()}
-    for name in ("cell", "task"):
-        settings["experiment"][name] = without_folder(settings["experiment"][name])
     settings["probes"] = [without_folder(name) for name in config.probes]
     return settings | ({"own_files": digests} if digests else {})
+
+
+def shown_settings(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The settings of an experiment by name, a user's own files without their folders."""
+    settings = dataclasses.asdict(experiment)
+    return settings | {name: without_folder(settings[name]) for name in ("cell", "task")}
 
 
 def config_of(settings: dict[str, Any], folder: Path = Path()) -> SweepConfig:

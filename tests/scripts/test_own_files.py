@@ -1,16 +1,20 @@
 """A cell and a task of one's own: the README's, as files, from the command line to restoring."""
 
 import re
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
 
-from srn_jax.analysis.results import read_results
+from srn_jax.analysis.results import Run, read_results
+from srn_jax.cli import study
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.runs.restore import restore_network
+from srn_jax.runs.settings import config_of, settings_of, variants_of
 
+OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_jax_0.7.2"
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SMALL = ("--lengths", 3, 5, "--seeds", 1, "--steps", 4, "--platform", "cpu")
 
@@ -81,6 +85,24 @@ def test_a_task_of_ones_own_trains_and_is_evaluated_without_its_file(own, run_he
     own.joinpath("parity.py").unlink()
     done = run_here("evaluate.py", "run", "--predict", "1 0 1")
     assert done.returncode == 0 and "most frequent answer by length" in done.stdout
+
+
+def test_the_table_of_variants_names_own_files_without_their_folders(own):
+    (own / "run" / "code").mkdir(parents=True)
+    shutil.copy(own / "mine.py", own / "run" / "code")
+    results = read_results(OLD_RUN)
+    configs = [
+        SweepConfig((3,), (0,), ExperimentConfig(cell=f"{own}/mine.py:Leaky", hidden_size=size))
+        for size in (2, 3)
+    ]
+    copies = [config_of(settings_of(config), own / "run") for config in configs]
+    tables = []
+    for given in (configs, copies):  # as it is after more seeds
+        named = variants_of(given)
+        study.write_variants(own / "variants.csv", named, dict.fromkeys(named, Run(results)))
+        tables.append((own / "variants.csv").read_text())
+    assert tables[0] == tables[1]
+    assert ",mine.py:Leaky," in tables[0] and str(own) not in tables[0]
 
 
 MISTAKES = {  # a change of the README's cell or task, and what the line must say
