@@ -134,8 +134,16 @@ def train(
 
 
 def plain(value: Any) -> Any:
-    """A number of NumPy's as one of Python's, anything else as it is."""
-    return value.item() if isinstance(value, np.generic | np.ndarray) and not value.ndim else value
+    """A number of NumPy's as one of Python's, anything else as it is.
+
+    Of a float of another precision it is the shortest decimal that means it: 0.01 for
+    `np.float32(0.01)`, whose value is 0.009999999776482582.
+    """
+    if not isinstance(value, np.generic | np.ndarray) or value.ndim:
+        return value
+    scalar: Any = np.asarray(value)[()]
+    decimal = isinstance(scalar, np.floating)
+    return float(np.format_float_scientific(scalar)) if decimal else value.item()
 
 
 def several(values: Any) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import srn_jax
+from srn_jax import api
 from srn_jax.interop.textbook_files import textbook_splits, write_splits
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +101,16 @@ def test_a_wrong_setting_from_python_is_one_line():
 def test_what_is_no_whole_number_is_not_rounded(arguments, says):
     with pytest.raises(srn_jax.UserError, match=says):
         srn_jax.train(*arguments)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, np.longdouble, np.array])
+def test_a_float_of_numpys_is_the_decimal_that_was_written(kind):
+    for value in (0.01, 1e-3, 2.5, 1e-6):
+        found = api.plain(kind(value))
+        assert type(found) is float
+        assert found == pytest.approx(value, rel=0.1 if kind is np.float16 else 0)
+    assert api.plain(np.array(0.01, np.float32)) == api.plain(np.float16(0.01)) == 0.01
+    assert np.isnan(api.plain(np.float32("nan"))) and api.plain(np.int8(3)) == 3
 
 
 @pytest.mark.parametrize(
