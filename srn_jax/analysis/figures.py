@@ -293,7 +293,7 @@ def pair_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Figure:
                 label = f"{words_of(name)}, {look.say(part)}"
                 draw_means(axes, run.results.length, scores, fmt=style, color=color, label=label)
         finish_comparison(axes, runs, look, "accuracy")
-        axes.legend(loc="lower left")
+        legend_below(figure)
     return figure
 
 
