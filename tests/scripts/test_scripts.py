@@ -133,18 +133,8 @@ def test_evaluate_picks_lengths_and_seeds_and_other_data(run, run_here, tmp_path
     folder, _ = run
     made = run_here("generate_data.py", "--out", tmp_path, "--lengths", 6)
     assert made.returncode == 0, made.stderr
-    options = (
-        "--lengths",
-        6,
-        "--seeds",
-        2,
-        "--first-seed",
-        1,
-        "--data",
-        tmp_path,
-        "--platform",
-        "cpu",
-    )
+    chosen = ("--lengths", 6, 6, "--seeds", 2, "--first-seed", 1)  # a length twice is still one
+    options = (*chosen, "--data", tmp_path, "--platform", "cpu")
     done = run_here("evaluate.py", folder, *options)
     assert done.returncode == 0, done.stderr
     assert [row[:2] for row in rows_of(done.stdout)] == [["6", "1"], ["6", "2"]]
