@@ -273,7 +273,7 @@ def comparison_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Fig
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],
                 "capsize": 2 + 1.5 * place,  # where intervals cover each other
-                "label": fill(label, LABEL_WIDTH),
+                "label": words_of(fill(label, LABEL_WIDTH)),  # a formula may be cut
             }
             draw_means(axes, run.results.length, run.results.test_accuracy, **style)
         finish_comparison(axes, runs, look, "test accuracy")

@@ -591,3 +591,5 @@ def test_names_and_titles_with_dollars_are_drawn():
     assert figure.get_suptitle() == r"cost \$5 to \$6"
     assert r"\$\foo\$ (seeds: 3)" in legend_texts(figure)
     drawn(pair_figure(runs))
+    cut = f"${'a ' * 34}b$ 50% of ${'c ' * 34}d$"  # by the end of a line
+    drawn(comparison_figure({cut: runs["$5"]}))
