@@ -34,7 +34,8 @@ def words_of(text: str, option: str | None = None) -> str:
             )
         return re.sub(r"\\?\$", r"\\$", part)
 
-    return MARKS.sub(mark, text) if "$" in text else text
+    text = MARKS.sub(mark, text) if "$" in text else text
+    return f" {text}" if text.startswith("_") else text  # which a legend would leave out
 
 
 def is_readable(formula: str) -> bool:

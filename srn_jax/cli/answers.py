@@ -31,7 +31,8 @@ def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True)
         f"{n}: {accuracy[scored & (lengths == n)].mean():.3f}"
         for n in dict.fromkeys(lengths[scored].tolist())
     ]
-    print(f"mean test accuracy by length  {'  '.join(means)}")
+    if means:
+        print(f"mean test accuracy by length  {'  '.join(means)}")
 
 
 def parse_tokens(text: str, vocabulary: int, option: str = "--predict") -> np.ndarray:

@@ -579,6 +579,7 @@ def test_drawing_needs_neither_pyplot_nor_jax():
         (r"a $\foo$ b", r"a \$\foo\$ b"),
         ("$$", r"\$\$"),
         ("$a\nb$", "\\$a\nb\\$"),
+        ("_old", " _old"),  # a legend leaves out what begins with it
     ],
 )
 def test_a_dollar_is_mathematics_where_it_can_be_meant_and_read(words, told):
