@@ -46,13 +46,12 @@ def pytest_collection_modifyitems(config, items):
         given = item.callspec.params if hasattr(item, "callspec") else {}
         return [given.get(name) for name in ("cell", "kind", "task")]
 
-    first, others = {}, []
+    first, wanted, others = {}, [], []
     for item in items:
         name, its = item.nodeid.partition("[")[0], cell_and_task(item)
-        if first.setdefault(name, its) != its:
-            others.append(item)
+        (wanted if first.setdefault(name, its) == its else others).append(item)
     config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    items[:] = wanted
 
 
 @pytest.fixture

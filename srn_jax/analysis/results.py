@@ -151,14 +151,19 @@ class Run:
         return Facts(**task)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The settings of its experiments, with defaults filled in, and its data."""
+    def folder(self) -> Mapping[str, Any] | None:
+        """Its folder of data, as `DataFolder` by name; None where data are drawn."""
         settings = self.info.get("settings") or {}
         data = settings.get("data")
-        digest = settings.get("data_sha256") or ""
-        if isinstance(data, Mapping):
-            data, digest = data["path"], data["sha256"]
-        told = DRAWN if data is None else f"{data} (sha256 {digest[:12]})"
+        if isinstance(data, str):  # of an old version
+            return {"path": data, "sha256": settings.get("data_sha256") or ""}
+        return data
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of its experiments, with defaults filled in, and its data."""
+        settings, data = self.info.get("settings") or {}, self.folder
+        told = DRAWN if data is None else f"{data['path']} (sha256 {data['sha256'][:12]})"
         return {**dataclasses.asdict(DEFAULTS), **(settings.get("experiment") or {}), "data": told}
 
     @property
@@ -172,27 +177,24 @@ class Run:
         Of files it is the whole folder where a run of an old version does not know those of a
         length; a file of one's own with a task counts with all that is in it.
         """
-        sides = self.settings, other.settings
-        drawn = [settings["data"] == DRAWN for settings in sides]
-        if all(drawn):
-            names = "task", "multiplicity", "fresh_data"
-            file = sides[0]["task"].partition(":")[0]
+        if self.folder is None and other.folder is None:
+            ours, theirs = self.settings, other.settings
+            file = ours["task"].partition(":")[0]
             own = self.own_files.get(file) == other.own_files.get(file)
-            return own and all(sides[0][name] == sides[1][name] for name in names)
-        if any(drawn):
+            names = "task", "multiplicity", "fresh_data"
+            return own and all(ours[name] == theirs[name] for name in names)
+        if self.folder is None or other.folder is None:
             return False
         digests = [run.digests.get(length) for run in (self, other)]
         if None in digests:
-            digests = [settings["data"].rpartition(" (")[2] for settings in sides]
+            digests = [self.folder["sha256"], other.folder["sha256"]]
         return digests[0] == digests[1]
 
     @property
     def digests(self) -> dict[int, str]:
         """Of the data files of each length; runs of old versions have none."""
-        settings = self.info.get("settings") or {}
-        data = settings.get("data")
-        each = data.get("digests", ()) if isinstance(data, Mapping) else ()
-        return dict(zip(settings.get("lengths", ()), each, strict=False))
+        lengths = (self.info.get("settings") or {}).get("lengths", ())
+        return dict(zip(lengths, (self.folder or {}).get("digests", ()), strict=False))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

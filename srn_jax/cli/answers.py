@@ -26,7 +26,7 @@ def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True)
     if not by_seed:
         return
     lengths = np.array([length for length, _ in networks.experiments])
-    scored = networks.scored
+    scored = networks.trained
     means = [
         f"{n}: {accuracy[scored & (lengths == n)].mean():.3f}"
         for n in dict.fromkeys(lengths[scored].tolist())
@@ -77,7 +77,7 @@ def print_predictions(networks: Networks, text: str) -> None:
     rows = [["trained on length", "seed", "answer", "probability", *(["right"] if right else [])]]
     for row, (length, seed) in enumerate(networks.experiments):
         said, sure = answers[row], " ".join(f"{one:.3f}" for one in shares[row].max(axis=-1))
-        if not networks.scored[row]:  # it has not learned anything
+        if not networks.trained[row]:  # it has not learned anything
             said = sure = "-"
         mark = [] if right is None else ["yes" if said == right else ""]
         rows.append([str(length), str(seed), said, sure, *mark])
@@ -87,10 +87,10 @@ def print_predictions(networks: Networks, text: str) -> None:
 
 def summary(networks: Networks, answers: list[str], right: str | None) -> str:
     """The right answer and how many networks of each length gave it, or what most of them said."""
-    if not networks.scored.any():
+    if not networks.trained.any():
         return "none of the networks has parameters of this kind (--which)"
     said: dict[int, list[str]] = {length: [] for length, _ in networks.experiments}
-    for index in np.flatnonzero(networks.scored):
+    for index in np.flatnonzero(networks.trained):
         said[networks.experiments[index][0]].append(answers[index])
     if right is not None:
         counts = [f"{n}: {own.count(right)} of {len(own)}" for n, own in said.items()]

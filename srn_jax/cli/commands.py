@@ -95,8 +95,7 @@ def evaluate(arguments: list[str]) -> None:
     from srn_jax.cli.answers import print_accuracies, print_predictions
     from srn_jax.runs.restore import restore
 
-    lengths = options.lengths and [*dict.fromkeys(options.lengths)]  # each network once
-    networks = restore(run, lengths, seeds, options.which)
+    networks = restore(run, options.lengths, seeds, options.which)
     if options.predict is not None:
         print_predictions(networks, options.predict)
     else:

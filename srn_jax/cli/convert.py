@@ -65,8 +65,8 @@ def convert(arguments: list[str]) -> None:
         )
         config = dataclasses.replace(config, lengths=lengths, seeds=(0,), experiment=alone)
         copies = jax.tree.map(lambda array: np.stack([array] * len(lengths)), parameters)
-        scored = np.ones(len(lengths), bool)
-        networks = Networks(config, config.experiments, copies, scored)
+        trained = np.ones(len(lengths), bool)
+        networks = Networks(config, config.experiments, copies, trained)
         print_accuracies(networks, options.evaluate, by_seed=False)
         print("test loss: the mean over examples")
     if options.to is not None:

@@ -78,12 +78,13 @@ def explain(
     wanted = alone or memory.has_gates(cell_class(config.experiment.cell))
     if options.gates is not None and wanted:  # what is wrong with the sequence should show now
         gates, tokens = gates_along(trained["best"], options.gates, options.seed)
+    results = read_finished(run, info).results
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("examining networks", total=None)
         found = examine(
             config,
             {which: networks.parameters for which, networks in trained.items()},
-            read_finished(run, info).results.diverged | ~trained["best"].scored,
+            results.diverged | results.unscored,
             options.threshold,
             options.lengths,
             lambda done, total: bar.update(task, completed=done, total=total),

@@ -28,7 +28,7 @@ class Networks:
     config: SweepConfig  # of the whole run
     experiments: tuple[tuple[int, int], ...]  # (length, seed) of each
     parameters: Parameters  # [experiment, ...]
-    scored: np.ndarray  # [experiment]: whether these parameters are anything but the first ones
+    trained: np.ndarray  # [experiment]: whether these parameters are anything but the first ones
 
     def __len__(self) -> int:
         return len(self.experiments)
@@ -65,15 +65,16 @@ def restore(
     if newest is None:
         raise UserError(f"{run}: no checkpoint in it, expected the folder of a run")
     config = run_folder.config_in(Path(run), newest.settings)
-    experiments = tuple((n, s) for n in lengths or config.lengths for s in seeds or config.seeds)
+    chosen = dict.fromkeys(lengths or config.lengths)  # each once
+    experiments = tuple((n, s) for n in chosen for s in seeds or config.seeds)
     rows = np.array([find_experiment(config, *one) for one in experiments])
-    chosen = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
+    parameters = jax.tree.map(lambda array: array[rows], newest.items["models"][which])
     training = newest.items["training"]
     if which == "best":
         trained = ~without_best(training)
     else:
         trained = np.isfinite(training["evaluations"]["dev_loss"]).any(axis=1)
-    return Networks(config, experiments, chosen, trained[rows])
+    return Networks(config, experiments, parameters, trained[rows])
 
 
 def restore_network(run: Path | str, length: int, seed: int, which: str = "best") -> Network:
@@ -89,7 +90,7 @@ def restore_network(run: Path | str, length: int, seed: int, which: str = "best"
 
 def check_trained(networks: Networks, index: int, which: str) -> None:
     """Raise `UserError` if one of restored networks is as it was before training."""
-    if not networks.scored[index]:
+    if not networks.trained[index]:
         length, seed = networks.experiments[index]
         why = "it diverged before its first evaluation"
         if which == "best":
@@ -158,7 +159,7 @@ def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.n
         padded = [pad_examples(sets[length], width) for length in lengths.tolist()]
         examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
     scores = evaluate_experiments(program_of(config), networks.parameters, examples, lengths)
-    loss, accuracy = (np.where(networks.scored, values, np.nan) for values in scores)
+    loss, accuracy = (np.where(networks.trained, values, np.nan) for values in scores)
     return loss, accuracy
 
 

@@ -270,7 +270,7 @@ def test_a_network_without_a_right_answer_is_shown_nowhere_as_a_trained_one(tmp_
     results = run_sweep(config, run, Recorder()).results
     assert results.unscored.all()
     best, last = (restore.restore(run, which=which) for which in ("best", "last"))
-    assert not best.scored.any() and last.scored.all()
+    assert not best.trained.any() and last.trained.all()
     assert np.isfinite(restore.accuracies(last)).all()
     print_predictions(best, "1 2 0")
     shown = capsys.readouterr().out.splitlines()
