@@ -22,37 +22,32 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def whole(low: int, high: int) -> Check:
-    """A check that a value is an integer in low..high, both included."""
+def must_be(wanted: str, fits: Callable[[Any], bool]) -> Check:
+    """A check that a value fits; `wanted` says in words what does."""
 
     def check(name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            wanted = f"a whole number from {low} to {high}"
+        if not fits(value):
             raise UserError(f"{name} must be {wanted}, got {shown(value)}")
 
     return check
+
+
+def whole(low: int, high: int) -> Check:
+    """A check that a value is an integer in low..high, both included."""
+    wanted = f"a whole number from {low} to {high}"
+    return must_be(wanted, lambda v: isinstance(v, int) and is_number(v) and low <= v <= high)
 
 
 def positive(high: float) -> Check:
     """A check that a value is a finite number above 0 and at most `high`."""
-
-    def check(name: str, value: Any) -> None:
-        if not is_number(value) or not 0 < value <= high:
-            wanted = f"a number above 0 and at most {high:g}"
-            raise UserError(f"{name} must be {wanted}, got {shown(value)}")
-
-    return check
+    wanted = f"a number above 0 and at most {high:g}"
+    return must_be(wanted, lambda value: is_number(value) and 0 < value <= high)
 
 
 def between(low: float, high: float) -> Check:
     """A check that a value is a number in low..high, both included."""
-
-    def check(name: str, value: Any) -> None:
-        if not is_number(value) or not low <= value <= high:
-            wanted = f"a number from {low:g} to {high:g}"
-            raise UserError(f"{name} must be {wanted}, got {shown(value)}")
-
-    return check
+    wanted = f"a number from {low:g} to {high:g}"
+    return must_be(wanted, lambda value: is_number(value) and low <= value <= high)
 
 
 def is_number(value: Any) -> bool:
@@ -64,29 +59,19 @@ def is_number(value: Any) -> bool:
 
 def one_of(*choices: str) -> Check:
     """A check that a value is one of the given words."""
-
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, str) or value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")
-
-    return check
+    wanted = f"one of {', '.join(choices)}"
+    return must_be(wanted, lambda value: isinstance(value, str) and value in choices)
 
 
 def one_of_or_own(*choices: str) -> Check:
     """A check that a value is one of the given words, or a class in a file of the user's."""
-
-    def check(name: str, value: Any) -> None:
-        if not isinstance(value, str) or not (value in choices or OWN.fullmatch(value)):
-            expected = f"one of {', '.join(choices)}, or a class of yours as FILE.py:NAME"
-            raise UserError(f"{name} must be {expected}, got {shown(value)}")
-
-    return check
+    return must_be(
+        f"one of {', '.join(choices)}, or a class of yours as FILE.py:NAME",
+        lambda v: isinstance(v, str) and (v in choices or OWN.fullmatch(v) is not None),
+    )
 
 
-def switch(name: str, value: Any) -> None:
-    """A check that a value is True or False."""
-    if not isinstance(value, bool):
-        raise UserError(f"{name} must be true or false, got {shown(value)}")
+switch = must_be("true or false", lambda value: isinstance(value, bool))
 
 
 def or_none(check: Check) -> Check:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from srn_jax.cells.loops import HIGHEST, Form, Stacked, add_to_output, output, product
+from srn_jax.cells.loops import HIGHEST, Form, Loop, Stacked, add_to_output, output, product
 from srn_jax.cells.planes import Planes, by_planes, is_planes
 from srn_jax.errors import UserError
 
@@ -48,40 +48,21 @@ class Kernels(Stacked):
         missing = -features.shape[1] % ROWS
         return product(jnp.pad(features, [(0, 0), (0, missing), (0, 0)]), weight)
 
-    def forward(
-        self, cell: Any, x: Any, weight: Any, bias: Any, initial: Any, mask: Any
-    ) -> tuple[Any, Any]:
+    def forward(self, loop: Loop, x: Any, initial: Any) -> tuple[Any, Any]:
         """See `InPlace.forward`."""
-        arguments = cell, x, weight, bias, initial, mask
-        states, kept, _ = run_forward(*arguments, True, self.interpret)
-        return states, states if cell.keeps_state else kept
+        states, kept, _ = run_forward(loop, x, initial, True, self.interpret)
+        return states, states if loop.cell.keeps_state else kept
 
-    def last(
-        self,
-        cell: Any,
-        features: Any,
-        input_weight: Any,
-        weight: Any,
-        bias: Any,
-        initial: Any,
-        mask: Any,
-    ) -> Any:
-        """See `Form.last`."""
+    def last(self, loop: Loop, features: Any, input_weight: Any, initial: Any) -> Any:
+        """See `InPlace.last`."""
         x = self.input_side(features, input_weight)
-        return run_forward(cell, x, weight, bias, initial, mask, False, self.interpret)[2]
+        return run_forward(loop, x, initial, False, self.interpret)[2]
 
     def backward(
-        self,
-        cell: Any,
-        kept: Any,
-        weight: Any,
-        bias: Any,
-        before: Any,
-        mask: Any,
-        outside: Any,
-        last: Any,
+        self, loop: Loop, kept: Any, before: Any, outside: Any, last: Any
     ) -> tuple[Any, Any, Any]:
         """See `InPlace.backward`."""
+        cell, weight, bias, mask = loop
 
         def backward_kernel(sync, *refs):
             kept_ref, before_ref, mask_ref, outside_ref, last_ref, u_ref, c_ref, *out = refs
@@ -113,29 +94,21 @@ class Kernels(Stacked):
 
 
 def run_forward(
-    cell: Any,
-    x: Any,
-    weight: Any,
-    bias: Any,
-    initial: Any,
-    mask: Any,
-    all_states: bool,
-    interpret: bool,
+    loop: Loop, x: Any, initial: Any, all_states: bool, interpret: bool
 ) -> tuple[Any, Any, Any]:
     """All states and what the cell keeps, or neither, and the last state."""
+    cell, weight, bias, mask = loop
 
     def forward_kernel(sync, x_ref, initial_ref, mask_ref, u_ref, c_ref, *out):
         states_ref, kept_ref, last_ref = out
         u, c = planes(cell, u_ref), planes(cell, c_ref)
 
         def step(t, state):
-            x = planes(cell, x_ref, t)
-            new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
-            new = keep_where(mask_ref, t, together(new), state)
+            new, kept = one_step(cell, planes(cell, x_ref, t), state, u, c, mask_ref, t)
             if states_ref is not None:
                 put(states_ref, t, new)
             if kept_ref is not None:
-                put_planes(kept_ref, t, kept_of(cell, x, new, kept))
+                put_planes(kept_ref, t, kept)
             return new
 
         put(last_ref, 0, jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0)))
@@ -153,6 +126,12 @@ def run_forward(
     return states, kept, jax.tree.map(lambda part: part[0], last)
 
 
+def one_step(cell, x, state, u, c, mask_ref, t):
+    """One position forward: the new state, and what is to be kept: `step` may say that it is x."""
+    new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
+    return keep_where(mask_ref, t, together(new), state), x if kept is None else kept
+
+
 def derivative(cell, kept, before, total, u, c, mask_ref, t):
     """One position backward: gradients with respect to x, g and the state before."""
     nothing = jax.tree.map(jnp.zeros_like, total)
@@ -163,13 +142,6 @@ def derivative(cell, kept, before, total, u, c, mask_ref, t):
     if mask_ref is None:
         return dx, dg, passed_on
     return dx, dg, jax.tree.map(jnp.add, passed_on, keep_where(mask_ref, t, nothing, total))
-
-
-def kept_of(cell: Any, x: Planes, new: Any, kept: Planes | None) -> Planes:
-    """What is to be kept, where `step` may say that it is the new state, or x."""
-    if kept is not None:
-        return kept
-    return Planes([new]) if cell.keeps_state else x
 
 
 def recurrent_side(state: Any, u: Planes, c: Planes | None) -> Planes:

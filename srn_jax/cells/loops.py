@@ -8,7 +8,7 @@ operation. On a GPU the loop is unrolled, since its counter and its condition ar
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,20 @@ HIGHEST = jax.lax.Precision.HIGHEST  # float32 means float32, on TPU (bf16) and 
 GPU_UNROLL = 64  # positions in a turn: a loop's counter and condition are launches too
 CellClass = Any  # a class of the family; naming it here would close a circle of imports
 State = Any  # an array [batch, hidden], or a tuple of them, of which the first is h
+
+
+class Loop(NamedTuple):
+    """What both loops over time are given alike."""
+
+    cell: CellClass
+    weight: jax.Array  # U, [hidden, gates * hidden]
+    bias: jax.Array | None  # c, [1, gates * hidden]
+    mask: jax.Array | None  # [time, batch] or [time, 1] booleans; where False the state stays
+
+    def step(self, x: jax.Array, state: State, keep: jax.Array | None) -> tuple[State, Any]:
+        """The state after a position, and what the cell keeps for its derivative."""
+        new, kept = self.cell.step(x, recurrent_side(state, self.weight, self.bias), state)
+        return keep_where(keep, new, state), kept
 
 
 class Form:
@@ -31,37 +45,18 @@ class Form:
         """What `forward` takes as x."""
         return product(features, weight)
 
-    def forward(self, *arguments: Any) -> tuple[State, jax.Array]:
-        """All states, and what the cell keeps for its derivative."""
-        raise NotImplementedError
-
-    def last(self, *arguments: Any) -> State:
-        """The last state alone, each `[batch, hidden]`; it takes features and W instead of x."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class InPlace(Form):
     """The loops on a CPU."""
 
-    def forward(
-        self,
-        cell: CellClass,
-        x: jax.Array,
-        weight: jax.Array,
-        bias: jax.Array | None,
-        initial: State,
-        mask: jax.Array | None,
-    ) -> tuple[State, jax.Array]:
+    def forward(self, loop: Loop, x: jax.Array, initial: State) -> tuple[State, jax.Array]:
         """All states, and what the cell keeps for its derivative.
 
         Args:
-            cell: the class.
+            loop: cell, weights and mask.
             x: the input side, `[time, batch, gates * hidden]`.
-            weight: U, `[hidden, gates * hidden]`.
-            bias: c, `[1, gates * hidden]` or None.
             initial: s_0, each `[batch, hidden]`.
-            mask: `[time, batch]` or `[time, 1]` booleans, or None; where False the state stays.
 
         Returns:
             States, each `[time, batch, hidden]`, and `[time, batch, gates * hidden]`, which for a
@@ -70,61 +65,46 @@ class InPlace(Form):
 
         def step(carry, keep):
             t, state, room = carry
-            new, kept = cell.step(room[t], recurrent_side(state, weight, bias), state)
-            new = keep_where(keep, new, state)
-            if cell.keeps_state:
+            new, kept = loop.step(room[t], state, keep)
+            if loop.cell.keeps_state:
                 return (t + 1, new, room.at[t].set(new)), None
             return (t + 1, new, room if kept is None else room.at[t].set(kept)), new
 
-        (_, _, room), states = jax.lax.scan(step, (0, initial, x), mask, length=len(x))
-        return (room if cell.keeps_state else states), room
+        (_, _, room), states = jax.lax.scan(step, (0, initial, x), loop.mask, length=len(x))
+        return (room if loop.cell.keeps_state else states), room
 
     def last(
-        self,
-        cell: CellClass,
-        features: jax.Array,
-        input_weight: jax.Array,
-        weight: jax.Array,
-        bias: jax.Array | None,
-        initial: State,
-        mask: jax.Array | None,
+        self, loop: Loop, features: jax.Array, input_weight: jax.Array, initial: State
     ) -> State:
-        """See `Form.last`; it begins where the first sequence does, so padding costs nothing."""
+        """The last state alone, each `[batch, hidden]`; it takes features and W instead of x.
+
+        It begins where the first sequence does, so padding costs nothing.
+        """
+        mask = loop.mask
 
         def step(t, state):
             x = product(features[t], input_weight)
-            new, _ = cell.step(x, recurrent_side(state, weight, bias), state)
-            return keep_where(None if mask is None else mask[t], new, state)
+            return loop.step(x, state, None if mask is None else mask[t])[0]
 
         start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
         return jax.lax.fori_loop(start, len(features), step, initial)
 
     def backward(
-        self,
-        cell: CellClass,
-        kept: jax.Array,
-        weight: jax.Array,
-        bias: jax.Array | None,
-        before: State,
-        mask: jax.Array | None,
-        outside: State | None,
-        last: State,
+        self, loop: Loop, kept: jax.Array, before: State, outside: State | None, last: State
     ) -> tuple[jax.Array, jax.Array, State]:
         """The gradients with respect to the input side, the recurrent side and s_0.
 
         Args:
-            cell: the class.
+            loop: as it was forward.
             kept: what the cell kept, `[time, batch, gates * hidden]`.
-            weight: U, `[hidden, gates * hidden]`.
-            bias: c, `[1, gates * hidden]` or None.
             before: s_0..s_{T-1}, each `[time, batch, hidden]`.
-            mask: as it was forward.
             outside: gradients with respect to s_1..s_T, each `[time, batch, hidden]`, or None.
             last: another with respect to s_T, each `[batch, hidden]`.
 
         Returns:
             dx and dg `[time, batch, gates * hidden]`, the same for an additive cell, and ds_0.
         """
+        cell, weight, bias, mask = loop
         # The barrier keeps XLA from folding a transpose into a product, which makes it slower.
         transposed = optimization_barrier(weight.T)
         g = None if cell.additive else recurrent_side(before, weight, bias)
@@ -190,64 +170,41 @@ class Stacked(Form):
     unroll: int = 1  # positions in a turn
     moves_by_product: bool = False  # what is moved by one position is: on a TPU joining costs more
 
-    def forward(
-        self,
-        cell: CellClass,
-        x: jax.Array,
-        weight: jax.Array,
-        bias: jax.Array | None,
-        initial: State,
-        mask: jax.Array | None,
-    ) -> tuple[State, jax.Array]:
+    def forward(self, loop: Loop, x: jax.Array, initial: State) -> tuple[State, jax.Array]:
         """See `InPlace.forward`."""
 
         def step(state, inputs):
             x, keep = inputs
-            new, kept = cell.step(x, recurrent_side(state, weight, bias), state)
-            new = keep_where(keep, new, state)
+            new, kept = loop.step(x, state, keep)
             return new, (new, kept)
 
-        _, (states, kept) = jax.lax.scan(step, initial, (x, mask), unroll=min(self.unroll, len(x)))
-        if cell.keeps_state:
+        turn = min(self.unroll, len(x))
+        _, (states, kept) = jax.lax.scan(step, initial, (x, loop.mask), unroll=turn)
+        if loop.cell.keeps_state:
             return states, states
         return states, x if kept is None else kept
 
     def last(
-        self,
-        cell: CellClass,
-        features: jax.Array,
-        input_weight: jax.Array,
-        weight: jax.Array,
-        bias: jax.Array | None,
-        initial: State,
-        mask: jax.Array | None,
+        self, loop: Loop, features: jax.Array, input_weight: jax.Array, initial: State
     ) -> State:
-        """See `Form.last`; without room for the other states."""
+        """See `InPlace.last`; without room for the other states."""
         x = self.input_side(features, input_weight)
 
         def step(state, inputs):
             x, keep = inputs
-            new, _ = cell.step(x, recurrent_side(state, weight, bias), state)
-            return keep_where(keep, new, state), None
+            return loop.step(x, state, keep)[0], None
 
-        return jax.lax.scan(step, initial, (x, mask), unroll=min(self.unroll, len(x)))[0]
+        return jax.lax.scan(step, initial, (x, loop.mask), unroll=min(self.unroll, len(x)))[0]
 
     def backward(
-        self,
-        cell: CellClass,
-        kept: jax.Array,
-        weight: jax.Array,
-        bias: jax.Array | None,
-        before: State,
-        mask: jax.Array | None,
-        outside: State | None,
-        last: State,
+        self, loop: Loop, kept: jax.Array, before: State, outside: State | None, last: State
     ) -> tuple[jax.Array, jax.Array, State]:
         """See `InPlace.backward`.
 
         So that a turn begins with the product, as it does forward, what is carried is the gradient
         of the recurrent side, before that product.
         """
+        cell, weight, bias, mask = loop
         g = None if cell.additive else recurrent_side(before, weight, bias)
         transposed = weight.T
 

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from srn_jax.cells.loops import (
     CellClass,
     Form,
+    Loop,
     State,
     form_for,
     keep_where,
@@ -98,7 +99,7 @@ def recurrence(
     """
     arguments = features, input_weight, recurrent_weight, recurrent_bias, initial
     if plan.last:  # a mask says where to begin
-        return _by_platform(plan, lambda form, *given: form.last(cell, *given), *arguments, mask)
+        return _by_platform(plan, partial(_last, cell), *arguments, mask)
     return _by_platform(plan, partial(_run, cell), *arguments, None if plan.rests else mask)[0]
 
 
@@ -110,8 +111,13 @@ def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, ini
     return result, (states, kept, *arguments)
 
 
-def _run(cell, form, features, input_weight, *arguments):
-    return form.forward(cell, form.input_side(features, input_weight), *arguments)
+def _last(cell, form, features, input_weight, weight, bias, initial, mask):
+    return form.last(Loop(cell, weight, bias, mask), features, input_weight, initial)
+
+
+def _run(cell, form, features, input_weight, weight, bias, initial, mask):
+    x = form.input_side(features, input_weight)
+    return form.forward(Loop(cell, weight, bias, mask), x, initial)
 
 
 def _backward(cell, plan, residuals, gradients):
@@ -125,9 +131,8 @@ def _gradients(cell, last, form, gradients, states, kept, features, *arguments):
     )
     nothing = jax.tree.map(jnp.zeros_like, initial)
     from_outside = (None, gradients) if last else (gradients, nothing)
-    dx, dg, initial_gradient = form.backward(
-        cell, kept, recurrent_weight, recurrent_bias, before, mask, *from_outside
-    )
+    loop = Loop(cell, recurrent_weight, recurrent_bias, mask)
+    dx, dg, initial_gradient = form.backward(loop, kept, before, *from_outside)
     dw, du = form.weight_gradients(cell, features, output(initial), output(states), dx, dg)
     dc = None if recurrent_bias is None else jnp.sum(dg, axis=(0, 1))[None]
     return product(dx, input_weight.T), dw, du, dc, initial_gradient

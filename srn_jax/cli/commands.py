@@ -175,15 +175,11 @@ def generate_data(arguments: list[str]) -> None:
     """
     parser = cli.Parser(generate_data.__doc__)
     add = parser.add_argument
+    lengths = "sequence lengths [5 10 15 20 25 30 35]"
     sizes = "examples for each pair of digits in train, dev and test [3 1 1]"
     three: dict[str, Any] = {"nargs": 3, "type": cli.WHOLE, "default": TEXTBOOK_MULTIPLICITIES}
     add("--out", required=True, type=cli.path, metavar="DIR", help="folder to write to")
-    add(
-        *("--lengths", "--length"),
-        **cli.LENGTHS,
-        default=TEXTBOOK_LENGTHS,
-        help="sequence lengths [5 10 15 20 25 30 35]",
-    )
+    add("--lengths", "--length", **cli.LENGTHS, default=TEXTBOOK_LENGTHS, help=lengths)
     add("--multiplicities", **three, metavar="K", help=sizes)
     add("--seed", **cli.SEED, default=0, help="of the stream [0]")
     add("--overwrite", action="store_true", help="lose other data in these files")

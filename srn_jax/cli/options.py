@@ -60,7 +60,6 @@ DEVICE_FAILS = re.compile(  # XLA's words for a device, a driver or a connection
     re.DOTALL,
 )
 EXPERIMENT_FIELDS = dataclasses.fields(ExperimentConfig)
-SWITCHES = ("fresh_data",)
 SETTINGS = (
     *("section", "quick", "textbook", "lengths", "seeds", "first_seed", "data", "probe"),
     *(field.name for field in EXPERIMENT_FIELDS),
@@ -246,7 +245,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     kinds = typing.get_type_hints(ExperimentConfig)
     for field in EXPERIMENT_FIELDS:
         name, help = option_name(field.name), field.metadata["help"]
-        if field.name in SWITCHES:
+        if kinds[field.name] is bool:
             group.add_argument(name, action="append_const", const=True, help=help)
             continue
         kind, *none = typing.get_args(kinds[field.name]) or (kinds[field.name],)

@@ -23,19 +23,14 @@ from srn_jax.cells.kernels import Kernels
 from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.packing import pack_for
-from srn_jax.tasks.task import (
-    PADDING,
-    Dataset,
-    Examples,
-    check_length,
-    mask_of,
-)
+from srn_jax.tasks.task import PADDING, Dataset, Examples, check_length, mask_of
 from srn_jax.training import experiment
 from srn_jax.training.experiment import Histories, Program, TrainState, program_of
 from srn_jax.training.model import hyperparameters_of
 
 AXIS = PartitionSpec("experiment")
 EVERYWHERE = PartitionSpec()
+AT_ONCE = 256  # experiments between two reports of `map_experiments`
 
 
 class Sweep:
@@ -70,8 +65,7 @@ class Sweep:
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
         form = Kernels() if kernel else form_for(devices[0].platform)
-        number = None if files is None else len(files[first.lengths[0]].train)
-        self.program = program_of(*self.configs, train_examples=number, form=form)
+        self.program = program_of(*self.configs, files=files, form=form)
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)
@@ -208,12 +202,8 @@ def advance_packed(mesh: Mesh, program: Program, widths: tuple[int, ...], padded
         def shard(arguments):
             state, histories, data, branch = arguments
             end = jnp.where(branch < len(widths), last, first)  # a shard without work takes none
-
-            def one(data, state, histories):
-                return experiment.advance(
-                    program, layout, branch, data, state, histories, first, end
-                )
-
+            blocks = {"first_block": first, "last_block": end}
+            one = partial(experiment.advance, program, layout, branch, **blocks)
             return over_batch(one)(data, state, histories)
 
         return jax.lax.map(shard, (states, histories, data, branch))
@@ -247,18 +237,17 @@ def map_experiments(
     *arguments: Any,
     given: tuple[Any, ...] = (),
     done: Callable[[int], None] | None = None,
-    at_once: int = 256,
 ) -> Any:
     """`function(*given, ...)` of one experiment over pytrees `[experiment, ...]`, on local devices.
 
     On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
     arrays `[experiment, ...]`; each is the same however many there are. What is `given` can be
     hashed: the same function given the same is compiled once. `done`, if given, is told how many
-    are, after about every `at_once` of them.
+    are, after about every `AT_ONCE` of them.
     """
     devices = np.array(jax.local_devices())
     number = len(jax.tree.leaves(arguments)[0])
-    share = -(-(number if done is None else min(number, at_once)) // len(devices))
+    share = -(-(number if done is None else min(number, AT_ONCE)) // len(devices))
     together = share * len(devices)
     mesh = Mesh(devices, ("experiment",))
     batch = None if devices[0].platform == "cpu" else min(share, 512)

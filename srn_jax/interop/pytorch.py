@@ -240,11 +240,9 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, P
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a file that is something else fails in a dozen ways
-        wrote = (
-            "np.savez(path, **weights)"
-            if read is read_numpy
-            else ("torch.save(model.state_dict(), path)")
-        )
+        wrote = "torch.save(model.state_dict(), path)"
+        if read is read_numpy:
+            wrote = "np.savez(path, **weights)"
         kind = type(error).__name__
         raise UserError(f"{path}: not a file that {wrote} wrote ({kind})") from None
 

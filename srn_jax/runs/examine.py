@@ -17,11 +17,10 @@ from srn_jax.ensemble.sweep import (
     map_experiments,
 )
 from srn_jax.errors import UserError
-from srn_jax.runs.outcome import program_in
 from srn_jax.runs.restore import find_experiment, read_data_of
 from srn_jax.tasks.task import Dataset, Examples, Task, cut_inputs
 from srn_jax.training import experiment
-from srn_jax.training.experiment import Program
+from srn_jax.training.experiment import Program, program_of
 from srn_jax.training.model import Parameters, hyperparameters_of
 
 SHOWN = 8  # test sequences along which Jacobians are taken
@@ -63,7 +62,7 @@ def examine(
             "no network to explain"
         )
     files = read_data_of(config)
-    program = program_in(config, files)
+    program = program_of(config, files=files)
     start, data, order = draw(config, program, chosen, files)
     place = np.array([config.seeds.index(seed) for seed in seeds[rows]])
     done, total = 0, len(rows) * (1 + len(STAGES))

@@ -37,13 +37,14 @@ from srn_jax.runs.loop import (
     by_run,
     resume,
 )
-from srn_jax.runs.outcome import collect, program_in
+from srn_jax.runs.outcome import collect
 from srn_jax.runs.provenance import describe_devices, provenance
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import digest, flat, settings_of
 from srn_jax.runs.signals import Interrupted, stop_requests
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import facts_of
+from srn_jax.training.experiment import program_of
 
 
 class Member(NamedTuple):
@@ -176,7 +177,8 @@ def train(
     items = [start.items for start in starts]
     tests: list[Any] = [None] * len(runs)
     writer = Writer(held)
-    if block < len(program_in(runs[0].config, files).eval_steps):  # or results alone are missing
+    blocks = len(program_of(runs[0].config, files=files).eval_steps)
+    if block < blocks:  # or results alone are missing
         began = time.monotonic()
         reporter.say(COMPILING)
         sweep = Sweep([run.config for run in runs], files, options.chunk, options.kernel)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from srn_jax.analysis.results import Histories, Results
@@ -14,8 +13,8 @@ from srn_jax.ensemble.sweep import (
     files_by_experiment,
     map_experiments,
 )
-from srn_jax.tasks.task import Dataset, Examples, draw_dataset, overlap
-from srn_jax.training.experiment import Program, experiment_key, program_of
+from srn_jax.tasks.task import Dataset, Examples, overlap
+from srn_jax.training.experiment import Program, begin, program_of
 
 
 def collect(
@@ -32,7 +31,7 @@ def collect(
         items: of its newest checkpoint, `[experiment, ...]`.
         tests: what `test_sets` gives, if it is at hand; else it is drawn again.
     """
-    training, program = items["training"], program_in(config, files)
+    training, program = items["training"], program_of(config, files=files)
     histories = histories_of(
         program, config.experiments, training["steps"], training["evaluations"]
     )
@@ -91,12 +90,6 @@ def without_best(training: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(training["best_step"]) < 0
 
 
-def program_in(config: SweepConfig, files: Mapping[int, Any] | None = None) -> Program:
-    """The program of a sweep, with as many training examples as its files have."""
-    number = None if files is None else len(files[config.lengths[0]].train)
-    return program_of(config, train_examples=number)
-
-
 def test_sets(
     config: SweepConfig, experiments: Sequence[tuple[int, int]], files: Mapping[int, Any] | None
 ) -> tuple[Examples, np.ndarray]:
@@ -104,23 +97,16 @@ def test_sets(
 
     The other value is how much of each is in the training set too, `[experiment]`.
     """
-    program, width = program_in(config, files), max(config.lengths)
+    program, width = program_of(config, files=files), max(config.lengths)
     lengths, seeds = np.array(experiments).T
-    if files is not None:
-        return map_experiments(
-            test_set, files_by_experiment(files, lengths, width), given=(program,)
-        )
-    places = lengths.astype(np.int32), seeds.astype(np.uint32)
-    return map_experiments(draw_test_set, *places, given=(program, width))
+    data = None if files is None else files_by_experiment(files, lengths, width)
+    places = seeds.astype(np.uint32), lengths.astype(np.int32)
+    return map_experiments(test_set, *places, data, given=(program, width))
 
 
-def test_set(program: Program, dataset: Dataset) -> tuple[Examples, Any]:
+def test_set(
+    program: Program, width: int, seed: Any, length: Any, files: Dataset | None
+) -> tuple[Examples, Any]:
     """The test set of one experiment, and how much of it is in the training set too."""
+    _, dataset, _ = begin(program, width, seed, length, None, files)
     return dataset.test, 0 if program.config.fresh_data else overlap(dataset)
-
-
-def draw_test_set(program: Program, width: int, length: Any, seed: Any) -> tuple[Examples, Any]:
-    """The same of an experiment whose data are drawn."""
-    data_key, _ = jax.random.split(experiment_key(seed, length))
-    units = program.config.multiplicity
-    return test_set(program, draw_dataset(program.task, data_key, units, length, width))

@@ -53,6 +53,8 @@ def config_of(settings: dict[str, Any], folder: Path = Path()) -> SweepConfig:
     try:
         settings = translate_settings(settings)
         data = settings["data"]
+        if data is not None:  # JSON has no tuples
+            data = DataFolder(**data | {"digests": tuple(data.get("digests", ()))})
         experiment = dict(settings["experiment"])
         for name in ("cell", "task"):
             experiment[name] = in_folder(experiment.get(name, getattr(DEFAULTS, name)), folder)
@@ -60,16 +62,11 @@ def config_of(settings: dict[str, Any], folder: Path = Path()) -> SweepConfig:
             lengths=tuple(settings["lengths"]),
             seeds=tuple(settings["seeds"]),
             experiment=ExperimentConfig(**experiment),
-            data=None if data is None else data_folder(**data),
+            data=data,
             probes=tuple(in_folder(name, folder) for name in settings.get("probes", ())),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"damaged settings of a run ({error})") from None
-
-
-def data_folder(digests: Sequence[str] = (), **known: Any) -> DataFolder:
-    """A folder of data out of JSON, which has no tuples."""
-    return DataFolder(digests=tuple(digests), **known)
 
 
 def digest(content: bytes) -> str:

@@ -97,11 +97,8 @@ def checked(restored: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Items and settings of a checkpoint; raises `Damage` unless they are what was saved."""
     try:
         manifest, items = dict(restored["manifest"]), {name: restored[name] for name in ITEMS}
-        digest, wanted, settings = (
-            manifest.pop("sha256"),
-            manifest["arrays"],
-            manifest["settings"],
-        )
+        digest = manifest.pop("sha256")
+        wanted, settings = manifest["arrays"], manifest["settings"]
         found = describe(items)
         names = wanted.keys() | found.keys()
     except (AttributeError, KeyError, TypeError, ValueError) as error:

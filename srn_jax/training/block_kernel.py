@@ -19,23 +19,19 @@ from srn_jax.cells import Cell
 from srn_jax.cells.kernels import (
     HIDDEN_SIZES,
     Kernels,
-    apart,
     at,
     derivative,
     dot,
-    keep_where,
-    kept_of,
     launch,
     like,
+    one_step,
     planes,
     put,
     put_planes,
-    recurrent_side,
     through,
-    together,
 )
 from srn_jax.cells.loops import add_to_output
-from srn_jax.cells.planes import Planes, by_planes
+from srn_jax.cells.planes import Planes
 from srn_jax.tasks.task import PADDING, Batches, Task, Tokens
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -100,7 +96,7 @@ def train_block(
         corrections=jnp.stack([1 - jnp.float32(beta) ** taken for beta in BETAS]),
     )
     _, batch, time = batches.inputs.shape
-    rows = power_of_two(batch, 8)
+    rows = max(8, pl.next_power_of_2(batch))
     missing = [(0, 0), (0, rows - batch)]
     filled = Batches(
         jnp.pad(batches.inputs, [*missing, (0, 0)], constant_values=PADDING),
@@ -176,11 +172,10 @@ def gradients(
 
     def forward(t, state):
         x = Planes([dot(one_hot(t), row) for row in rows])
-        new, kept = by_planes(cell.step, x, recurrent_side(state, u, c), apart(state))
-        new = keep_where(scratch.mask, t, together(new), state)
+        new, kept = one_step(cell, x, state, u, c, scratch.mask, t)
         put(scratch.states, t + 1, new)
         if scratch.kept is not None:
-            put_planes(scratch.kept, t, kept_of(cell, x, new, kept))
+            put_planes(scratch.kept, t, kept)
         return new
 
     zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), scratch.states)
@@ -268,16 +263,11 @@ def compare(numbers: Any, classes: int) -> jax.Array:
     return (numbers[:, None] == every).astype(jnp.float32)
 
 
-def power_of_two(number: int, least: int) -> int:
-    """The smallest power of two that is at least `number` and `least`."""
-    return max(least, 1 << (number - 1).bit_length())
-
-
 def padded(parameters: Any, never: float = 0.0) -> Any:
     """Parameters with the sides of their tensors as powers of two, where those can differ."""
     table, output = parameters["embedding"]["table"], parameters["output"]
-    tokens = power_of_two(len(table), 16) - len(table)
-    classes = power_of_two(output["bias"].size, 16) - output["bias"].size
+    tokens = max(16, pl.next_power_of_2(len(table))) - len(table)
+    classes = max(16, pl.next_power_of_2(len(output["bias"]))) - len(output["bias"])
     return parameters | {
         "embedding": {"table": jnp.pad(table, [(0, tokens), (0, 0)])},
         "output": {

@@ -4,7 +4,7 @@ An experiment runs in blocks: block i takes the steps up to and including the i-
 and then evaluates on the development set. `advance` runs some blocks as one program.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -84,10 +84,12 @@ class Program:
 def program_of(
     config: SweepConfig,
     *others: SweepConfig,
-    train_examples: int | None = None,
+    files: Mapping[int, Any] | None = None,
     form: Form | None = None,
 ) -> Program:
     """The program of a sweep, and of others that differ in what changes no shape.
+
+    It takes as many training examples as there are in `files`, where its data are not drawn.
 
     Raises:
         UserError: for sizes that the kernels do not know, if they are asked for.
@@ -97,7 +99,9 @@ def program_of(
     task = task_of(config)
     every = [config.experiment, *(other.experiment for other in others)]
     inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
-    number = train_examples or task.examples * config.experiment.multiplicity
+    number = task.examples * config.experiment.multiplicity
+    if files is not None:
+        number = len(files[config.lengths[0]].train)
     cell = cell_class(config.experiment.cell)
     return Program(task, cell, config.experiment.program, config.probes, inits, number, form)
 
@@ -176,10 +180,13 @@ def begin(
     width: int,
     seed: jax.Array,
     length: jax.Array,
-    hyper: Hyperparameters,
+    hyper: Hyperparameters | None,
     files: Dataset | None = None,
 ) -> tuple[Parameters, Dataset, jax.Array]:
-    """Parameters, data and the key of the data before the first step; arguments as `prepare`."""
+    """Parameters, data and the key of the data before the first step; arguments as `prepare`.
+
+    Without `hyper`, initial weights are those of the first of a program's sweeps.
+    """
     config = program.config
     data_key, parameter_key = jax.random.split(experiment_key(seed, length))
     dataset = files
