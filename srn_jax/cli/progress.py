@@ -146,8 +146,8 @@ class NotebookReporter(PlainReporter):
         bar = f'value="{progress.block}" max="{progress.blocks}"'
         self._shown.update(self.page("\n".join(lines), bar))
 
-    def __exit__(self, *_: object) -> None:
-        if self.began is None:  # nothing was left to train
+    def __exit__(self, *error: object) -> None:
+        if self.began is None and error[0] is None:
             self._shown.update(self.page("nothing was left to train", 'value="1" max="1"'))
 
 

@@ -9,7 +9,7 @@ from srn_jax.analysis import report
 from srn_jax.analysis.comparison import compare
 from srn_jax.analysis.drawing import Helper, save_figures
 from srn_jax.analysis.page import html_page
-from srn_jax.analysis.results import Run, write_atomically, write_log
+from srn_jax.analysis.results import PARTIAL, Run, write_atomically, write_log
 from srn_jax.analysis.summary import summarise
 from srn_jax.analysis.tables import Cells, csv_table, latex_table
 from srn_jax.analysis.words import words_of
@@ -34,7 +34,8 @@ def publish(
         "the figures could not be drawn",
         lambda: pictures.extend(save_figures(folder, run, look, process)),
     )
-    pictures += sorted((folder / "figures").glob("6.13_*"))  # which take JAX to draw
+    gates = (folder / "figures").glob("6.13_*")  # which take JAX to draw
+    pictures += sorted(path for path in gates if path.suffix != PARTIAL)
     paths = [folder / "figures"] if pictures else []
     cells, rows = report.accuracy_cells(run.results), map(vars, summarise(run.results))
     paths += write_tables(folder / run_folder.TABLES_FOLDER / "accuracy", cells, [*rows])

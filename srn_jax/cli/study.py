@@ -110,7 +110,7 @@ def run_and_publish(
     for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
         if run is not None:  # another process publishes it
             done[name] = run
-            attempt("the gates could not be drawn", partial(draw_gates, folder, own))
+            attempt("the gates could not be drawn", partial(draw_gates, folder, own, run.results))
             publish_run(folder, run, process)
             for line in closing_lines(run, own) if textbook else ():
                 say(line)
@@ -142,21 +142,21 @@ def closing_lines(run: Run, config: SweepConfig) -> list[str]:
     ]
 
 
-def draw_gates(folder: Path, config: SweepConfig) -> None:
+def draw_gates(folder: Path, config: SweepConfig, results: Results) -> None:
     """Draw figure 6.13 of a run whose cell has gates to show and which has the textbook's length.
 
-    They are the gates of its first seed's network along the textbook's sequence.
+    They are the gates of the first network that was trained, along the textbook's sequence.
     """
-    vocabulary = getattr(task_of(config).inputs, "vocabulary", 0)
-    length, seed = len(GATES_SEQUENCE), config.seeds[0]
-    shown = has_gates(cell_class(config.experiment.cell)) and length in config.lengths
-    if not shown or vocabulary <= max(GATES_SEQUENCE):
+    vocabulary, length = getattr(task_of(config).inputs, "vocabulary", 0), len(GATES_SEQUENCE)
+    shown = has_gates(cell_class(config.experiment.cell)) and vocabulary > max(GATES_SEQUENCE)
+    seeds = results.seed[(results.length == length) & ~np.isnan(results.best_dev_accuracy)]
+    if not shown or not len(seeds):
         return
     from srn_jax.analysis.figures import gate_figure
     from srn_jax.analysis.look import save_figure
 
     (folder / "figures").mkdir(exist_ok=True)
-    network = restore_network(folder, length, seed)
+    network = restore_network(folder, length, int(seeds[0]))
     for name, values in gates_of(network, np.array([GATES_SEQUENCE])).items():
         figure = gate_figure(name, np.asarray(values), GATES_SEQUENCE)
         save_figure(figure, folder / "figures" / f"6.13_{name}")

@@ -94,7 +94,7 @@ def check_trained(networks: Networks, index: int, which: str) -> None:
         length, seed = networks.experiments[index]
         why = "it diverged before its first evaluation"
         if which == "best":
-            why = "no evaluation had a right answer, see the last ones ('last')"
+            why = "no evaluation had a right answer (unless it diverged, 'last' has the last ones)"
         raise UserError(f"length {length}, seed {seed} has no {which} parameters: {why}")
 
 

@@ -17,6 +17,7 @@ from srn_jax.own_files import load_class
 
 LOSS = "train_loss"
 NAME = re.compile(r"[\w.-]+")  # of what is recorded: it becomes part of a figure's file
+TAKEN = "loss", "dev_loss", "dev_accuracy"  # by other histories and their figures
 
 
 class Step(NamedTuple):
@@ -29,11 +30,6 @@ class Step(NamedTuple):
 
 
 Probe = Callable[[Step], dict[str, jax.Array]]
-
-
-def loss(step: Step) -> dict[str, jax.Array]:
-    """The loss of the batch."""
-    return {LOSS: step.loss}
 
 
 def norms(name: str, tree: Any) -> dict[str, jax.Array]:
@@ -54,16 +50,17 @@ BY_NAME: dict[str, Probe] = {
 
 def record(names: tuple[str, ...], step: Step) -> dict[str, jax.Array]:
     """The loss, and what the named probes see; raises `UserError` for what is no record."""
-    found = loss(step)
+    found: dict[str, jax.Array] = {LOSS: step.loss}
     for name in names:
         new: Any = (load_class(name)() if OWN.fullmatch(name) else BY_NAME[name])(step)
         if not isinstance(new, dict):
             raise UserError(f"{name}: a probe gives a dictionary of scalars by name")
         for key, value in new.items():
-            if key in found or not NAME.fullmatch(str(key)):
+            taken = *TAKEN, *found
+            if key in taken or not NAME.fullmatch(str(key)):
                 raise UserError(
                     f"{name}: {key!r} is no name for a record, expected letters, digits and ._- "
-                    f"and none of {', '.join(found)}"
+                    f"and none of {', '.join(taken)}"
                 )
             if jnp.shape(value) != ():
                 raise UserError(f"{name}: {key} has shape {value.shape}, expected a scalar")

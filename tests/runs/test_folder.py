@@ -227,11 +227,12 @@ def test_a_strange_number_in_an_old_run_file_is_one_line(tmp_path, seconds):
 
 @pytest.mark.slow
 def test_without_best_parameters_there_are_no_scores_anywhere(tmp_path, capsys):
-    experiment = with_settings(steps=1, learning_rate=1e30).experiment
-    single, folder = SweepConfig((3,), (0,), experiment), tmp_path / "run"
+    experiment = with_settings(steps=1, learning_rate=1e30, cell="lstm").experiment
+    single, folder = SweepConfig((10,), (0,), experiment), tmp_path / "run"  # figure 6.13's length
     run = study.run_and_publish({"run": Member(folder, single)}, RunOptions())["run"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 of 1 experiments diverged")
     results, read = run.results, read_results(folder)
+    assert (folder / "report.html").exists() and not [*folder.glob("figures/6.13*")]
     assert results.diverged.all() and np.isnan(results.final_train_loss).all()
     assert (results.best_step == -1).all()
     loss, accuracy = restore.accuracies(restore.restore(folder))

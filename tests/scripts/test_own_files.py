@@ -169,6 +169,8 @@ def test_a_cell_that_cannot_be_trained_is_one_line(cell, says, own, run_here):
         ("3", "Probe: a probe gives a dictionary of scalars by name"),
         ("{'train_loss': 3.0}", "'train_loss' is no name for a record"),
         ("{'a/../b': 3.0}", "'a/../b' is no name for a record"),
+        ("{'dev_loss': 3.0}", "'dev_loss' is no name for a record"),
+        ("{'loss': 3.0}", "'loss' is no name for a record"),
         ("{'a': step.gradient['output']['kernel']}", "Probe: a has shape (32, 19)"),
     ],
 )
