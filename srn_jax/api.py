@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shlex
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from srn_jax.interop.textbook_files import lengths_in, read_data
 
 if TYPE_CHECKING:
     from srn_jax.training.model import Network
+
+
+ONE_AT_A_TIME = threading.RLock()  # JAX starts once, and Orbax saves for one run
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,14 @@ class TrainedRun:
         Raises:
             UserError: if the run has no such experiment.
         """
+        start_jax()
         from srn_jax.runs.restore import restore_network
 
         return restore_network(self.folder, length, seed, which)
 
     def __repr__(self) -> str:
-        return f"{self.table}\n\nin {self.folder}"
+        ended = "" if self.run.info["finished"] else " (not finished, as of its newest checkpoint)"
+        return f"{self.table}\n\nin {self.folder}{ended}"
 
 
 def train(
@@ -97,6 +103,8 @@ def train(
     if unknown := settings.keys() - set(known):
         raise UserError(f"no setting {sorted(unknown)[0]!r}, expected one of {', '.join(known)}")
     settings = {name: plain(value) for name, value in settings.items()}
+    if settings.get("steps") is not None and "epochs" in settings:
+        raise UserError("steps and epochs both say how long to train, give one of them")
     switch("overwrite", overwrite)
     files = None if data is None else path_from("data", data)
     if files is not None and "multiplicity" in settings:
@@ -126,7 +134,7 @@ def train(
     call = ", ".join(f"{name}={value!r}" for name, value in told.items())
     command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
     try:
-        with helper() as process:
+        with ONE_AT_A_TIME, helper() as process:
             run_study([config], where, RunOptions(overwrite=overwrite, command=command), process)
     except Interrupted:
         raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
@@ -167,8 +175,11 @@ def load_run(folder: str | Path) -> TrainedRun:
         UserError: if there is nothing to read.
     """
     from srn_jax.cli.publish import load_run as load
+    from srn_jax.runs.folder import read_run
 
-    folder = path_from("folder", folder)
+    folder = path_from("folder", folder).absolute()  # whatever the working directory becomes
+    if not read_run(folder)["finished"]:
+        start_jax()
     return TrainedRun(folder, load(folder))
 
 
@@ -191,13 +202,13 @@ def compare(
         raise UserError(f"runs must be a dictionary of runs by their names, got {shown(runs)}")
     if not runs:
         raise UserError("there is no run to compare, give at least one")
-    from srn_jax.analysis.words import words_of
+    from srn_jax.analysis.words import check_name
     from srn_jax.cli.publish import COMPARISON, publish_comparison
 
     for name in runs:
-        if not isinstance(name, str) or not name:
-            raise UserError(f"the names of runs must be text and not empty, got {shown(name)}")
-        words_of(name, f"run {name}")
+        if not isinstance(name, str):
+            raise UserError(f"the names of runs must be text, got {shown(name)}")
+        check_name(name, f"run {shown(name)}")
     if not isinstance(baseline, str | None):
         raise UserError(f"baseline must be the name of a run, got {shown(baseline)}")
     folder = path_from("folder", folder)
@@ -213,7 +224,8 @@ def start_jax() -> None:
     """Start JAX as the scripts do, unless it is running already."""
     from srn_jax.cli import devices
 
-    try:
-        devices.configure()
-    except RuntimeError:  # the devices are there, as the user has set them up
-        return
+    with ONE_AT_A_TIME:
+        try:
+            devices.configure()
+        except RuntimeError:  # the devices are there, as the user has set them up
+            devices.tell_of_few_devices()

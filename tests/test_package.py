@@ -2,19 +2,24 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import srn_jax
 from srn_jax import api
+from srn_jax.cli import devices
 from srn_jax.interop.textbook_files import textbook_splits, write_splits
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +83,59 @@ def test_runs_are_compared(trained, capsys, tmp_path):
     figure = srn_jax.compare(runs, str(tmp_path / "both"))
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert "Difference: the run minus one, paired seed by seed." in capsys.readouterr().out
+    with pytest.raises(srn_jax.UserError, match="is the folder of a run, choose another"):
+        srn_jax.compare(runs, trained.folder)
+
+
+def test_a_run_stays_where_it_is_when_the_working_directory_changes(trained, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained.folder.parent)
+    loaded = srn_jax.load_run(trained.folder.name)
+    monkeypatch.chdir(tmp_path)
+    assert loaded.figures == trained.figures and loaded.network(3, 0)
+
+
+@pytest.mark.slow
+def test_what_starts_jax_from_python_starts_it_as_training_does(trained, tmp_path):
+    """Or a network of yesterday's would leave today's training a single device."""
+    code = f"""import jax, srn_jax
+run = srn_jax.load_run({str(trained.folder)!r})
+run.network(3, 0)
+print(len(jax.devices()))"""
+    only = {name: value for name, value in os.environ.items() if "CPU_DEVICES" not in name}
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=only, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [str(devices.available_cores())]
+
+
+def test_jax_started_before_with_fewer_devices_is_told_once(trained, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "available_cores", lambda: 64)
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    devices.tell_of_few_devices.cache_clear()
+    for _ in range(2):
+        trained.network(3, 0)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("warning: JAX had been started before, with 2 of 64 cores")
+
+
+@pytest.mark.slow
+def test_trainings_of_two_threads_take_turns(tmp_path):
+    calls = [
+        partial(srn_jax.train, 3, 1, folder=tmp_path / str(rate), learning_rate=rate, **SMALL)
+        for rate in (0.01, 0.02)
+    ]
+    with ThreadPoolExecutor() as pool:
+        runs = [future.result() for future in [pool.submit(call) for call in calls]]
+    assert [run.run.settings["learning_rate"] for run in runs] == [0.01, 0.02]
+
+
+@pytest.mark.parametrize("name", ["jax_enable_x64", "jax_disable_jit"])
+def test_a_jax_that_computes_in_another_way_is_refused(name, monkeypatch):
+    jax.config.update(name, True)
+    try:
+        with pytest.raises(srn_jax.UserError, match=f"{name} is set"):
+            srn_jax.train(3, 1, **SMALL)
+    finally:
+        jax.config.update(name, False)
 
 
 def test_a_wrong_setting_from_python_is_one_line():
@@ -128,6 +186,8 @@ def test_a_float_of_numpys_is_the_decimal_that_was_written(kind):
         ({"data": "nowhere"}, "nowhere: no such folder of data"),
         ({"data": "nowhere", "multiplicity": 7}, "multiplicity is for drawn data, leave it out"),
         ({"overwrite": "no"}, "overwrite must be true or false, got 'no'"),
+        ({"steps": 5, "epochs": 3}, "steps and epochs both say how long to train, give one"),
+        ({"folder": "a\ud800"}, "no possible folder"),
     ],
 )
 def test_a_bad_argument_from_python_is_one_line(arguments, says):
@@ -147,10 +207,13 @@ def test_a_bad_argument_from_python_is_one_line(arguments, says):
         (lambda: srn_jax.compare({"a": 5}), "run a must be a path, got 5"),
         (
             lambda: srn_jax.compare({1: "nowhere"}),
-            "names of runs must be text and not empty, got 1",
+            "names of runs must be text, got 1",
         ),
-        (lambda: srn_jax.compare({"a": "nowhere", "": "b"}), "must be text and not empty, got ''"),
-        (lambda: srn_jax.compare({r"$\foo$": "nowhere"}), r"run \$\\foo\$: .* cannot be read as"),
+        (lambda: srn_jax.compare({"a": "nowhere", " ": "b"}), "must be one line and not empty"),
+        (lambda: srn_jax.compare({"a\nb": "nowhere"}), "must be one line and not empty"),
+        (lambda: srn_jax.compare({"a\0b": "nowhere"}), "has characters that cannot be shown"),
+        (lambda: srn_jax.compare({"a\ud800": "nowhere"}), "has characters that cannot be shown"),
+        (lambda: srn_jax.compare({r"$\foo$": "nowhere"}), r"\$\\foo\$ cannot be read as math"),
         (lambda: srn_jax.compare({"a": "b"}, baseline=[1]), "baseline must be the name of a run"),
         (lambda: srn_jax.compare({"a": "nowhere"}), "nowhere/run.json: cannot be read"),
         (lambda: srn_jax.compare({"a": "nowhere"}, 5), "folder must be a path, got 5"),

@@ -105,7 +105,12 @@ class Comparison:
 
     def notes(self) -> list[str]:
         """What the differences are, what could not be paired, and the memory span of each run."""
-        notes = [MEAN_NOTE]
+        notes = [
+            f"{name} has not finished: it is shown as of its newest checkpoint."
+            for name, run in self.runs.items()
+            if not run.info.get("finished", True)
+        ]
+        notes.append(MEAN_NOTE)
         if pairs := max((row.difference.pairs for row in self.rows), default=0):
             notes += [f"Difference: the run minus {self.baseline}, paired seed by seed.", P_NOTE]
             smallest = min(map(self.smallest_p, self.runs))

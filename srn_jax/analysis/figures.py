@@ -40,7 +40,7 @@ LABEL_WIDTH = 70  # characters of a legend that fit under a figure
 
 
 def loss_figure(
-    histories: Histories, length: int, facts: Facts, look: Look = DEFAULT_LOOK
+    histories: Histories, results: Results, length: int, facts: Facts, look: Look = DEFAULT_LOOK
 ) -> Figure:
     """Figures 6.6 and 6.11: training loss and dev loss of one sequence length against the step.
 
@@ -48,14 +48,20 @@ def loss_figure(
     95 % quantiles, at each step over the seeds that have a value there.
     """
     with look.axes(6.4, 0.64) as (figure, axes):
-        top = draw_losses(axes, histories, length, facts, look)
+        top = draw_losses(axes, histories, results, length, facts, look)
         axes.set(ylim=(0, top), ylabel=look.say("loss"))
         legend_below(figure)
     return figure
 
 
 def draw_losses(
-    axes: Axes, histories: Histories, length: int, facts: Facts, look: Look, by_epoch: bool = False
+    axes: Axes,
+    histories: Histories,
+    results: Results,
+    length: int,
+    facts: Facts,
+    look: Look,
+    by_epoch: bool = False,
 ) -> float:
     """Draw the losses of a length, on an axis as long as the whole run; returns a height for it.
 
@@ -80,10 +86,10 @@ def draw_losses(
         words = look.say(label, name=look.say(words), seeds=seeds)
         hatch = "////" if words.startswith(look.say("dev")) else None
         drawn.append(draw_seeds(axes, steps, values, style, words, hatch))
-    gone = np.isnan(dev_loss) & ~np.isnan(dev_loss).all(axis=0)  # while other seeds went on
-    words = ", {gone} of {seeds} seeds diverged" if gone.any() else ""
+    gone = results.of_length(length).diverged.sum()
+    words = ", {gone} of {seeds} seeds diverged" if gone else ""
     title = look.say("length {length}", length=length)
-    axes.set_title(title + look.say(words, gone=gone.any(axis=1).sum(), seeds=seeds))
+    axes.set_title(title + look.say(words, gone=gone, seeds=seeds))
     axes.set(xlim=(0, max(count - 1, 1)), xlabel=look.say("step"))
     heights = np.concatenate(drawn)
     return 1.05 * max(min(heights.max(), max(heights[0], 5 * np.quantile(heights, 0.95))), 1e-9)
@@ -249,7 +255,8 @@ def overview_figure(
     with look.applied(2.9 * columns, (2.4 * rows + 0.2) / 2.9 / columns) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         pairs = list(zip(panels, lengths, strict=False))
-        tops = [draw_losses(axes, histories, n, facts, look, by_epoch=True) for axes, n in pairs]
+        common = histories, results
+        tops = [draw_losses(axes, *common, n, facts, look, by_epoch=True) for axes, n in pairs]
         for place, (axes, _) in enumerate(pairs):
             axes.set_ylim(0, max(tops))
             axes.xaxis.set_major_locator(MaxNLocator(3))
@@ -349,7 +356,8 @@ def figures_of(run: Run, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Fi
     lengths = np.unique(histories.length).tolist()
     losses = {"6.1": "6.6", "6.3": "6.11"}.get(section or "", "loss")
     for length in lengths:
-        figures[f"{losses}_{length}"] = partial(loss_figure, histories, length, facts, look)
+        draw = partial(loss_figure, histories, results, length, facts, look)
+        figures[f"{losses}_{length}"] = draw
     for length in lengths:
         for probe in histories.probes:
             figures[f"{probe}_{length}"] = partial(probe_figure, histories, probe, length, look)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from srn_jax.analysis.summary import Interval
+from srn_jax.analysis.words import MARKS, is_readable
 
 ABSENT = "-"
 MOST_LISTED = 20
@@ -63,9 +64,19 @@ def markdown_table(cells: Cells) -> str:
 
 def latex_table(cells: Cells) -> str:
     """Header and rows as a LaTeX `tabular` with the rules of the package booktabs."""
-    lines = [" & ".join(cell.translate(LATEX) for cell in row) + r" \\" for row in cells]
+    lines = [" & ".join(map(latex_text, row)) + r" \\" for row in cells]
     body = ["\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
     return "\n".join([rf"\begin{{tabular}}{{{'r' * len(cells[0])}}}", *body, "\\end{tabular}", ""])
+
+
+def latex_text(text: str) -> str:
+    """Text as LaTeX; what figures show as mathematics is left as it is."""
+    written, done = "", 0
+    for found in MARKS.finditer(text):
+        shown = found[0] if found["math"] and is_readable(found[0]) else found[0].translate(LATEX)
+        written += text[done : found.start()].translate(LATEX) + shown
+        done = found.end()
+    return written + text[done:].translate(LATEX)
 
 
 def csv_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -5,10 +5,19 @@ before the second and no digit behind it; so `cost $5 to $6` has none. `\$` is a
 """
 
 import re
+import unicodedata
 
 from srn_jax.errors import UserError
 
 MARKS = re.compile(r"\\\$|(?P<math>\$(?!\s)(?:\\.|[^$\\\n])+(?<!\s)\$(?!\d))|\$")
+UNSHOWN = {"Cc", "Cs"}  # Unicode's control characters, and half characters of no text
+
+
+def check_name(name: str, option: str) -> None:
+    """Raise `UserError` for what cannot be the name of a run in figures and tables."""
+    if not name.strip() or "\n" in name:
+        raise UserError(f"{option}: a name must be one line and not empty, got {name!r}")
+    words_of(name, option)
 
 
 def words_of(text: str, option: str | None = None) -> str:
@@ -34,6 +43,8 @@ def words_of(text: str, option: str | None = None) -> str:
             )
         return re.sub(r"\\?\$", r"\\$", part)
 
+    if option and UNSHOWN & {*map(unicodedata.category, text.replace("\n", ""))}:
+        raise UserError(f"{option}: {text!r} has characters that cannot be shown")
     text = MARKS.sub(mark, text) if "$" in text else text
     return f" {text}" if text.startswith("_") else text  # which a legend would leave out
 

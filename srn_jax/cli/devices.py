@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from srn_jax.cli import processes
-from srn_jax.errors import UserError
+from srn_jax.errors import UserError, warn
 
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
@@ -57,12 +58,17 @@ def configure(
         distributed: given when this is one of several processes.
 
     Raises:
-        UserError: if the platform is not there; nothing falls back silently.
+        UserError: if the platform is not there, or JAX was told to compute in another way than the
+            results of this program are; nothing falls back silently.
     """
     jaxlib = tuple(int(part) for part in version("jaxlib").split(".")[:2])
     os.environ["XLA_FLAGS"] = with_our_flags(os.environ.get("XLA_FLAGS", ""), jaxlib)
     import jax
 
+    for name in ("jax_enable_x64", "jax_disable_jit"):
+        if getattr(jax.config, name):
+            raise UserError(f"{name} is set, with which nothing here trains: leave it out")
+    jax.config.update("jax_threefry_partitionable", True)  # so it draws the same everywhere
     if platform != "auto":
         jax.config.update("jax_platforms", platform)
     if cpu_devices is not None or "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -154,6 +160,20 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@cache
+def tell_of_few_devices() -> None:
+    """Warn, once, if JAX was started with fewer devices than it would have been given here."""
+    import jax
+
+    found, cores = jax.local_device_count(), available_cores()
+    if jax.default_backend() == "cpu" and found < cores and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        warn(
+            f"JAX had been started before, with {found} of {cores} cores: training is slower and "
+            "other in its last digits; train before anything else asks JAX, or set "
+            f"JAX_NUM_CPU_DEVICES={cores}"
+        )
 
 
 def use_compilation_cache() -> None:

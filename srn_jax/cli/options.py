@@ -199,7 +199,7 @@ def look_of(options: argparse.Namespace) -> "Look":
     """The look that the options choose; raises `UserError` for one that cannot be had."""
     from srn_jax.analysis.look import Look  # which loads Matplotlib
 
-    formats = tuple(options.format or ("pdf", "png"))
+    formats = tuple(dict.fromkeys(options.format or ("pdf", "png")))
     return Look(options.width, formats, options.title, options.lang)
 
 
@@ -272,6 +272,8 @@ def sweeps_of(options: argparse.Namespace) -> list[SweepConfig]:
     Raises:
         UserError: for a value out of its range, or a data folder with nothing in it.
     """
+    if options.steps is not None and options.epochs is not None:
+        raise UserError("--steps and --epochs both say how long to train, give one of them")
     chosen = {name: getattr(options, name) for name in SETTINGS}
     presets = [{"data": TEXTBOOK_DATA, "seeds": 1}] if chosen["textbook"] else []
     presets += [QUICK] if chosen["quick"] else []

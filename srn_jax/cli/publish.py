@@ -9,10 +9,10 @@ from srn_jax.analysis import report
 from srn_jax.analysis.comparison import compare
 from srn_jax.analysis.drawing import Helper, save_figures
 from srn_jax.analysis.page import html_page
-from srn_jax.analysis.results import PARTIAL, Run, write_atomically, write_log
+from srn_jax.analysis.results import PARTIAL, RUN_FILE, Run, write_atomically, write_log
 from srn_jax.analysis.summary import summarise
 from srn_jax.analysis.tables import Cells, csv_table, latex_table
-from srn_jax.analysis.words import words_of
+from srn_jax.analysis.words import check_name
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
 
@@ -34,8 +34,10 @@ def publish(
         "the figures could not be drawn",
         lambda: pictures.extend(save_figures(folder, run, look, process)),
     )
-    gates = (folder / "figures").glob("6.13_*")  # which take JAX to draw
-    pictures += sorted(path for path in gates if path.suffix != PARTIAL)
+    gates = sorted((folder / "figures").glob("6.13_*"))  # which take JAX to draw
+    pictures += [path for path in gates if path.suffix != PARTIAL]
+    if gates and look and look != type(look)():
+        print("6.13 stays as it is; explain.py with --gates draws it with these options")
     paths = [folder / "figures"] if pictures else []
     cells, rows = report.accuracy_cells(run.results), map(vars, summarise(run.results))
     paths += write_tables(folder / run_folder.TABLES_FOLDER / "accuracy", cells, [*rows])
@@ -69,12 +71,14 @@ def write_tables(stem: Path, cells: Cells, rows: Sequence[Mapping[str, Any]]) ->
 def write_report(path: Path, text: str) -> list[Path]:
     """Write a report as Markdown, and beside it as one page of HTML with the figures inside."""
     write_atomically(path, text.encode())
-    page = path.with_suffix(".html")
-    attempt(
-        f"{page} could not be written",
-        lambda: write_atomically(page, html_page(text, path.parent).encode()),
-    )
-    return [path, page]
+    written, page = [path], path.with_suffix(".html")
+
+    def write_page() -> None:
+        write_atomically(page, html_page(text, path.parent).encode())
+        written.append(page)
+
+    attempt(f"{page} could not be written", write_page)
+    return written
 
 
 def attempt(complaint: str, action: Callable[[], None]) -> None:
@@ -93,6 +97,8 @@ def publish_comparison(
 ) -> None:
     """Print, draw and write the comparison of several runs."""
     run_folder.check_place(folder)
+    if (folder / RUN_FILE).exists():
+        raise UserError(f"{folder} is the folder of a run, choose another for a comparison (--out)")
     comparison = compare(runs, baseline)
     pictures: list[Path] = []
 
@@ -108,7 +114,7 @@ def publish_comparison(
         for name, figure in figures.items():
             pictures.extend(save_figure(figure(runs, wanted), folder / "figures" / name, wanted))
 
-    folder.mkdir(parents=True, exist_ok=True)
+    run_folder.make_folder(folder)
     attempt("the comparison could not be drawn", draw)
     shown = [path.relative_to(folder) for path in one_of_each(pictures)]
     paths = [*write_report(folder / f"{COMPARISON}.md", comparison.report(shown)), *pictures]
@@ -150,7 +156,7 @@ def names_of(folders: Sequence[Path], labels: Sequence[str] | None = None) -> li
                 f"got {', '.join(labels)}"
             )
         for label in labels:
-            words_of(label, "--labels")
+            check_name(label, "--labels")
         return [*labels]
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]

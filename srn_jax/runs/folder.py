@@ -181,6 +181,7 @@ def possible(folder: Path) -> Iterator[None]:
 def check_place(folder: Path) -> None:
     """Raise `UserError` if a folder cannot be there, because something else is in its place."""
     with possible(folder):
+        str(folder).encode()  # Orbax can write to no other name
         for path in (folder, *folder.parents):
             if os.path.lexists(path) and not path.is_dir():
                 raise UserError(f"{path} is not a folder, expected one (--out)")

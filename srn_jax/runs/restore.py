@@ -102,10 +102,10 @@ def find_experiment(config: SweepConfig, length: int, seed: int) -> int:
     """The index of an experiment in its sweep; raises `UserError` if it has no such one."""
     if length not in config.lengths:
         has = ", ".join(map(str, config.lengths))
-        raise UserError(f"the run has no length {length}, it has {has}")
+        raise UserError(f"the run has no length {length!r}, it has {has}")
     if seed not in config.seeds:
         has = ", ".join(map(str, config.seeds[:20]))
-        raise UserError(f"the run has no seed {seed}, it has {has}")
+        raise UserError(f"the run has no seed {seed!r}, it has {has}")
     return config.lengths.index(length) * len(config.seeds) + config.seeds.index(seed)
 
 

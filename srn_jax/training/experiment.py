@@ -43,6 +43,8 @@ from srn_jax.training.model import (
 from srn_jax.training.optimizer import clip, new_optimizer
 from srn_jax.training.probes import LOSS, Step, record
 
+GENERATOR = "threefry2x32"  # whatever the user's JAX draws with
+
 
 @dataclass(frozen=True)
 class Program:
@@ -137,8 +139,8 @@ class ExperimentData(NamedTuple):
 
 
 def experiment_key(seed: jax.Array | int, length: jax.Array | int) -> jax.Array:
-    """The key from which all randomness of one experiment comes."""
-    return jax.random.fold_in(jax.random.key(seed), length)
+    """The key from which all randomness of one experiment comes, however JAX is configured."""
+    return jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), length)
 
 
 def prepare(
@@ -275,7 +277,7 @@ def batch_of(program: Program, data: ExperimentData, step: jax.Array, width: int
             data.train,
         )
     size = program.config.batch_size
-    key = jax.random.fold_in(jax.random.wrap_key_data(data.key), step)
+    key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=GENERATOR), step)
     examples = program.task.draw(key, size, data.length, width)
     weights = batch_weights(size, size, program.config.loss_reduction)
     return Batches(*map(jnp.asarray, (*examples, weights)))

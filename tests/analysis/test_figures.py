@@ -107,8 +107,8 @@ def drawn(figure):
 
 
 def test_the_loss_figure_has_the_textbooks_colours_lines_and_labels():
-    _, histories = a_run(seeds=1)
-    (axes,) = drawn(loss_figure(histories, 20, FACTS)).axes
+    results, histories = a_run(seeds=1)
+    (axes,) = drawn(loss_figure(histories, results, 20, FACTS)).axes
     train, dev = line(axes, "train"), line(axes, "dev")
     assert (
         (to_hex(train.get_color()), train.get_linestyle()) == (TRAIN_COLOR, "-") == ("#e4007f", "-")
@@ -121,8 +121,8 @@ def test_the_loss_figure_has_the_textbooks_colours_lines_and_labels():
 
 
 def test_one_seed_is_drawn_as_it_is_at_every_100th_step():
-    _, histories = a_run(seeds=1, lengths=(5, 20), steps=19_000)
-    (axes,) = loss_figure(histories, 20, FACTS).axes
+    results, histories = a_run(seeds=1, lengths=(5, 20), steps=19_000)
+    (axes,) = loss_figure(histories, results, 20, FACTS).axes
     train, dev = line(axes, "train"), line(axes, "dev")
     np.testing.assert_array_equal(train.get_xdata(), np.arange(0, 19_000, 100))
     np.testing.assert_array_equal(train.get_ydata(), histories.train_loss[1, ::100])
@@ -132,8 +132,8 @@ def test_one_seed_is_drawn_as_it_is_at_every_100th_step():
 
 
 def test_several_seeds_are_a_median_and_a_band_from_the_5_to_the_95_percent_quantile():
-    _, histories = a_run(seeds=9)
-    (axes,) = loss_figure(histories, 20, FACTS).axes
+    results, histories = a_run(seeds=9)
+    (axes,) = loss_figure(histories, results, 20, FACTS).axes
     values = histories.dev_loss[histories.length == 20].astype(float)
     np.testing.assert_allclose(line(axes, "dev").get_ydata(), np.median(values, axis=0))
     _, band = axes.collections
@@ -147,22 +147,22 @@ def test_several_seeds_are_a_median_and_a_band_from_the_5_to_the_95_percent_quan
 
 def test_a_thousand_seeds_are_not_a_thousand_lines():
     results, histories = a_run(lengths=(5,), seeds=1000, steps=101)
-    (axes,) = loss_figure(histories, 5, FACTS).axes
+    (axes,) = loss_figure(histories, results, 5, FACTS).axes
     assert (len(axes.lines), len(axes.collections)) == (2, 2)
     (axes,) = drawn(accuracy_figure(results, FACTS)).axes
     assert len(axes.lines) < 10
 
 
 def test_a_short_run_is_drawn_at_every_step():
-    _, histories = a_run(seeds=1, steps=38)
-    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
+    results, histories = a_run(seeds=1, steps=38)
+    (axes,) = drawn(loss_figure(histories, results, 5, FACTS)).axes
     assert len(line(axes, "train").get_xdata()) == 38
     assert line(axes, "dev").get_marker() == "o"  # its only evaluation stays visible
 
 
 def test_a_run_still_going_on_is_drawn_up_to_now_on_an_axis_for_all_of_it():
-    _, histories = a_run(progress=0.4)
-    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
+    results, histories = a_run(progress=0.4)
+    (axes,) = drawn(loss_figure(histories, results, 5, FACTS)).axes
     assert max(line(axes, "train").get_xdata()) == 390
     assert max(line(axes, "dev").get_xdata()) == 300
     assert axes.get_xlim() == (0, 999)
@@ -170,28 +170,32 @@ def test_a_run_still_going_on_is_drawn_up_to_now_on_an_axis_for_all_of_it():
 
 
 def test_a_diverged_seed_counts_until_it_stops_and_is_mentioned():
-    _, histories = a_run(seeds=3, lengths=(5, 10))
+    results, histories = a_run(seeds=3, lengths=(5, 10))
     histories.train_loss[0, 450:] = np.nan
     histories.dev_loss[0, 4:] = np.nan
-    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
+    results.diverged[0] = True
+    (axes,) = drawn(loss_figure(histories, results, 5, FACTS)).axes
     last = np.median(histories.dev_loss[1:3, -1].astype(float))
     assert line(axes, "dev").get_ydata()[-1] == pytest.approx(last)
     assert axes.get_title() == "length 5, 1 of 3 seeds diverged"
-    assert loss_figure(histories, 10, FACTS).axes[0].get_title() == "length 10"
+    assert loss_figure(histories, results, 10, FACTS).axes[0].get_title() == "length 10"
+    results.diverged[:3] = True
+    axes = loss_figure(histories, results, 5, FACTS).axes[0]
+    assert axes.get_title() == "length 5, 3 of 3 seeds diverged"
 
 
 @pytest.mark.parametrize("worst", [1e6, 3e38, np.inf])
 def test_an_exploding_loss_does_not_flatten_the_others(worst):
-    _, histories = a_run(seeds=1)
+    results, histories = a_run(seeds=1)
     histories.train_loss[0, 600:610] = worst
-    (axes,) = drawn(loss_figure(histories, 5, FACTS)).axes
+    (axes,) = drawn(loss_figure(histories, results, 5, FACTS)).axes
     assert axes.get_ylim()[1] < 20
 
 
 def test_a_loss_axis_shows_at_least_the_loss_of_guessing():
-    _, histories = a_run(seeds=1)
+    results, histories = a_run(seeds=1)
     histories.dev_loss[:] = 0.01
-    (axes,) = loss_figure(histories, 5, FACTS).axes
+    (axes,) = loss_figure(histories, results, 5, FACTS).axes
     assert axes.get_ylim()[0] == 0
     assert axes.get_ylim()[1] >= FACTS.chance_loss
 
@@ -366,8 +370,8 @@ def test_the_overview_draws_the_mean_of_each_epoch():
 
 
 def test_bands_differ_without_colour():
-    _, histories = a_run(seeds=5)
-    train, dev = loss_figure(histories, 20, FACTS).axes[0].collections
+    results, histories = a_run(seeds=5)
+    train, dev = loss_figure(histories, results, 20, FACTS).axes[0].collections
     assert train.get_hatch() is None and dev.get_hatch() is not None
 
 
@@ -398,7 +402,7 @@ def text_stays_inside(figure: Figure) -> bool:
 @pytest.mark.parametrize(("lengths", "seeds"), [((20,), 1), ((5, 10), 8), (LENGTHS, 8)])
 def test_nothing_written_in_a_figure_is_cut_off(lengths, seeds):
     results, histories = a_run(lengths=lengths, seeds=seeds)
-    assert text_stays_inside(loss_figure(histories, lengths[0], FACTS))
+    assert text_stays_inside(loss_figure(histories, results, lengths[0], FACTS))
     assert text_stays_inside(accuracy_figure(results, FACTS))
     assert text_stays_inside(overview_figure(histories, results, FACTS))
     names = ["short", "a name of a run that is so long that it has to go on in the next line " * 2]
@@ -410,7 +414,7 @@ def test_results_and_histories_without_a_single_value_can_be_drawn(seeds):
     results, histories = a_run(seeds=seeds, progress=0.0)
     nothing = np.full(len(results), np.nan)
     results = dataclasses.replace(results, test_accuracy=nothing, best_dev_accuracy=nothing)
-    drawn(loss_figure(histories, 5, FACTS))
+    drawn(loss_figure(histories, results, 5, FACTS))
     drawn(accuracy_figure(results, FACTS))
     drawn(overview_figure(histories, results, FACTS))
     drawn(comparison_figure({"none": Run(results), "nothing": Run(results)}))
@@ -492,7 +496,7 @@ def runs(process):
 def test_a_pdf_has_truetype_fonts_and_nothing_global_changes(tmp_path):
     before = dict(matplotlib.rcParams)
     results, histories = a_run(lengths=(5, 10), seeds=2)
-    for figure in (accuracy_figure(results, FACTS), loss_figure(histories, 5, FACTS)):
+    for figure in (accuracy_figure(results, FACTS), loss_figure(histories, results, 5, FACTS)):
         (path,) = save_figure(figure, tmp_path / "figure", Look(formats=("pdf",)))
         content = path.read_bytes()
         assert b"/FontFile2" in content and b"/Type3" not in content
@@ -504,7 +508,7 @@ def test_a_width_scales_the_figure_and_its_type(width):
     results, histories = a_run()
     look = Look(width=width, title="a title")
     figures = [
-        loss_figure(histories, 5, FACTS, look=look),
+        loss_figure(histories, results, 5, FACTS, look=look),
         accuracy_figure(results, FACTS, look),
         overview_figure(histories, results, FACTS, look),
         comparison_figure({"a": Run(results), "b": Run(results)}, look),
@@ -532,7 +536,7 @@ def test_labels_are_chinese_where_a_font_is_there_and_one_line_says_so_where_non
     monkeypatch.setattr("matplotlib.font_manager.get_font_names", lambda: [CHINESE["fonts"][3]])
     results, histories = a_run(seeds=2)
     look = Look(language="zh")
-    axes = loss_figure(histories, 5, FACTS, look=look).axes[0]
+    axes = loss_figure(histories, results, 5, FACTS, look=look).axes[0]
     assert (axes.get_xlabel(), axes.get_title()) == ("步", "长度 5")
     figures = [
         accuracy_figure(results, FACTS, look),

@@ -23,6 +23,7 @@ A note with `code`.
 | b | - |
 | c | < 5 |
 | d | +0.250 |
+| e | <0.001 |
 
 ![6.7](figures/6.7.png)
 
@@ -71,7 +72,7 @@ def test_a_browser_shows_the_figures_and_sorts_the_tables(page, tmp_path):
     </script></body>"""
     (tmp_path / "page.html").write_text(page.replace("</body>", click))
     shown = in_browser(tmp_path / "page.html", "--dump-dom", "--virtual-time-budget=3000")
-    assert "<title>dacb2</title>" in shown  # by number, what is none last
+    assert "<title>edacb2</title>" in shown  # by number, what is none last
 
 
 @pytest.mark.no_jax

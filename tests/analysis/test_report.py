@@ -285,6 +285,12 @@ def test_a_comparisons_markdown_has_the_same_numbers_and_its_figures():
     assert "![comparison](figures/comparison.png)" in text
 
 
+def test_a_comparison_says_which_run_has_not_finished():
+    runs = {"old": Run(GOOD), "new": Run(BETTER, info={"finished": False})}
+    assert "new has not finished: it is shown as of its newest" in comparison_table(runs)
+    assert "old has not finished" not in comparison_table(runs)
+
+
 def test_a_run_alone_is_compared_with_nothing():
     table = comparison_table({"alone": Run(GOOD)})
     assert "Difference" not in table and rows_of(table)[0][-3:] == ["-", "-", "-"]
@@ -293,6 +299,11 @@ def test_a_run_alone_is_compared_with_nothing():
 def test_no_number_is_a_negative_zero():
     assert [number(-0.0001), number(-0.0001, "+"), number(0.0001, "+")] == ["0.000"] * 3
     assert number(-0.0006, "+") == "-0.001"
+
+
+def test_a_latex_table_has_the_mathematics_of_figures():
+    text = latex_table([["run", "cost"], [r"none, $\eta=10^{-3}$", "$5 to $6_x"]])
+    assert r"none, $\eta=10^{-3}$ & \$5 to \$6\_x \\" in text
 
 
 def test_a_latex_table_escapes_what_latex_would_read():
