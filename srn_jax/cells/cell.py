@@ -22,6 +22,9 @@ from srn_jax.cells.loops import State, output, product
 from srn_jax.cells.recurrence import ALL_STATES, Plan, recurrence
 from srn_jax.errors import UserError
 
+# What a cell may say beside `update`, to be faster; it is true of that `update` alone.
+FASTER = {"step", "derivative", "additive", "keeps_state", "rests"}
+
 
 class Cell(nnx.Module):
     """A recurrent cell whose new state is an elementwise function of gates and state.
@@ -39,6 +42,14 @@ class Cell(nnx.Module):
     additive: bool = False  # x and h enter as their sum, so both have one gradient
     keeps_state: bool = False  # what `step` keeps is the new state itself
     rests: bool = False  # without input a state of zero stays zero: padding needs no mask
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls)
+        if "update" in own and not {"step", "derivative"} & own.keys():
+            # What its parent says beside its own `update` is not true of this one.
+            for name in {*FASTER, "gate_values"}.difference(own):
+                setattr(cls, name, vars(Cell)[name])
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True)
     loss, accuracy = accuracies(networks, data)
     rows = [["length", *(["seed"] if by_seed else []), "test accuracy", "test loss"]]
     for (length, seed), a, b in zip(networks.experiments, accuracy, loss, strict=True):
-        scores = ["-", "-"] if np.isnan(a) else [str(a), f"{b:.4f}"]
+        scores = ["-", "-"] if np.isnan(a) else [f"{a:.4g}", f"{b:.4f}"]
         rows.append([str(length), *([str(seed)] if by_seed else []), *scores])
     print(plain_table(rows))
     if not by_seed:

@@ -1,23 +1,22 @@
 """A sweep tried on abstract values before anyone trains: what is wrong with a user's own code."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.kernels import Kernels
-from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.errors import UserError
+from srn_jax.config import DEFAULTS, ExperimentConfig, SweepConfig, option_name
+from srn_jax.errors import UserError, warn
 from srn_jax.own_files import own_mistakes, path_of
-from srn_jax.runs.settings import own_paths
+from srn_jax.runs.settings import own_files, own_paths
+from srn_jax.runs.trial_of_cells import check_cell, check_module
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
-    PADDING,
     Dataset,
     Examples,
     Task,
@@ -26,7 +25,7 @@ from srn_jax.tasks.task import (
     check_length,
 )
 from srn_jax.training.experiment import batch_of, evaluate, prepare, program_of, train_step
-from srn_jax.training.model import hyperparameters_of, new_network
+from srn_jax.training.model import hyperparameters_of, options_of
 
 
 def try_out(config: SweepConfig, kernel: bool = False) -> None:
@@ -50,9 +49,17 @@ def try_out(config: SweepConfig, kernel: bool = False) -> None:
             f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
             "fewer --epochs, or a larger --batch-size"
         )
+    for option in unused(config.experiment):
+        tell_unused(option, config.experiment.cell)
     own = own_paths(config)
     if not own:
         return
+    for name, content in own_files(config).items():
+        if b"sys.path" in content:
+            raise UserError(
+                f"{name}: changes sys.path to import other files, but a run keeps this one alone: "
+                "put what it needs into it, or install that"
+            )
     try:
         with own_mistakes(*own):
             try_own(config, task, max(config.lengths))
@@ -61,6 +68,25 @@ def try_out(config: SweepConfig, kernel: bool = False) -> None:
     except Exception as error:  # ours goes wrong where theirs is not what it should be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{', '.join(map(str, own))}: {reason}") from None
+
+
+def unused(experiment: ExperimentConfig) -> list[str]:
+    """The settings that differ from their defaults and change nothing."""
+    cell = cell_class(experiment.cell)
+    takes = set(options_of(cell))
+    if issubclass(cell, Cell) and cell.forget_gate is None:
+        takes.discard("forget_bias")
+    takes |= {"clip"} if experiment.clip_norm is not None else set()
+    every = ("recurrent_init", "forget_bias", "clip")
+    changed = [name for name in every if getattr(experiment, name) != getattr(DEFAULTS, name)]
+    return [name for name in changed if name not in takes]
+
+
+@cache
+def tell_unused(name: str, cell: str) -> None:
+    """Warn, once in this process, of a setting that changes nothing."""
+    why = "without --clip-norm" if name == "clip" else f"with --cell {cell}"
+    warn(f"{option_name(name)} changes nothing {why}")
 
 
 def try_own(config: SweepConfig, task: Task, length: int) -> None:
@@ -152,52 +178,3 @@ def check_values(name: str, task: Task, length: int) -> None:
                 f"{name}: draw gives {part} with {found}, expected whole numbers "
                 f"from 0 to {limit - 1}"
             )
-
-
-def check_module(task: Task, config: ExperimentConfig, length: int, padded: bool) -> None:
-    """Raise `UserError` for a module of the user's that is no function of parameters and sequence.
-
-    Nothing but parameters is kept from one step to the next, so dropout would be the same always.
-    Shorter sequences are padded on the left, so where states depend on padding, a network would be
-    tested as another one.
-    """
-    cell = cell_class(config.cell)
-    if path_of(config.cell) is None or issubclass(cell, Cell):
-        return
-    if isinstance(task.inputs, Tokens):
-        inputs, filler = jnp.zeros((1, length), jnp.int32), PADDING
-    else:
-        inputs, filler = jnp.ones((1, length, task.inputs.size)), 0
-    more = [(0, 0), (2, 0), *[(0, 0)] * (inputs.ndim - 2)]
-    longer = jnp.pad(inputs, more, constant_values=filler)
-    network = new_network(task, config, jax.random.key(0))
-    begun = jnp.arange(length + 2)[None] >= 2
-    last = network.states(inputs)[-1]
-    if not np.array_equal(last, network.states(inputs)[-1], equal_nan=True):
-        raise UserError(
-            f"{config.cell}: called twice it gives different states: take out what is random or "
-            "counts its calls (dropout), since parameters alone are kept between steps"
-        )
-    if padded and not np.allclose(last, network.states(longer, begun)[-1], atol=1e-4):
-        raise UserError(
-            f"{config.cell}: padding behind a sequence changes its states, see where mask is False"
-        )
-
-
-def check_cell(config: ExperimentConfig) -> None:
-    """Raise `UserError` for no cell, or one whose new state has another shape than the old."""
-    cell = cell_class(config.cell)
-    if not issubclass(cell, nnx.Module):
-        raise UserError(f"{config.cell}: no srn_jax.Cell and no other flax.nnx.Module")
-    if not issubclass(cell, Cell):
-        return
-    for key in ("gates", "states"):
-        if not isinstance(value := getattr(cell, key), Integral) or value < 1:
-            raise UserError(f"{config.cell}: {key} must be a whole number from 1, got {value!r}")
-    side = jax.ShapeDtypeStruct((2, cell.gates * config.hidden_size), jnp.float32)
-    one = jax.ShapeDtypeStruct((2, config.hidden_size), jnp.float32)
-    state = one if cell.states == 1 else (one,) * cell.states
-    new = jax.eval_shape(cell.plain_step, side, side, state)
-    found, wanted = (jax.tree.map(jnp.shape, s) for s in (new, state))
-    if found != wanted:
-        raise UserError(f"{config.cell}: update gives a state {found}, expected {wanted}")

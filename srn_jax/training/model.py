@@ -4,6 +4,7 @@ The modules are flax.nnx modules; training sees them as nested dictionaries of a
 `batch`, `time`, `M` embedding size (or the size of vector inputs), `D` hidden size.
 """
 
+import inspect
 import math
 from functools import cache
 from typing import Any, NamedTuple
@@ -247,7 +248,7 @@ def new_network(
         inits: the initializers among which `hyper` chooses; fewer compile faster.
     """
     cell, options = cell_class(config.cell), {}
-    if issubclass(cell, Cell) and cell.__init__ is Cell.__init__:
+    if taken := options_of(cell):
         hyper = hyperparameters_of(config) if hyper is None else hyper
         names = (config.recurrent_init,) if inits is None else inits
         choices = [recurrent_initializer(name) for name in names]
@@ -260,6 +261,7 @@ def new_network(
             return drawn[jnp.argmax(number == hyper.recurrent_init)]
 
         options = {"recurrent_init": initializer, "forget_bias": hyper.forget_bias}
+        options = {name: options[name] for name in taken}
     with own_mistakes(path_of(config.cell)):
         return Network(
             task,
@@ -269,6 +271,13 @@ def new_network(
             rngs=nnx.Rngs(jax.random.fold_in(key, 1), params=key),  # others for cells of one's own
             **options,
         )
+
+
+def options_of(cell: Any) -> list[str]:
+    """Which settings of initial weights a cell's constructor takes."""
+    parameters = inspect.signature(cell.__init__).parameters
+    passes_on = issubclass(cell, Cell) and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return [name for name in ("recurrent_init", "forget_bias") if passes_on or name in parameters]
 
 
 def parameters_of(network: nnx.Module) -> Parameters:

@@ -34,11 +34,11 @@ Probe = Callable[[Step], dict[str, jax.Array]]
 
 def norms(name: str, tree: Any) -> dict[str, jax.Array]:
     """The L2 norm of each tensor of the recurrent layer."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree["cell"])
-    return {
-        ".".join([name, *(str(getattr(key, "key", key)) for key in path)]): jnp.linalg.norm(leaf)
-        for path, leaf in leaves
-    }
+    norms = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree.get("cell", {})):
+        names = (re.sub(r"[^\w.-]", "_", str(getattr(key, "key", key))) for key in path)
+        norms[".".join([name, *names])] = jnp.linalg.norm(leaf)
+    return norms
 
 
 BY_NAME: dict[str, Probe] = {

@@ -47,6 +47,40 @@ def worked(kind, inputs, **more):
     return np.asarray(cell(jnp.asarray([inputs]))[0, -1])
 
 
+class Rectified(SRN):
+    def update(self, x, h, state):
+        return jax.nn.relu(x + h)[..., 0, :]
+
+
+class Coupled(LSTM):
+    def update(self, x, h, state):
+        forget, o = (jax.nn.sigmoid((x + h)[..., n, :]) for n in (1, 2))
+        c = forget * state[1] + (1 - forget) * jnp.tanh((x + h)[..., 3, :])
+        return o * jnp.tanh(c), c
+
+
+@pytest.mark.parametrize("kind", [Rectified, Coupled], ids=lambda kind: kind.__name__)
+def test_an_update_of_its_own_is_what_a_subclass_does_and_not_its_parents_step(kind):
+    cell, inputs = kind(3, 4, rngs=nnx.Rngs(0)), inputs_of(2, 5, 3)
+
+    def plain(U):
+        state = jnp.zeros((2, 4)) if kind.states == 1 else (jnp.zeros((2, 4)),) * 2
+        for t in range(5):
+            x, h = inputs[:, t] @ cell.W[...] + cell.b[...], output(state) @ U
+            state = kind.update(kind, *(side.reshape(2, kind.gates, 4) for side in (x, h)), state)
+        return output(state)
+
+    def ours(U):
+        given = {"W": cell.W[...], "U": U, "b": cell.b[...]}
+        return kind(3, 4, rngs=nnx.Rngs(0), **given)(inputs)[:, -1]
+
+    U = cell.U[...]
+    np.testing.assert_allclose(ours(U), plain(U), atol=1e-6)
+    found, wanted = (jax.grad(lambda U, f=f: f(U).sum())(U) for f in (ours, plain))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert not kind.rests and not kind.gate_values(None, None, None)
+
+
 def inputs_of(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 

@@ -11,6 +11,7 @@ from srn_jax.analysis.results import Run, read_results
 from srn_jax.cli import study
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.sweep import Sweep
+from srn_jax.runs import trial
 from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import config_of, settings_of, variants_of
 
@@ -105,6 +106,36 @@ def test_the_table_of_variants_names_own_files_without_their_folders(own):
     assert ",mine.py:Leaky," in tables[0] and str(own) not in tables[0]
 
 
+def test_a_file_that_needs_another_by_a_changed_path_is_refused_before_it_trains(own, run_here):
+    own.joinpath("helper.py").write_text("RATE = 0.1")
+    before = "import sys\nsys.path.insert(0, '.')\nfrom helper import RATE\n"
+    own.joinpath("mine.py").write_text(before + own.joinpath("mine.py").read_text())
+    done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Leaky", "--out", "run")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "mine.py: changes sys.path to import other files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--forget-bias", 1), "--forget-bias changes nothing with --cell srn"),
+        (("--clip", "global"), "--clip changes nothing without --clip-norm"),
+        (
+            ("--cell", "mine.py:Flax", "--recurrent-init", "identity"),
+            "--recurrent-init changes nothing with --cell mine.py:Flax",
+        ),
+    ],
+)
+def test_an_option_that_changes_nothing_is_told_once(options, says, own, capsys):
+    trial.tell_unused.cache_clear()
+    settings = {
+        name[2:].replace("-", "_"): x for name, x in zip(options[::2], options[1::2], strict=True)
+    }
+    for _ in range(2):
+        trial.try_out(SweepConfig((3,), (0,), ExperimentConfig(**settings)))
+    assert capsys.readouterr().err == f"warning: {says}\n"
+
+
 MISTAKES = {  # a change of the README's cell or task, and what the line must say
     "syntax": ("gates = 1", "gates = = 1", "mine.py, line 8: invalid syntax"),
     "no class": ("class Leaky", "class Leaking", "mine.py: no class Leaky in it"),
@@ -130,7 +161,43 @@ def test_a_mistake_in_ones_own_cell_is_one_line_with_its_place(name, own, run_he
 
 
 CELLS = """
+import jax
 from flax import nnx
+from srn_jax import SRN, Cell
+
+class Called(SRN):
+    def __call__(self, *arguments, **named):
+        return -super().__call__(*arguments, **named)
+
+class Faster(Cell):
+    def update(self, x, h, state):
+        return jax.nn.relu(x + h)[..., 0, :]
+
+    @classmethod
+    def step(cls, x, h, state):
+        return x + h, None
+
+class Restless(Cell):
+    rests = True
+
+    def update(self, x, h, state):
+        return jax.nn.sigmoid(x + h)[..., 0, :]
+
+class Reservoir(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
+        self.fixed = nnx.Variable(jax.random.normal(rngs.params(), (hidden_size,)))
+
+    def __call__(self, inputs, mask):
+        return self.linear(inputs) + self.fixed[...]
+
+class Normed(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
+        self.norm = nnx.BatchNorm(hidden_size, rngs=rngs)
+
+    def __call__(self, inputs, mask):
+        return self.norm(self.linear(inputs))
 
 class Plain:
     pass
@@ -155,6 +222,11 @@ class Probe:
     [
         ("Plain", "own.py:Plain: no srn_jax.Cell and no other flax.nnx.Module"),
         ("Random", "own.py:Random: called twice it gives different states"),
+        ("Called", "own.py:Called: __call__ is the same for all cells of the family"),
+        ("Faster", "own.py:Faster: step and update do not say the same"),
+        ("Restless", "own.py:Restless: rests, but without input a state of zero does not stay"),
+        ("Reservoir", "own.py:Reservoir: draws values that are no nnx.Param, and they would be"),
+        ("Normed", "own.py:Normed: the other sequences of a batch change the states of one"),
     ],
 )
 def test_a_cell_that_cannot_be_trained_is_one_line(cell, says, own, run_here):

@@ -10,10 +10,12 @@ from srn_jax import SRN, Embedding, ExperimentConfig, Network, Task, Tokens, Use
 from srn_jax.config import CELLS
 from srn_jax.tasks import Adding, DigitSum, Recall
 from srn_jax.tasks.task import PADDING
+from srn_jax.training.experiment import experiment_key
 from srn_jax.training.model import (
     hyperparameters_of,
     network_with,
     new_network,
+    options_of,
     parameters_of,
 )
 
@@ -146,6 +148,38 @@ def test_initial_parameters_have_the_textbooks_distributions(cell, gates):
             assert np.abs(values).max() <= limit
             quantiles = np.quantile(values, [0.1, 0.25, 0.5, 0.75, 0.9]) / limit
             assert quantiles == pytest.approx([-0.8, -0.5, 0, 0.5, 0.8], abs=0.06)
+
+
+class PassesOn(SRN):
+    def __init__(self, *sizes, rngs, **options):
+        super().__init__(*sizes, rngs=rngs, **options)
+
+
+class Named(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs, forget_bias=0.0, **others):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cell", "taken"),
+    [
+        (SRN, ["recurrent_init", "forget_bias"]),
+        (PassesOn, ["recurrent_init", "forget_bias"]),
+        (Named, ["forget_bias"]),
+        (nnx.SimpleCell, []),
+    ],
+)
+def test_a_cell_gets_the_settings_of_initial_weights_that_it_takes(cell, taken):
+    assert options_of(cell) == taken
+
+
+def test_an_experiment_draws_the_same_whatever_jax_draws_with():
+    def drawn():
+        return jax.random.key_data(experiment_key(3, 5)).tolist()
+
+    usual = drawn()
+    with jax.default_prng_impl("rbg"):
+        assert drawn() == usual
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from srn_jax.training.model import (
     new_network,
     parameters_of,
 )
+from srn_jax.training.probes import norms
 
 TASK = DigitSum()
 SHORT = ExperimentConfig(epochs=8)  # 304 steps
@@ -328,6 +329,12 @@ def test_the_sum_of_the_losses_in_a_batch():
     for config, reduce in ((mean, np.mean), (added, np.sum)):
         found, _ = training.evaluate(program_of(config), parameters, dev)
         assert float(found) == pytest.approx(np.mean([reduce(b) for b in batches]), rel=1e-5)
+
+
+def test_norms_have_names_that_a_file_can_have_and_there_are_none_without_parameters():
+    gradient = {"cell": {"a/b": {"kernel": jnp.ones((2, 2))}}}
+    assert {name: float(norm) for name, norm in norms("n", gradient).items()} == {"n.a_b.kernel": 2}
+    assert norms("n", {"output": {}}) == {}
 
 
 def test_probes_record_norms_of_the_gradient_before_clipping():

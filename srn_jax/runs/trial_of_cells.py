@@ -1,0 +1,122 @@
+"""A cell of the user's own tried before anyone trains: whether it is what it says."""
+
+from inspect import getattr_static
+from numbers import Integral
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from srn_jax.cells import Cell, cell_class
+from srn_jax.cells.cell import FASTER
+from srn_jax.config import ExperimentConfig
+from srn_jax.errors import UserError
+from srn_jax.own_files import path_of
+from srn_jax.tasks.task import PADDING, Task, Tokens
+from srn_jax.training.model import new_network
+
+
+def check_cell(config: ExperimentConfig) -> None:
+    """Raise `UserError` for no cell, or one whose new state has another shape than the old."""
+    cell = cell_class(config.cell)
+    if not issubclass(cell, nnx.Module):
+        raise UserError(f"{config.cell}: no srn_jax.Cell and no other flax.nnx.Module")
+    if not issubclass(cell, Cell):
+        return
+    for key in ("gates", "states"):
+        if not isinstance(value := getattr(cell, key), Integral) or value < 1:
+            raise UserError(f"{config.cell}: {key} must be a whole number from 1, got {value!r}")
+    side = jax.ShapeDtypeStruct((2, cell.gates * config.hidden_size), jnp.float32)
+    one = jax.ShapeDtypeStruct((2, config.hidden_size), jnp.float32)
+    state = one if cell.states == 1 else (one,) * cell.states
+    new = jax.eval_shape(cell.plain_step, side, side, state)
+    found, wanted = (jax.tree.map(jnp.shape, s) for s in (new, state))
+    if found != wanted:
+        raise UserError(f"{config.cell}: update gives a state {found}, expected {wanted}")
+    for method in ("__call__", "project", "scan"):
+        if getattr(cell, method) is not getattr(Cell, method):
+            raise UserError(
+                f"{config.cell}: {method} is the same for all cells of the family and not asked of "
+                "yours: say update alone, or make it another flax.nnx.Module than srn_jax.Cell"
+            )
+    if path_of(config.cell) is not None:
+        check_faster(config.cell, cell)
+
+
+def check_faster(name: str, cell: Any) -> None:
+    """Raise `UserError` where what a cell says to be faster is not what its `update` says."""
+    said = sorted(n for n in FASTER if getattr_static(cell, n) is not getattr_static(Cell, n))
+    if not said:
+        return
+    wide, one = (2, cell.gates * 4), (2, 4)
+    parts = (one,) * cell.states
+    x, h, *rest = (
+        jax.random.normal(jax.random.key(number), shape)
+        for number, shape in enumerate((wide, wide, *parts, *parts))
+    )
+    state: Any = tuple(rest[: cell.states]) if cell.states > 1 else rest[0]
+    gradient: Any = tuple(rest[cell.states :]) if cell.states > 1 else rest[1]
+
+    @jax.jit
+    def differences(x, h, state, gradient):
+        new, kept = cell.step(x, h, state)
+        kept = new if cell.keeps_state else x if kept is None else kept
+        dx, dh, before = cell.derivative(kept, None if cell.additive else h, state, gradient)
+        wanted, back = jax.vjp(cell.plain_step, x, h, state)
+        sides = wanted, back(gradient)
+        ours = new, (dx, dx if cell.additive else dh, before)
+        return jax.tree.map(lambda a, b: jnp.abs(a - b).max(), ours, sides)
+
+    if max(jax.tree.leaves(differences(x, h, state, gradient))) > 1e-3:
+        raise UserError(
+            f"{name}: {', '.join(said)} and update do not say the same, leave out all but update"
+        )
+    x, zero = jax.tree.map(jnp.zeros_like, (x, state))
+    new = cell.plain_step(x, h if cell.recurrent_bias else x, zero)
+    if cell.rests and any(jnp.any(part) for part in jax.tree.leaves(new)):
+        raise UserError(f"{name}: rests, but without input a state of zero does not stay zero")
+
+
+def check_module(task: Task, config: ExperimentConfig, length: int, padded: bool) -> None:
+    """Raise `UserError` for a module of the user's that is no function of parameters and sequence.
+
+    Nothing but parameters is kept from one step to the next, so dropout would be the same always.
+    Shorter sequences are padded on the left, so where states depend on padding, a network would be
+    tested as another one.
+    """
+    cell = cell_class(config.cell)
+    if path_of(config.cell) is None or issubclass(cell, Cell):
+        return
+    if isinstance(task.inputs, Tokens):
+        inputs, filler = jnp.zeros((1, length), jnp.int32), PADDING
+    else:
+        inputs, filler = jnp.ones((1, length, task.inputs.size)), 0
+    more = [(0, 0), (2, 0), *[(0, 0)] * (inputs.ndim - 2)]
+    longer = jnp.pad(inputs, more, constant_values=filler)
+    network, other = (new_network(task, config, jax.random.key(number)) for number in range(2))
+    kept = nnx.All(nnx.Not(nnx.Param), nnx.Not(nnx.RngState))
+    if not jax.tree.all(
+        jax.tree.map(np.array_equal, nnx.state(network, kept), nnx.state(other, kept))
+    ):
+        raise UserError(
+            f"{config.cell}: draws values that are no nnx.Param, and they would be the same for "
+            "every seed: make them an nnx.Param, or say them without chance"
+        )
+    begun = jnp.arange(length + 2)[None] >= 2
+    last = network.states(inputs)[-1]
+    if not np.array_equal(last, network.states(inputs)[-1], equal_nan=True):
+        raise UserError(
+            f"{config.cell}: called twice it gives different states: take out what is random or "
+            "counts its calls (dropout), since parameters alone are kept between steps"
+        )
+    beside = network.states(jnp.concatenate([inputs, inputs + 1]))[-1, :1]
+    if not np.allclose(last, beside, atol=1e-4):
+        raise UserError(
+            f"{config.cell}: the other sequences of a batch change the states of one (BatchNorm)"
+        )
+    if padded and not np.allclose(last, network.states(longer, begun)[-1], atol=1e-4):
+        raise UserError(
+            f"{config.cell}: padding behind a sequence changes its states, see where mask is False"
+        )
