@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -40,6 +41,7 @@ from srn_jax.analysis.tables import csv_table
 from srn_jax.analysis.words import words_of
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several runs
+NARROWEST, ROW = 1.6, 2.72  # inches: a panel's least width, a row's height with type of 10 points
 
 
 def panels(
@@ -49,22 +51,27 @@ def panels(
     look: Look,
     across: str = "position",
 ) -> Figure:
-    """A panel a length, each drawn by `draw[row](axes, length)`; several rows stay rows."""
-    columns = len(lengths) if len(draw) > 1 else min(4, len(lengths))
-    rows = len(draw) if len(draw) > 1 else -(-len(lengths) // columns)
-    with look.applied(3.2 * max(2, columns), 0.85 * rows / max(2, columns)) as figure:
+    """A panel a length, each drawn by `draw[kind](axes, length)`; each kind starts a new row."""
+    most = int((look.width or 12.8) / NARROWEST)
+    columns = min(4, len(lengths), max(1, most))
+    deep = -(-len(lengths) // columns)  # rows of a kind
+    rows, width = len(draw) * deep, 3.2 * max(2, columns)
+    with look.applied(width, ROW * rows / width) as figure:
+        # Type shrinks less than the width, and so do rows: labels fit as at the default width.
+        least = ROW * rows * rcParams["font.size"] / 10
+        figure.set_figheight(max(figure.get_figheight(), least))
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.ravel()):
-            row, column = divmod(place, columns) if len(draw) > 1 else (0, place)
-            if column >= len(lengths):
+            kind, which = divmod(place, deep * columns)
+            if which >= len(lengths):
                 axes.set_axis_off()
                 continue
-            draw[row](axes, lengths[column])
-            title = look.say("length {length}", length=lengths[column])
+            draw[kind](axes, lengths[which])
+            title = look.say("length {length}", length=lengths[which])
             axes.set(title=title, xlabel=look.say(across))
             axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
             if place % columns == 0:
-                axes.set_ylabel(labels[row])
+                axes.set_ylabel(labels[kind])
         legend_below(figure)
     return figure
 
@@ -109,13 +116,15 @@ def unseen_figure(found: Explanation, look: Look) -> Figure:
     """Mean accuracy by the length trained on and the length tested on, the diagonal framed."""
     table = np.stack([found.unseen[found.length == n].mean(axis=0) for n in found.lengths])
     with look.axes(5.0, 0.85) as (figure, axes):
-        image = axes.imshow(table, "viridis", vmin=0, vmax=1, origin="lower")
+        image = axes.imshow(table, "viridis", aspect="auto", vmin=0, vmax=1, origin="lower")
         for (row, column), mean in np.ndenumerate(table):
             color = "white" if mean < 0.6 else "black"
             axes.text(column, row, f"{mean:.2f}", color=color, ha="center", va="center")
             if found.tested[column] == found.lengths[row]:
                 corner = column - 0.5, row - 0.5
-                axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", lw=2.5))
+                frame = Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", lw=2.5)
+                frame.set(clip_on=False, zorder=3)  # whole at the edge, above the axes' own line
+                axes.add_patch(frame)
         axes.set_xticks(range(found.tested.size), map(str, found.tested))
         axes.set_yticks(range(len(found.lengths)), map(str, found.lengths))
         axes.set(xlabel=look.say("tested on length"), ylabel=look.say("trained on length"))

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -35,11 +36,11 @@ NUMBER = r"-?\d+\.\d{3}"
 CLAIM = re.compile(rf"({NUMBER}) \(({NUMBER}) to ({NUMBER})\) at length (\d+)")
 
 
-@pytest.fixture(scope="module")
-def found():
+def an_explanation(lengths=LENGTHS):
+    """What might have been found; gradients shrink before training and grow at the end."""
     random = np.random.default_rng(0)
-    length = np.repeat(LENGTHS, SEEDS)
-    experiments, longest = length.size, max(LENGTHS)
+    length = np.repeat(lengths, SEEDS)
+    experiments, longest = length.size, max(lengths)
     time = np.arange(longest)
 
     def until_end(values):
@@ -50,7 +51,7 @@ def found():
     slope = random.normal([[-0.1], [0.0], [0.1]], 0.02, (3, experiments))
     return Explanation(
         length=length,
-        seed=np.tile(np.arange(SEEDS), 2),
+        seed=np.tile(np.arange(SEEDS), len(lengths)),
         targets=np.array(["first digit", "sum"]),
         is_answer=np.array([False, True]),
         chance=np.full((experiments, 2), 0.1),
@@ -62,11 +63,16 @@ def found():
             0, 2, 3, 1
         ),
         product=-np.sort(-random.normal([[[-2]], [[0]], [[2]]], 1, (3, experiments, 4))),
-        tested=np.array(LENGTHS),
-        unseen=random.uniform(0, 1, (experiments, 2)),
+        tested=np.array(lengths),
+        unseen=random.uniform(0, 1, (experiments, len(lengths))),
         left_out=3,
         threshold=0.5,
     )
+
+
+@pytest.fixture(scope="module")
+def found():
+    return an_explanation()
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +209,27 @@ def test_all_figures_are_drawn_and_arrays_written(found, written):
     assert len(figures_of(found)) == 6
     arrays = np.load(folder / "explanation.npz")
     assert np.array_equal(arrays["readout"], found.readout, equal_nan=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [3.3, 5, 7, None])
+@pytest.mark.parametrize("lengths", [(20,), (5, 10, 15), (5, 10, 15, 20, 25, 30, 35)])
+def test_at_every_width_panels_are_large_and_nothing_written_is_cut_or_covered(lengths, width):
+    found, look = an_explanation(lengths), Look(width=width)
+    drawn = {stem: draw() for stem, draw in figures_of(found, look).items()}
+    drawn["why"] = comparison_figure({"one": found, "other": found}, {"one": [], "other": []}, look)
+    for stem, figure in drawn.items():
+        figure.draw_without_rendering()
+        parts = [*figure.legends]
+        for axes in figure.axes:
+            labels = axes.title, axes.xaxis.label, axes.yaxis.label
+            parts += [label for label in labels if label.get_text()]
+            if axes.axison:
+                assert axes.get_window_extent().height > 0.7 * figure.dpi, stem
+        boxes = [part.get_window_extent() for part in parts]
+        for box in boxes:
+            assert (box.min >= -1).all() and (box.max <= figure.bbox.size + 1).all(), stem
+        assert not any(one.overlaps(other) for one, other in combinations(boxes, 2)), stem
 
 
 def test_every_label_of_the_figures_has_its_chinese(found, monkeypatch):
