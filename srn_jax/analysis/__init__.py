@@ -1,1 +1,1 @@
-"""Answers: results and histories in, tables, figures and reports out; knows no task and no JAX."""
+"""Answers: results and histories in, tables, figures and reports out; no task is known by name."""

@@ -1,4 +1,4 @@
-"""What was found out about memory, as tables and a page; JAX stays asleep.
+"""What was found out about memory, as tables and a page, without JAX.
 
 Every number of the page is a row of `summary.csv`, and each of those is the mean over networks of a
 column of `networks.csv`, or the share of a fate. The page says that something is above or below a
@@ -28,7 +28,7 @@ FATES = ("shrinks", "is kept", "blows up")
 FATE_DECADES = 1.0  # a perturbation shrinks, or blows up, if it changes more than tenfold
 ALL, SOLVERS, OTHERS, DIFFERENCE = "all", "solvers", "others", "solvers less others"
 UNDECIDED = "The data does not decide"
-FEWEST = 8  # networks that an interval takes: with 8 the bootstrap's covers 90 %, with 5 only 84 %
+FEWEST = 8  # fewest networks for an interval: with 8 the bootstrap's covers 90 %, with 5 only 84 %
 NORM, LARGEST = "log10 gradient norm", "log10 largest singular value"
 Row = dict[str, Any]  # measure, stage, length, group, networks, mean, interval
 
@@ -246,7 +246,7 @@ def sentences(rows: Sequence[Row], reference: float, below: str, above: str) -> 
 
 
 def page(found: Explanation, rows: Sequence[Row], question: str, notes: Sequence[str] = ()) -> str:
-    """The page: a paragraph a finding, written from the rows of the summary."""
+    """The page: one paragraph for each finding, written from the rows of the summary."""
     many = sum(not np.isnan(row["interval"].low) for row in rows)
     lines = [
         "# Why it forgets",

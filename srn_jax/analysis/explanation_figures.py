@@ -79,7 +79,7 @@ def panels(
 def stage_figure(
     found: Explanation, values: np.ndarray, label: str, across: str, look: Look
 ) -> Figure:
-    """Median and 5-95 % band over seeds of `values [stage, experiment, place]`, a line a stage."""
+    """Median and 5-95 % band over seeds of `values [stage, experiment, place]`, one line each."""
 
     def draw(axes: Axes, length: int) -> None:
         for stage, name in enumerate(STAGES):

@@ -137,7 +137,7 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 def probe_figure(
     histories: Histories, probe: str, length: int, look: Look = DEFAULT_LOOK
 ) -> Figure:
-    """What a probe recorded at one length: a line a series, over several seeds as in a loss figure.
+    """What a probe recorded at one length, a line for each series; seeds as in a loss figure.
 
     In a long run each point is the mean over as many steps as make a few hundred points.
     """

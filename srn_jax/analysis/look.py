@@ -74,7 +74,7 @@ class Look:
 
         It is `width` inches wide, or what the reader wants, and `ratio` times as high. Type, of
         `type_size` points at that width, grows with the square root of what the reader wants: it
-        can be read in a narrow column and does not shout on a slide. So do lines and markers.
+        can be read in a narrow column and is not too large on a slide. So do lines and markers.
         """
         wide = self.width or width
         scale = math.sqrt(wide / width)

@@ -28,7 +28,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is 
 
 
 class Material(NamedTuple):
-    """What a network is examined with; labels are whole numbers, a row a probe target."""
+    """What a network is examined with; labels are whole numbers, one row for each target."""
 
     train_inputs: Any  # [example, time, ...]
     train_labels: Any  # [target, example]
@@ -93,7 +93,7 @@ def analyse(
 
 
 def input_side(network: Network, inputs: Any) -> jax.Array:
-    """X_t W + b of every position, time-major: `[time, batch, gates * D]`."""
+    """The input side x_t W + b of every position, time-major: `[time, batch, gates * D]`."""
     vectors = network.embedding(inputs) if hasattr(network, "vocabulary") else jnp.asarray(inputs)
     side = network.cell.project(vectors.reshape(-1, vectors.shape[-1]))
     return jnp.swapaxes(side.reshape(*vectors.shape[:2], -1), 0, 1)
@@ -233,7 +233,7 @@ def readout_accuracy(
 
 
 def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """X of matrix X = right, by elimination, which needs no pivots for a positive definite matrix.
+    """Solve `matrix @ x = right` by elimination; a positive definite matrix needs no pivots.
 
     Many small ones are solved together, by elementwise operations (see `singular_values` for what
     is wrong with LAPACK here).

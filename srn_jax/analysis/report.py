@@ -92,7 +92,7 @@ def scored_seeds(summary: LengthSummary) -> str:
 
 
 def accuracy_cells(results: Results) -> list[list[str]]:
-    """The header and a row a length, shortest first; `diverged` only if an experiment did."""
+    """The header and a row for each length, shortest first; `diverged` only where one did."""
     cells = [["length", "seeds", "test accuracy", "sd", "95 % interval", "best dev"]]
     diverged = results.diverged.any()
     cells[0] += ["diverged"] if diverged else []
@@ -105,7 +105,7 @@ def accuracy_cells(results: Results) -> list[list[str]]:
 
 
 def results_table(results: Results) -> str:
-    """The terminal table of a run: a row a length."""
+    """The terminal table of a run: one row for each length."""
     return plain_table(accuracy_cells(results))
 
 

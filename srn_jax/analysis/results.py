@@ -1,7 +1,7 @@
 """What a sweep leaves behind: one row for each experiment, and its full histories.
 
-A run folder holds the rows as `results.csv` (tidy: a row a length and seed) and the histories as
-`histories.npz`. Both are written atomically and are byte-for-byte reproducible.
+A run folder holds the rows as `results.csv` (tidy: one for each length and seed) and the histories
+as `histories.npz`. Both are written atomically and are byte-for-byte reproducible.
 """
 
 import csv
@@ -75,7 +75,7 @@ class Results:
 
 @dataclass(frozen=True)
 class Histories:
-    """Full histories of a sweep, by name; NaN where an experiment had diverged or has not got to.
+    """Full histories of a sweep, by name; NaN after a divergence and for steps to come.
 
     `steps` has "train_loss" (of each batch, before its update) and whatever probes recorded, such
     as "gradient_norm.W"; `evaluations` has "dev_loss" (mean of the batch means), "dev_accuracy".
@@ -128,7 +128,7 @@ def window_means(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def loss_stride(steps: int) -> int:
-    """Every how manyth training loss is drawn: 100, as in the textbook, or fewer in short runs."""
+    """The steps from one drawn training loss to the next: 100, as in the textbook, or fewer."""
     return min(LOG_INTERVAL, max(1, steps // FEWEST_LOSSES))
 
 

@@ -21,7 +21,7 @@ def check_name(name: str, option: str) -> None:
 
 
 def words_of(text: str, option: str | None = None) -> str:
-    """The words as Matplotlib has to be told them.
+    """The words in Matplotlib's notation.
 
     Args:
         text: what the user wrote.

@@ -1,4 +1,4 @@
-"""The family of cells: what all of them share, so that a new one is two numbers and one method.
+"""The family of cells: what all of them share, so that a new one is a number and a method.
 
     class Leaky(Cell):
         gates = 1                                     # columns of W and U, in units of D
@@ -29,7 +29,7 @@ FASTER = {"step", "derivative", "additive", "keeps_state", "rests"}
 class Cell(nnx.Module):
     """A recurrent cell whose new state is an elementwise function of gates and state.
 
-    Parameters, each Xavier uniform on the shape of one gate unless given: W `[M, gates * D]`,
+    Parameters, drawn for each gate (Xavier uniform, U by `recurrent_init`): W `[M, gates * D]`,
     U `[D, gates * D]`, b `[1, gates * D]`, and c `[1, gates * D]` with `recurrent_bias`.
     """
 

@@ -1,6 +1,6 @@
 """The loops over time as GPU kernels: a whole sequence in one launch, forward and backward.
 
-They do what the two loops of `recurrence` do, for every cell of the family, with the state and U in
+They do what the two loops of `loops` do, for every cell of the family, with the state and U in
 registers from the first position to the last. A program takes 8 rows of a batch; `vmap` makes more
 programs of it, over the rest of the batch and over experiments. Written in Pallas for its Triton
 backend: the products are float32 multiply-adds, not TF32. On a CPU the same kernels are

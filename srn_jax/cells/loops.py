@@ -1,10 +1,11 @@
 """The two loops over time, forward and backward, in the forms that suit a CPU and an accelerator.
 
-On a CPU they work in place: what a cell keeps for its derivative takes the room of x_t, and of a
-plain SRN dx_t that of a gradient. So XLA compiles each into one kernel. An accelerator starts every
-operation by itself, and what counts is that there are few: each turn, forward and backward, begins
-with the product, and all that follows it, the storing of its result included, is part of the same
-operation. On a GPU the loop is unrolled, since its counter and its condition are launches too.
+On a CPU they work in place: what a cell keeps for its derivative takes the room of x_t, and the
+gradient dx_t of a plain SRN that of the gradient from outside. So XLA compiles each into one
+kernel. An accelerator starts every operation by itself, and what counts is that there are few: each
+turn, forward and backward, begins with the product, and all that follows it, the storing of its
+result included, is part of the same operation. On a GPU the loop is unrolled, since its
+counter and its condition are launches too.
 """
 
 from dataclasses import dataclass

@@ -23,7 +23,7 @@ class SRN(Cell):
 
     @classmethod
     def derivative(cls, kept, h, before, gradient):
-        """Dz = (1 - h_t^2) dh_t, without computing tanh again."""
+        """The tanh is not computed again: dz = (1 - h_t^2) dh_t."""
         dz = gradient * (1 - kept * kept)
         return dz, dz, jnp.zeros_like(before)
 

@@ -16,7 +16,7 @@ from srn_jax.training.model import network_with
 
 
 def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True) -> None:
-    """A line for each network, and the means; without seeds for a network that is of none."""
+    """One line for each network, and the means; without seeds where a network has none."""
     loss, accuracy = accuracies(networks, data)
     rows = [["length", *(["seed"] if by_seed else []), "test accuracy", "test loss"]]
     for (length, seed), a, b in zip(networks.experiments, accuracy, loss, strict=True):

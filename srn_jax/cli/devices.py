@@ -1,4 +1,4 @@
-"""Choosing the platform, and what must be said to XLA before JAX wakes up.
+"""Choosing the platform, and what must be said to XLA before JAX starts.
 
 `configure` sets environment variables and imports JAX; call it before anything else does. On a
 CPU every core becomes a device, because experiments never talk to each other and XLA's own threads

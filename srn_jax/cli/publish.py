@@ -1,4 +1,4 @@
-"""What a run or several leave for a reader: figures, tables and reports; JAX stays asleep."""
+"""What a run or several leave for a reader: figures, tables and reports, without JAX."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""MANY experiments: the only place with `vmap` and sharding."""
+"""MANY experiments: the only place that trains many side by side and shards them."""

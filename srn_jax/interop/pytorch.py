@@ -49,7 +49,7 @@ MOST_BYTES = 2**31  # no network of `config`'s largest sizes has more
 
 
 class Tensor(NamedTuple):
-    """A tensor of a cell's: which of W, U, b and c it is a part of."""
+    """A tensor of a cell in PyTorch: of which of W, U, b and c it is a part."""
 
     kind: str
     gates: tuple[int, ...]  # by their numbers in the cell: columns here, rows if it is stacked

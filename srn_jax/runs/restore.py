@@ -51,8 +51,8 @@ def restore(
 
     Args:
         run: a run folder, finished or not, of whatever platform.
-        lengths: only of these; None of all.
-        seeds: only of these; None of all.
+        lengths: only of these; None for all.
+        seeds: only of these; None for all.
         which: `best` (on the development set) or `last` parameters.
 
     Raises:

@@ -4,8 +4,8 @@ Look-up, both loops over time, cross-entropy, all gradients and Adam, step after
 launch: a step by itself is so small that launching its operations is most of its cost. It does what
 `experiment.train_step` does for tokens, one answer, cross-entropy and Adam without clipping, with
 any cell of the family whose sizes are powers of two. Parameters and moments stay in the memory of
-the device between steps, which is the cache in practice: a program may read what others of its
-threads wrote only after a barrier. Nothing has run on a GPU yet.
+the device between steps, which in practice is its cache. Threads read what others wrote only after
+a barrier. Nothing has run on a GPU yet.
 """
 
 from typing import Any, NamedTuple

@@ -120,7 +120,7 @@ class TrainState(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """What is recorded, by name; NaN where training has not got to."""
+    """What is recorded, by name; NaN for steps that are not reached yet."""
 
     steps: dict[str, Any]  # [block, place], see `Program.step_of`
     evaluations: dict[str, Any]  # [block]
@@ -151,7 +151,7 @@ def prepare(
     hyper: Hyperparameters,
     files: Dataset | None = None,
 ) -> tuple[TrainState, Histories, ExperimentData]:
-    """State and data of one experiment at its start: its own seed and length decide alone.
+    """State and data of one experiment at its start, which depends on its seed and length alone.
 
     Args:
         program: what experiments have in common.
@@ -401,7 +401,7 @@ def advance(
         program: what experiments have in common.
         widths: positions at which it may run, and whether its sequences may be shorter than that;
             each is compiled for itself.
-        choice: scalar, which of them it is; not one of each experiment where several run at once.
+        choice: scalar, which of them it is; the same for all experiments that run at once.
         data: of this experiment, padded to the largest width.
         state: at the start.
         histories: so far.

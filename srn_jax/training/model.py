@@ -268,7 +268,7 @@ def new_network(
             cell,
             config.embedding_size,
             config.hidden_size,
-            rngs=nnx.Rngs(jax.random.fold_in(key, 1), params=key),  # others for cells of one's own
+            rngs=nnx.Rngs(jax.random.fold_in(key, 1), params=key),  # one stream more, for users
             **options,
         )
 
