@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from srn_jax.training.model import Network
 
 
-ONE_AT_A_TIME = threading.RLock()  # JAX starts once, and Orbax saves for one run
+# Of several threads: JAX is started by one, and runs are trained and saved one after another.
+STARTING, TRAINING = threading.Lock(), threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def train(
     call = ", ".join(f"{name}={value!r}" for name, value in told.items())
     command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
     try:
-        with ONE_AT_A_TIME, helper() as process:
+        with TRAINING, helper() as process:
             run_study([config], where, RunOptions(overwrite=overwrite, command=command), process)
     except Interrupted:
         raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
@@ -224,7 +225,7 @@ def start_jax() -> None:
     """Start JAX as the scripts do, unless it is running already."""
     from srn_jax.cli import devices
 
-    with ONE_AT_A_TIME:
+    with STARTING:
         try:
             devices.configure()
         except RuntimeError:  # the devices are there, as the user has set them up
