@@ -45,11 +45,16 @@ class Cell(nnx.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = vars(cls)
-        if "update" in own and not {"step", "derivative"} & own.keys():
-            # What its parent says beside its own `update` is not true of this one.
-            for name in {*FASTER, "gate_values"}.difference(own):
-                setattr(cls, name, vars(Cell)[name])
+
+        def place(name: str) -> int:
+            return next(n for n, kind in enumerate(cls.__mro__) if name in vars(kind))
+
+        # What an older class says beside its own `update` is not true of a newer one.
+        newest = place("update")
+        if newest < min(place("step"), place("derivative")):
+            for name in (*FASTER, "gate_values"):
+                if newest < place(name):
+                    setattr(cls, name, vars(Cell)[name])
 
     def __init__(
         self,
