@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"--job: not a job ({error})") from None
         report.answer(options.contender, job)
         return
+    if options.job != "{}":
+        raise UserError("--job is for --contender, add that or leave it out")
     if options.kernel and options.estimate != "gpu-h100":
         raise UserError("--kernel is for GPUs, add --estimate gpu-h100 or leave it out")
     given = [name for name in MEASURING if getattr(options, name)]

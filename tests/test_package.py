@@ -128,7 +128,7 @@ def test_trainings_of_two_threads_take_turns(tmp_path):
     assert [run.run.settings["learning_rate"] for run in runs] == [0.01, 0.02]
 
 
-@pytest.mark.parametrize("name", ["jax_enable_x64", "jax_disable_jit"])
+@pytest.mark.parametrize("name", ["jax_enable_x64", "jax_disable_jit", "jax_debug_nans"])
 def test_a_jax_that_computes_in_another_way_is_refused(name, monkeypatch):
     jax.config.update(name, True)
     try:

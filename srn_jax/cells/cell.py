@@ -151,10 +151,11 @@ class Cell(nnx.Module):
             mask: `[batch, time]`; where it is False the state stays as it was.
             initial_state: `[batch, D]`, or a tuple of `states` such; zero unless given.
         """
+        inputs = jnp.asarray(inputs, self.W[...].dtype)
         ones = jnp.ones((*inputs.shape[:-1], 1), inputs.dtype)
         features = jnp.swapaxes(jnp.concatenate([inputs, ones], axis=-1), 0, 1)
         weight = jnp.concatenate([self.W[...], self.b[...]])
-        mask = None if mask is None else mask.T
+        mask = None if mask is None else jnp.asarray(mask).T
         return jnp.swapaxes(output(self.scan(features, weight, mask, initial_state)), 0, 1)
 
     def project(self, inputs: jax.Array) -> jax.Array:

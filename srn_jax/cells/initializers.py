@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from srn_jax.checks import one_of
+from srn_jax.config import RECURRENT_INITS
+
 xavier = nnx.initializers.xavier_uniform()
 
 
@@ -22,6 +25,7 @@ def recurrent_initializer(name: str) -> nnx.Initializer:
     `orthogonal` is Saxe et al. (2014), `identity` Le et al. (2015), `pytorch` the default of
     `torch.nn.RNN`: uniform on +-1/sqrt(D).
     """
+    one_of(*RECURRENT_INITS)("recurrent_init", name)
     return {
         "xavier": xavier,
         "orthogonal": nnx.initializers.orthogonal(),

@@ -242,7 +242,8 @@ class Stacked(Form):
         """See `InPlace.weight_gradients`; here one product for both costs more than two."""
         del cell
         if self.moves_by_product:
-            after = jnp.einsum("st,tbd->sbd", jnp.eye(len(dg), k=1), dg, precision=HIGHEST)
+            move = jnp.eye(len(dg), k=1, dtype=dg.dtype)
+            after = jnp.einsum("st,tbd->sbd", move, dg, precision=HIGHEST)
         else:
             after = jnp.concatenate([dg[1:], jnp.zeros_like(dg[:1])])
         du = product(rows(states).T, rows(after)) + product(initial.T, dg[0])

@@ -65,7 +65,7 @@ def configure(
     os.environ["XLA_FLAGS"] = with_our_flags(os.environ.get("XLA_FLAGS", ""), jaxlib)
     import jax
 
-    for name in ("jax_enable_x64", "jax_disable_jit"):
+    for name in ("jax_enable_x64", "jax_disable_jit", "jax_debug_nans", "jax_debug_infs"):
         if getattr(jax.config, name):
             raise UserError(f"{name} is set, with which nothing here trains: leave it out")
     with suppress(AttributeError):  # a JAX that draws in one way alone

@@ -1,5 +1,6 @@
 """A sweep tried on abstract values before anyone trains: what is wrong with a user's own code."""
 
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from numbers import Integral, Real
@@ -27,6 +28,8 @@ from srn_jax.tasks.task import (
 from srn_jax.training.experiment import batch_of, evaluate, prepare, program_of, train_step
 from srn_jax.training.model import hyperparameters_of, options_of
 
+CHANGES_PATH = re.compile(rb"""^[^#'"\n]*\bsys\.path\s*(\.(insert|append|extend)|\[|\+?=)""", re.M)
+
 
 def try_out(config: SweepConfig, kernel: bool = False) -> None:
     """Check that a sweep can be, and try a user's own task, cell and probes on abstract values.
@@ -49,13 +52,13 @@ def try_out(config: SweepConfig, kernel: bool = False) -> None:
             f"{steps:,} training steps are too many, at most {2**31 - 1:,}: "
             "fewer --epochs, or a larger --batch-size"
         )
-    for option in unused(config.experiment):
-        tell_unused(option, config.experiment.cell)
+    for name, why in unused(config.experiment, task).items():
+        tell_unused(name, why)
     own = own_paths(config)
     if not own:
         return
     for name, content in own_files(config).items():
-        if b"sys.path" in content:
+        if CHANGES_PATH.search(content):
             raise UserError(
                 f"{name}: changes sys.path to import other files, but a run keeps this one alone: "
                 "put what it needs into it, or install that"
@@ -70,22 +73,23 @@ def try_out(config: SweepConfig, kernel: bool = False) -> None:
         raise UserError(f"{', '.join(map(str, own))}: {reason}") from None
 
 
-def unused(experiment: ExperimentConfig) -> list[str]:
-    """The settings that differ from their defaults and change nothing."""
-    cell = cell_class(experiment.cell)
-    takes = set(options_of(cell))
+def unused(experiment: ExperimentConfig, task: Task) -> dict[str, str]:
+    """The settings that differ from their defaults and change nothing, and why they do not."""
+    cell, why = cell_class(experiment.cell), {}
+    for name in {"recurrent_init", "forget_bias"}.difference(options_of(cell)):
+        why[name] = f"with --cell {experiment.cell}"
     if issubclass(cell, Cell) and cell.forget_gate is None:
-        takes.discard("forget_bias")
-    takes |= {"clip"} if experiment.clip_norm is not None else set()
-    every = ("recurrent_init", "forget_bias", "clip")
-    changed = [name for name in every if getattr(experiment, name) != getattr(DEFAULTS, name)]
-    return [name for name in changed if name not in takes]
+        why["forget_bias"] = f"with --cell {experiment.cell}"
+    if isinstance(task.inputs, Vectors):
+        why["embedding_size"] = f"with --task {experiment.task}"
+    if experiment.clip_norm is None:
+        why["clip"] = "without --clip-norm"
+    return {n: w for n, w in why.items() if getattr(experiment, n) != getattr(DEFAULTS, n)}
 
 
 @cache
-def tell_unused(name: str, cell: str) -> None:
+def tell_unused(name: str, why: str) -> None:
     """Warn, once in this process, of a setting that changes nothing."""
-    why = "without --clip-norm" if name == "clip" else f"with --cell {cell}"
     warn(f"{option_name(name)} changes nothing {why}")
 
 

@@ -1,5 +1,6 @@
 """A cell of the user's own tried before anyone trains: whether it is what it says."""
 
+from functools import partial
 from inspect import getattr_static
 from numbers import Integral
 from typing import Any
@@ -50,6 +51,8 @@ def check_faster(name: str, cell: Any) -> None:
     said = sorted(n for n in FASTER if getattr_static(cell, n) is not getattr_static(Cell, n))
     if not said:
         return
+    if cell.additive and "derivative" not in said:
+        raise UserError(f"{name}: additive is for a cell with a derivative of its own")
     wide, one = (2, cell.gates * 4), (2, 4)
     parts = (one,) * cell.states
     x, h, *rest = (
@@ -90,33 +93,40 @@ def check_module(task: Task, config: ExperimentConfig, length: int, padded: bool
     if path_of(config.cell) is None or issubclass(cell, Cell):
         return
     if isinstance(task.inputs, Tokens):
-        inputs, filler = jnp.zeros((1, length), jnp.int32), PADDING
+        vocabulary, filler = task.inputs.vocabulary, PADDING
+        inputs = jnp.arange(1, length + 1)[None] % vocabulary  # padding is embedded as token 0
+        others = (inputs + 1) % vocabulary
     else:
-        inputs, filler = jnp.ones((1, length, task.inputs.size)), 0
+        filler, shape = 0, (1, length, task.inputs.size)
+        inputs = jnp.sin(jnp.arange(1.0, np.prod(shape) + 1)).reshape(shape)
+        others = inputs + 1
     more = [(0, 0), (2, 0), *[(0, 0)] * (inputs.ndim - 2)]
     longer = jnp.pad(inputs, more, constant_values=filler)
     network, other = (new_network(task, config, jax.random.key(number)) for number in range(2))
     kept = nnx.All(nnx.Not(nnx.Param), nnx.Not(nnx.RngState))
-    if not jax.tree.all(
-        jax.tree.map(np.array_equal, nnx.state(network, kept), nnx.state(other, kept))
-    ):
+    same = partial(np.array_equal, equal_nan=True)
+    if not jax.tree.all(jax.tree.map(same, nnx.state(network, kept), nnx.state(other, kept))):
         raise UserError(
             f"{config.cell}: draws values that are no nnx.Param, and they would be the same for "
             "every seed: make them an nnx.Param, or say them without chance"
         )
     begun = jnp.arange(length + 2)[None] >= 2
     last = network.states(inputs)[-1]
-    if not np.array_equal(last, network.states(inputs)[-1], equal_nan=True):
+    if not close(last, network.states(inputs)[-1]):
         raise UserError(
             f"{config.cell}: called twice it gives different states: take out what is random or "
             "counts its calls (dropout), since parameters alone are kept between steps"
         )
-    beside = network.states(jnp.concatenate([inputs, inputs + 1]))[-1, :1]
-    if not np.allclose(last, beside, atol=1e-4):
+    if not close(last, network.states(jnp.concatenate([inputs, others]))[-1, :1]):
         raise UserError(
             f"{config.cell}: the other sequences of a batch change the states of one (BatchNorm)"
         )
-    if padded and not np.allclose(last, network.states(longer, begun)[-1], atol=1e-4):
+    if padded and not close(last, network.states(longer, begun)[-1]):
         raise UserError(
             f"{config.cell}: padding behind a sequence changes its states, see where mask is False"
         )
+
+
+def close(one: Any, other: Any) -> bool:
+    """Whether states differ by rounding at most."""
+    return np.allclose(one, other, atol=1e-4, equal_nan=True)

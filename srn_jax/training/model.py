@@ -308,5 +308,5 @@ def _template(task: Task, cell: Any, name: str, embedding_size: int, hidden_size
     definition, state, rest = split(nnx.eval_shape(build), nnx.Param, ...)
     if jax.tree.leaves(rest):  # such as the random state of a module of the user's
         with jax.ensure_compile_time_eval():
-            rest = split(build(), nnx.Param, ...)[2]
+            definition, _, rest = split(build(), nnx.Param, ...)
     return definition, (state, rest)

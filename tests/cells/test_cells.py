@@ -93,6 +93,26 @@ def test_an_update_of_its_own_is_what_a_subclass_does_and_not_its_parents_step(k
     assert not kind.rests and not kind.gate_values(None, None, None)
 
 
+def test_a_cell_alone_takes_what_becomes_its_weights_type_and_names_its_initialisers():
+    cell, inputs = SRN(3, 4, rngs=nnx.Rngs(0)), inputs_of(2, 5, 3)
+    whole = jnp.ones((2, 5, 3), jnp.int32)
+    assert (cell(whole) == cell(whole.astype(jnp.float32))).all()
+    assert cell(inputs.astype(jnp.bfloat16)).dtype == jnp.float32
+    mask = [[False, True, True, True, True]]
+    assert (cell(np.asarray(inputs, np.float64), mask) == cell(inputs, jnp.array(mask))).all()
+    with pytest.raises(UserError, match="recurrent_init must be one of xavier, orthogonal"):
+        SRN(3, 4, rngs=nnx.Rngs(0), recurrent_init="foo")
+
+
+@pytest.mark.parametrize("kind", [SRN, GRU], ids=lambda kind: kind.__name__)
+def test_a_network_of_another_type_has_gradients_of_that_type(kind):
+    network = Network(DigitSum(), kind, 5, 4, rngs=nnx.Rngs(0))
+    definition, state = nnx.split(network)
+    half = nnx.merge(definition, jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state))
+    gradients = nnx.grad(lambda network: network(jnp.array([[1, 2, 3]])).sum())(half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.bfloat16)}
+
+
 def inputs_of(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 

@@ -106,6 +106,13 @@ def test_the_table_of_variants_names_own_files_without_their_folders(own):
     assert ",mine.py:Leaky," in tables[0] and str(own) not in tables[0]
 
 
+@pytest.mark.slow
+def test_a_module_may_have_constants_and_normalise_its_weights(own, run_here):
+    (own / "own.py").write_text(CELLS)
+    done = run_here("sweep.py", *SMALL, "--cell", "own.py:Constants", "--out", "run")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_file_that_needs_another_by_a_changed_path_is_refused_before_it_trains(own, run_here):
     own.joinpath("helper.py").write_text("RATE = 0.1")
     before = "import sys\nsys.path.insert(0, '.')\nfrom helper import RATE\n"
@@ -120,6 +127,10 @@ def test_a_file_that_needs_another_by_a_changed_path_is_refused_before_it_trains
     [
         (("--forget-bias", 1), "--forget-bias changes nothing with --cell srn"),
         (("--clip", "global"), "--clip changes nothing without --clip-norm"),
+        (
+            ("--task", "adding", "--embedding-size", 7),
+            "--embedding-size changes nothing with --task adding",
+        ),
         (
             ("--cell", "mine.py:Flax", "--recurrent-init", "identity"),
             "--recurrent-init changes nothing with --cell mine.py:Flax",
@@ -162,8 +173,10 @@ def test_a_mistake_in_ones_own_cell_is_one_line_with_its_place(name, own, run_he
 
 CELLS = """
 import jax
+import numpy as np
 from flax import nnx
 from srn_jax import SRN, Cell
+# sys.path.insert(0, ".") is not needed
 
 class Called(SRN):
     def __call__(self, *arguments, **named):
@@ -199,6 +212,28 @@ class Normed(nnx.Module):
     def __call__(self, inputs, mask):
         return self.norm(self.linear(inputs))
 
+class Pooled(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
+
+    def __call__(self, inputs, mask):
+        states = self.linear(inputs)
+        return states + states.mean(axis=1, keepdims=True)
+
+class Constants(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.linear = nnx.WeightNorm(nnx.Linear(input_size, hidden_size, rngs=rngs), rngs=rngs)
+        self.ours, self.numpys = jax.numpy.ones((1, 1, 1)), np.ones((1, 1, 1), np.float32)
+
+    def __call__(self, inputs, mask):
+        return self.linear(inputs) * self.ours + self.numpys
+
+class Additive(Cell):
+    additive = True
+
+    def update(self, x, h, state):
+        return jax.nn.relu(x + h)[..., 0, :]
+
 class Plain:
     pass
 
@@ -225,6 +260,8 @@ class Probe:
         ("Called", "own.py:Called: __call__ is the same for all cells of the family"),
         ("Faster", "own.py:Faster: step and update do not say the same"),
         ("Restless", "own.py:Restless: rests, but without input a state of zero does not stay"),
+        ("Additive", "own.py:Additive: additive is for a cell with a derivative of its own"),
+        ("Pooled", "own.py:Pooled: padding behind a sequence changes its states"),
         ("Reservoir", "own.py:Reservoir: draws values that are no nnx.Param, and they would be"),
         ("Normed", "own.py:Normed: the other sequences of a batch change the states of one"),
     ],
