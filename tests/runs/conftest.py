@@ -1,5 +1,6 @@
 """Runs that the tests of runs begin with, and a process from which scripts are forked."""
 
+import gc
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -16,6 +17,14 @@ def one_block_an_interval():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "INTERVAL_SECONDS", 0)
         yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def what_is_there_already_is_no_garbage():
+    """A failed read collects garbage, and should not look through what earlier tests have left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="package")
