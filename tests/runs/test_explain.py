@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from running import SMALL, SWEEP, Recorder, Script, with_settings
 
-from srn_jax.analysis.look import DEFAULT_LOOK
+from srn_jax.analysis.look import Look
 from srn_jax.analysis.results import read_results
 from srn_jax.cli.explain import explain, explain_all
 from srn_jax.config import ExperimentConfig, SweepConfig
@@ -23,6 +23,7 @@ from srn_jax.tasks import task_of
 from srn_jax.training.model import new_network, parameters_of
 
 OPTIONS = Namespace(threshold=0.1, lengths=None, gates=None, seed=None)
+LOOK = Look(formats=("png",))
 OWN = """
 import jax.numpy as jnp
 from flax import nnx
@@ -162,7 +163,7 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
 @pytest.mark.slow
 def test_several_answers_and_gates_are_explained(symbols, tmp_path):
     study, (_, gated) = symbols
-    explain(study / gated, tmp_path / "out", with_options(gates="1 2 8 9 9 9"))
+    explain(study / gated, tmp_path / "out", with_options(gates="1 2 8 9 9 9"), LOOK)
     assert "Readout of symbol 3" in (tmp_path / "out/explanation.md").read_text()
     assert (tmp_path / "out/gate_F.png").exists()
 
@@ -174,8 +175,8 @@ def test_of_variants_those_with_gates_show_them(symbols, tmp_path):
     options = with_options(gates="1 2 8 9 9 9", lengths=[6], out=out)
     write_study(plain, [with_settings(), with_settings(learning_rate=2e-3)])
     with pytest.raises(UserError, match=r"no cell in .* has gates to show, leave out --gates"):
-        explain_all(plain, options, DEFAULT_LOOK)
-    explain_all(study, options, DEFAULT_LOOK)
+        explain_all(plain, options, LOOK)
+    explain_all(study, options, LOOK)
     assert [path.parent.name for path in out.rglob("gate_F.png")] == names[1:]
     assert not [*(out / names[0]).glob("gate_*")] and (out / "why.png").exists()
 
