@@ -104,6 +104,15 @@ def test_a_diverged_experiment_is_left_out_and_counted(networks, found):
 
 
 @pytest.mark.slow
+def test_networks_of_one_length_are_examined_as_they_are_among_others(networks, found):
+    short = examine(SWEEP, networks, np.zeros(4, bool), 0.1, [3])
+    assert (short.length.tolist(), short.tested.tolist(), short.left_out) == ([3, 3], [3], 0)
+    assert np.array_equal(short.accuracy, found.accuracy[:, :2])
+    assert np.array_equal(short.unseen, found.unseen[:2, :1])
+    assert np.array_equal(short.readout, found.readout[:, :2, :, :3])
+
+
+@pytest.mark.slow
 def test_progress_reaches_the_end(found, told):
     assert told[-1] == (4 * 4, 4 * 4) and told == sorted(told)  # 3 stages, and all lengths at once
 
