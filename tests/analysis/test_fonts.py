@@ -26,6 +26,18 @@ def test_figures_are_those_of_the_whole_font(words, monkeypatch):
     assert drawn(words) == ours
 
 
+def test_it_is_made_once_and_nothing_else_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(fonts.matplotlib, "get_cachedir", lambda: str(tmp_path))
+    fonts.short_font.cache_clear()
+    fonts.short_font()
+    (copy,) = tmp_path.iterdir()
+    made = copy.stat().st_mtime_ns
+    fonts.short_font.cache_clear()
+    fonts.short_font()
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
+    fonts.short_font.cache_clear()
+
+
 def test_a_pdf_takes_its_characters_from_it(tmp_path, monkeypatch):
     """Without it the file is much the same, so it is asked what Matplotlib opened."""
     fonts.short_font()
