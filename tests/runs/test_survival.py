@@ -366,6 +366,9 @@ def test_figures_that_cannot_be_drawn_cost_no_results(stopped, uninterrupted, ca
     assert (stopped / "report.md").exists() and (stopped / "log.txt").exists()
     output = capsys.readouterr().out
     assert "warning: the figures could not be drawn (FileExistsError" in output
-    publish.publish_comparison(stopped, {"one": publish.load_run(stopped)})
-    assert (stopped / "comparison.md").exists()
+    beside = stopped.parent / "beside"
+    beside.mkdir()
+    (beside / "figures").write_text("in the way")
+    publish.publish_comparison(beside, {"one": publish.load_run(stopped)})
+    assert (beside / "comparison.md").exists()
     assert "warning: the comparison could not be drawn" in capsys.readouterr().out
