@@ -176,12 +176,9 @@ def load_run(folder: str | Path) -> TrainedRun:
         UserError: if there is nothing to read.
     """
     from srn_jax.cli.publish import load_run as load
-    from srn_jax.runs.folder import read_run
 
     folder = path_from("folder", folder).absolute()  # whatever the working directory becomes
-    if not read_run(folder)["finished"]:
-        start_jax()
-    return TrainedRun(folder, load(folder))
+    return TrainedRun(folder, load(folder, start_jax))
 
 
 def compare(

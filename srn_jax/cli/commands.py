@@ -5,6 +5,7 @@ Each is a function of the command line's arguments, which are checked before JAX
 
 import shlex
 import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,9 @@ def plot(arguments: list[str]) -> None:
 
     look = cli.look_of(options)
     names = publish.names_of(folders, options.labels)
-    if not all(run_folder.read_run(folder)["finished"] for folder in folders):
-        cli.start_platform(options)  # to read a checkpoint
-    runs = {name: publish.load_run(folder) for name, folder in zip(names, folders, strict=True)}
+    start = cache(partial(cli.start_platform, options))
+    loaded = (publish.load_run(folder, start) for folder in folders)
+    runs = dict(zip(names, loaded, strict=True))
     if len(folders) == 1:
         with helper() as process:
             paths = publish.publish(folders[0], runs[names[0]], look, process)

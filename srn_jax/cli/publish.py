@@ -36,8 +36,11 @@ def publish(
     )
     gates = sorted((folder / "figures").glob("6.13_*"))  # which take JAX to draw
     pictures += [path for path in gates if path.suffix != PARTIAL]
-    if gates and look and look != type(look)():
-        print("6.13 stays as it is; explain.py with --gates draws it with these options")
+    if gates and look is not None:
+        from srn_jax.analysis.look import DEFAULT_LOOK  # which is loaded where there is a look
+
+        if look != DEFAULT_LOOK:
+            print("6.13 stays as it is; explain.py with --gates draws it with these options")
     paths = [folder / "figures"] if pictures else []
     cells, rows = report.accuracy_cells(run.results), map(vars, summarise(run.results))
     paths += write_tables(folder / run_folder.TABLES_FOLDER / "accuracy", cells, [*rows])
@@ -124,10 +127,11 @@ def publish_comparison(
     print(f"{comparison.table()}\n\nin {folder}: {names}", flush=True)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, start: Callable[[], None] = lambda: None) -> Run:
     """Results, histories and run file of a run folder, also of a run that is still going on.
 
-    Of a run that has not ended, they are those of its newest checkpoint, which takes JAX to read.
+    Of a run that has not ended, they are those of its newest checkpoint, which takes JAX to read;
+    `start` starts it.
 
     Raises:
         UserError: if there is nothing to read yet.
@@ -135,6 +139,7 @@ def load_run(folder: Path) -> Run:
     info = run_folder.read_run(folder)
     if info["finished"]:
         return run_folder.read_finished(folder, info)
+    start()
     from srn_jax.runs.restore import load_unfinished
 
     return load_unfinished(folder, info)

@@ -14,7 +14,7 @@ from srn_jax.ensemble.sweep import (
     map_experiments,
 )
 from srn_jax.tasks.task import Dataset, Examples, overlap
-from srn_jax.training.experiment import Program, begin, program_of
+from srn_jax.training.experiment import Program, data_of, program_of
 
 
 def collect(
@@ -108,5 +108,5 @@ def test_set(
     program: Program, width: int, seed: Any, length: Any, files: Dataset | None
 ) -> tuple[Examples, Any]:
     """The test set of one experiment, and how much of it is in the training set too."""
-    _, dataset, _ = begin(program, width, seed, length, None, files)
+    dataset, _, _ = data_of(program, width, seed, length, files)
     return dataset.test, 0 if program.config.fresh_data else overlap(dataset)

@@ -182,20 +182,29 @@ def begin(
     width: int,
     seed: jax.Array,
     length: jax.Array,
-    hyper: Hyperparameters | None,
+    hyper: Hyperparameters,
     files: Dataset | None = None,
 ) -> tuple[Parameters, Dataset, jax.Array]:
-    """Parameters, data and the key of the data before the first step; arguments as `prepare`.
+    """Parameters, data and the key of the data before the first step; arguments as `prepare`."""
+    dataset, data_key, parameter_key = data_of(program, width, seed, length, files)
+    network = new_network(program.task, program.config, parameter_key, hyper, program.inits)
+    return parameters_of(network), dataset, data_key
 
-    Without `hyper`, initial weights are those of the first of a program's sweeps.
-    """
-    config = program.config
+
+def data_of(
+    program: Program,
+    width: int,
+    seed: jax.Array,
+    length: jax.Array,
+    files: Dataset | None = None,
+) -> tuple[Dataset, jax.Array, jax.Array]:
+    """The data of one experiment, their key and that of the parameters; arguments as `prepare`."""
     data_key, parameter_key = jax.random.split(experiment_key(seed, length))
     dataset = files
     if dataset is None:
-        dataset = draw_dataset(program.task, data_key, config.multiplicity, length, width)
-    network = new_network(program.task, config, parameter_key, hyper, program.inits)
-    return parameters_of(network), dataset, data_key
+        units = program.config.multiplicity
+        dataset = draw_dataset(program.task, data_key, units, length, width)
+    return dataset, data_key, parameter_key
 
 
 def initial_state(program: Program, hyper: Hyperparameters, parameters: Parameters) -> TrainState:
