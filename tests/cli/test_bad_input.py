@@ -555,6 +555,6 @@ def test_flags_for_xla_go_in_for_versions_that_know_them_and_never_over_the_user
     assert platform.with_our_flags("--xla_abc=1", (0, 13)) == "--xla_abc=1"
     assert "ynn" not in platform.with_our_flags("", (0, 7))
     ours = platform.with_our_flags("", (0, 10)).split()
-    assert len(ours) == 3
+    assert len(ours) == 5
     users = "--xla_cpu_multi_thread_eigen=true"
     assert platform.with_our_flags(users, (0, 10)).split() == [*ours[1:], users]
