@@ -51,23 +51,26 @@ def save_figures(
 ) -> list[Path]:
     """Write all figures of a run into `folder/figures/`; returns their paths.
 
-    A helper draws every second one of a finished run, whose files it reads; one that fails costs
-    time and no figure.
+    A helper draws its share of a finished run, whose files it reads; one that fails costs time and
+    no figure. It has loaded Matplotlib; where that is still to be done here, it gets two thirds.
     """
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    every = 2 if "matplotlib" in sys.modules else 3
+    helped = process is not None and run.info.get("finished")
+    if process is not None and helped:
+        wanted = None if look is None else dataclasses.asdict(look)
+        job = {"folder": str(folder), "info": run.info, "look": wanted, "every": every}
+        with suppress(OSError):  # it has died
+            print(json.dumps(job), file=process.stdin, flush=True)
     from srn_jax.analysis.figures import figures_of
     from srn_jax.analysis.look import Look
 
     look = look or Look()
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     names = [*figures_of(run, look)]
-    theirs = names[1::2] if process is not None and run.info.get("finished") else []
-    if process is not None and theirs:
-        wanted = {"folder": str(folder), "info": run.info, "look": dataclasses.asdict(look)}
-        with suppress(OSError):  # it has died
-            print(json.dumps({**wanted, "names": theirs}), file=process.stdin, flush=True)
-    draw(folder, run, look, [name for name in names if name not in theirs])
-    if process is not None and theirs and process.stdout and process.stdout.readline() != DONE:
-        draw(folder, run, look, theirs)
+    own = names[::every] if helped else names
+    draw(folder, run, look, own)
+    if process is not None and helped and process.stdout and process.stdout.readline() != DONE:
+        draw(folder, run, look, [name for name in names if name not in own])
     return [folder / "figures" / f"{name}.{kind}" for name in names for kind in look.formats]
 
 
@@ -83,15 +86,20 @@ def draw(folder: Path, run: Run, look: "Look", names: Sequence[str]) -> None:
 
 def help_to_draw() -> None:
     """What a helper does: get ready, and draw what comes in, a line of JSON each time."""
+    from srn_jax.analysis.figures import figures_of
     from srn_jax.analysis.look import Look
 
     with Look().axes(2, 1) as (figure, _):
         for kind in ("pdf", "png"):  # loads the fonts
             figure.savefig(io.BytesIO(), format=kind)
     for line in sys.stdin:
-        wanted = json.loads(line)
-        folder = Path(wanted["folder"])
-        run = Run(read_results(folder), read_histories(folder), wanted["info"])
-        look = Look(**{**wanted["look"], "formats": tuple(wanted["look"]["formats"])})
-        draw(folder, run, look, wanted["names"])
+        job = json.loads(line)
+        folder = Path(job["folder"])
+        run = Run(read_results(folder), read_histories(folder), job["info"])
+        look = Look()
+        if job["look"] is not None:
+            look = Look(**{**job["look"], "formats": tuple(job["look"]["formats"])})
+        names = [*figures_of(run, look)]
+        own = names[:: job["every"]]  # of the process that asks
+        draw(folder, run, look, [name for name in names if name not in own])
         print(end=DONE, flush=True)
