@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srn_jax.cells.initializers import recurrent_initializer, xavier
-from srn_jax.cells.loops import State, output, product
+from srn_jax.cells.loops import State, layer, output
 from srn_jax.cells.recurrence import ALL_STATES, Plan, recurrence
 from srn_jax.errors import UserError
 
@@ -160,7 +160,7 @@ class Cell(nnx.Module):
 
     def project(self, inputs: jax.Array) -> jax.Array:
         """The input side of the recurrence, inputs @ W + b: `[rows, M]` -> `[rows, gates * D]`."""
-        return product(inputs, self.W[...]) + self.b[...]
+        return layer(inputs, self.W[...]) + self.b[...]
 
     def scan(
         self,

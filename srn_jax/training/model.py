@@ -17,7 +17,7 @@ from flax import nnx
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.cell import given
 from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
-from srn_jax.cells.loops import HIGHEST, Form, output, product
+from srn_jax.cells.loops import Form, layer, output, product
 from srn_jax.cells.recurrence import ALL_STATES, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
@@ -100,7 +100,7 @@ class Network(nnx.Module):
             task.outputs,
             kernel_init=limit,
             bias_init=limit,
-            precision=HIGHEST,
+            dot_general=dot_general,
             rngs=rngs,
         )
 
@@ -184,6 +184,11 @@ class Network(nnx.Module):
             )
         states = turned(states, None if start is None else -start)
         return states[:, -1] if plan.last else jnp.swapaxes(states, 0, 1)
+
+
+def dot_general(states: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """The product of the linear layer, see `layer`; otherwise as `jax.lax.dot_general`."""
+    return layer(states, kernel)
 
 
 def turned(values: jax.Array, places: jax.Array | None) -> jax.Array:
