@@ -102,10 +102,10 @@ def find(package: str) -> bool:
 
 def compile_sweep(
     target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1), kernel: bool = False
-) -> tuple[Any, list[int]]:
+) -> tuple[Any, int]:
     """The training program of a sweep, compiled for devices that are not there.
 
-    Returns it, and how many shards the first device takes at each of its widths.
+    Returns it, and how many shards the first device takes.
     """
     import jax
     import numpy as np
@@ -114,7 +114,7 @@ def compile_sweep(
     from srn_jax.cells.kernels import Kernels
     from srn_jax.cells.loops import form_for
     from srn_jax.ensemble.packing import pack_for
-    from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
+    from srn_jax.ensemble.sweep import AXIS, advance_packed, layout_of, prepare_packed
     from srn_jax.training.experiment import program_of
     from srn_jax.training.model import hyperparameters_of
 
@@ -123,7 +123,7 @@ def compile_sweep(
     program = program_of(config, form=Kernels() if kernel else form_for(target.platform))
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
-    own = packing.program[: len(packing.program) // len(devices)]
+    own = packing.length[: len(packing.length) // len(devices)]
 
     def on_mesh(array):
         return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=NamedSharding(mesh, AXIS))
@@ -134,11 +134,11 @@ def compile_sweep(
     hyper = jax.tree.map(of_each, hyperparameters_of(config.experiment))
     inputs = of_each(np.uint32(0)), of_each(np.int32(0)), hyper, None
     prepare = prepare_packed(mesh, program, max(config.lengths))
-    arrays = (*jax.eval_shape(prepare, *inputs), packing.program)
-    advance = advance_packed(mesh, program, packing.widths, packing.padded)
+    arrays = (*jax.eval_shape(prepare, *inputs), packing.length)
+    advance = advance_packed(mesh, program, *layout_of(packing))
     traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
     compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
-    return compiled, np.bincount(own, minlength=len(packing.widths))[: len(packing.widths)].tolist()
+    return compiled, int(np.sum(own > 0))
 
 
 def estimate(

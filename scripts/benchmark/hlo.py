@@ -7,7 +7,7 @@ device (not through that of the chip).
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,14 +84,11 @@ class Program:
                     for name in names:
                         yield from self.run(name, times)
 
-    def training_steps(
-        self, shards: Sequence[int] = (), block: int = 1
-    ) -> list[tuple[Operation, float]]:
+    def training_steps(self, shards: int = 1, block: int = 1) -> list[tuple[Operation, float]]:
         """The operations of one training step of all experiments, and how often each is run.
 
         Args:
-            shards: how many shards a device takes by each alternative of a branch between widths;
-                a program of one width has no branch.
+            shards: how many shards a device takes, one after another.
             block: steps that a kernel takes which stands for a whole loop.
         """
         found: list[tuple[Operation, float]] = []
@@ -110,15 +107,10 @@ class Program:
                         found.extend(self.run(names[0], times))
                 elif body:
                     look(body[0], times)
-                elif operation.opcode == "conditional":
-                    branches = [name for names in operation.called.values() for name in names]
-                    weights = shards if len(shards) == len(branches) else [1] * len(branches)
-                    for name, weight in zip(branches, weights, strict=True):
-                        look(name, times * weight)
                 elif operation.opcode == "call":
                     look(operation.called["to_apply"][0], times)
 
-        look(self.entry, shards[0] if len(shards) == 1 else 1)
+        look(self.entry, shards)
         if not found:
             raise ValueError(f"no loop of the program comes from the scope {SCOPE!r}")
         return found

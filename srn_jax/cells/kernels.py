@@ -62,7 +62,7 @@ class Kernels(Stacked):
         self, loop: Loop, kept: Any, before: Any, outside: Any, last: Any
     ) -> tuple[Any, Any, Any]:
         """See `InPlace.backward`."""
-        cell, weight, bias, mask = loop
+        cell, weight, bias, mask, _ = loop
 
         def backward_kernel(sync, *refs):
             kept_ref, before_ref, mask_ref, outside_ref, last_ref, u_ref, c_ref, *out = refs
@@ -97,7 +97,7 @@ def run_forward(
     loop: Loop, x: Any, initial: Any, all_states: bool, interpret: bool
 ) -> tuple[Any, Any, Any]:
     """All states and what the cell keeps, or neither, and the last state."""
-    cell, weight, bias, mask = loop
+    cell, weight, bias, mask, _ = loop
 
     def forward_kernel(sync, x_ref, initial_ref, mask_ref, u_ref, c_ref, *out):
         states_ref, kept_ref, last_ref = out

@@ -9,6 +9,7 @@ counter and its condition are launches too.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ class Loop(NamedTuple):
     weight: jax.Array  # U, [hidden, gates * hidden]
     bias: jax.Array | None  # c, [1, gates * hidden]
     mask: jax.Array | None  # [time, batch] or [time, 1] booleans; where False the state stays
+    start: jax.Array | int = 0  # the first position that is run, by a form that can leave some out
 
     def step(self, x: jax.Array, state: State, keep: jax.Array | None) -> tuple[State, Any]:
         """The state after a position, and what the cell keeps for its derivative."""
@@ -42,6 +44,10 @@ class Form:
         """The form that is run on each platform where this one is asked for."""
         return {"default": self}
 
+    def loop(self, loop: Loop, blank: bool) -> Loop:
+        """What this form makes of a loop; `blank` as in `recurrence.Plan`."""
+        return loop._replace(mask=None) if blank and loop.cell.rests else loop
+
     def input_side(self, features: jax.Array, weight: jax.Array) -> jax.Array:
         """What `forward` takes as x."""
         return product(features, weight)
@@ -50,6 +56,13 @@ class Form:
 @dataclass(frozen=True)
 class InPlace(Form):
     """The loops on a CPU."""
+
+    def loop(self, loop: Loop, blank: bool) -> Loop:
+        """It begins where the first sequence does, and needs no mask if that is where all do."""
+        if not blank or loop.mask is None:
+            return loop
+        needless = loop.cell.rests or loop.mask.shape[1] == 1
+        return loop._replace(mask=None if needless else loop.mask, start=first(loop.mask))
 
     def forward(self, loop: Loop, x: jax.Array, initial: State) -> tuple[State, jax.Array]:
         """All states, and what the cell keeps for its derivative.
@@ -64,15 +77,19 @@ class InPlace(Form):
             cell that keeps its state is that.
         """
 
-        def step(carry, keep):
-            t, state, room = carry
-            new, kept = loop.step(room[t], state, keep)
+        def step(t, carry):
+            state, states, room = carry
+            new, kept = loop.step(room[t], state, at(loop.mask, t))
             if loop.cell.keeps_state:
-                return (t + 1, new, room.at[t].set(new)), None
-            return (t + 1, new, room if kept is None else room.at[t].set(kept)), new
+                return new, states, room.at[t].set(new)
+            states = jax.tree.map(lambda all, one: all.at[t].set(one), states, new)
+            return new, states, room if kept is None else room.at[t].set(kept)
 
-        (_, _, room), states = jax.lax.scan(step, (0, initial, x), loop.mask, length=len(x))
-        return (room if loop.cell.keeps_state else states), room
+        keeps_state = loop.cell.keeps_state
+        states = None if keeps_state else jax.tree.map(partial(zeros_for, x), initial)
+        carry = initial, states, x
+        _, states, room = jax.lax.fori_loop(loop.start, len(x), step, carry)
+        return (room if keeps_state else states), room
 
     def last(
         self, loop: Loop, features: jax.Array, input_weight: jax.Array, initial: State
@@ -87,7 +104,7 @@ class InPlace(Form):
             x = product(features[t], input_weight)
             return loop.step(x, state, None if mask is None else mask[t])[0]
 
-        start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
+        start = loop.start if mask is None else first(mask)
         return jax.lax.fori_loop(start, len(features), step, initial)
 
     def backward(
@@ -105,37 +122,31 @@ class InPlace(Form):
         Returns:
             dx and dg `[time, batch, gates * hidden]`, the same for an additive cell, and ds_0.
         """
-        cell, weight, bias, mask = loop
+        cell, weight, bias, mask, start = loop
         # The barrier keeps XLA from folding a transpose into a product, which makes it slower.
         transposed = optimization_barrier(weight.T)
         g = None if cell.additive else recurrent_side(before, weight, bias)
         in_place = cell.keeps_state  # there dx has the shape of a gradient
 
-        def step(carry, inputs):
-            t, total, room = carry
-            kept, outside, g, before, keep = inputs
-            outside = room[t] if in_place else outside
-            if outside is not None:
-                total = jax.tree.map(jnp.add, outside, total)
-            nothing = jax.tree.map(jnp.zeros_like, total)
+        def step(turn, carry):
+            total, dx_room, dg_room = carry
+            t = len(kept) - 1 - turn
+            own = dx_room[t] if in_place else at(outside, t)
+            if own is not None:
+                total = jax.tree.map(jnp.add, own, total)
+            nothing, keep = jax.tree.map(jnp.zeros_like, total), at(mask, t)
             counts = keep_where(keep, total, nothing)
-            dx, dg, passed_on = cell.derivative(kept, g, before, counts)
+            dx, dg, passed_on = cell.derivative(kept[t], at(g, t), at(before, t), counts)
             passed_on = add_to_output(passed_on, product(dg, transposed))
             if keep is not None:
                 passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
-            if in_place:
-                return (t - 1, passed_on, room.at[t].set(dx)), None
-            return (t - 1, passed_on, room), (dx, None if cell.additive else dg)
+            dg_room = None if cell.additive else dg_room.at[t].set(dg)
+            return passed_on, dx_room.at[t].set(dx), dg_room
 
-        room, outside = (outside, None) if in_place else (None, outside)
-        if in_place and room is None:
-            room = jnp.zeros_like(kept)
-        start = len(kept) - 1, last, room
-        steps = kept, outside, g, before, mask
-        (_, initial, room), pairs = jax.lax.scan(step, start, steps, reverse=True)
-        dx: Any = room if in_place else pairs[0]
-        dg: Any = dx if cell.additive else pairs[1]
-        return dx, dg, initial
+        room = outside if in_place and outside is not None else jnp.zeros_like(kept)
+        carry = last, room, None if cell.additive else jnp.zeros_like(kept)
+        initial, dx, dg = jax.lax.fori_loop(0, len(kept) - start, step, carry)
+        return dx, dx if cell.additive else dg, initial
 
     def weight_gradients(
         self,
@@ -205,7 +216,7 @@ class Stacked(Form):
         So that a turn begins with the product, as it does forward, what is carried is the gradient
         of the recurrent side, before that product.
         """
-        cell, weight, bias, mask = loop
+        cell, weight, bias, mask, _ = loop
         g = None if cell.additive else recurrent_side(before, weight, bias)
         transposed = weight.T
 
@@ -287,6 +298,21 @@ def _layer_backward(residuals, gradient):
 
 
 layer.defvjp(_layer_forward, _layer_backward)
+
+
+def first(mask: jax.Array) -> jax.Array:
+    """The first position at which a mask `[time, batch]` is True for some sequence."""
+    return jnp.argmax(jnp.any(mask, axis=1))
+
+
+def at(arrays: Any, t: jax.Array) -> Any:
+    """Arrays `[time, ...]` at position t; None of None."""
+    return jax.tree.map(lambda array: jnp.asarray(array)[t], arrays)
+
+
+def zeros_for(x: jax.Array, state: jax.Array) -> jax.Array:
+    """Room for a part of the state `[batch, hidden]` at each position of x."""
+    return jnp.zeros((len(x), *state.shape), state.dtype)
 
 
 def output(state: State) -> jax.Array:

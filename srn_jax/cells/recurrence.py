@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
     last: bool = False  # only the last state is wanted
     form: Form | None = None  # of the loops; None takes the one that suits the platform
-    rests: bool = False  # the cell stays as it is where the mask is False, and needs no mask
+    blank: bool = False  # x and s_0 are zero where the mask is False: before the sequences begin
 
 
 ALL_STATES = Plan()
@@ -97,41 +97,42 @@ def recurrence(
     Returns:
         The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
     """
-    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial
-    if plan.last:  # a mask says where to begin
-        return _by_platform(plan, partial(_last, cell), *arguments, mask)
-    return _by_platform(plan, partial(_run, cell), *arguments, None if plan.rests else mask)[0]
+    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
+    if plan.last:
+        return _by_platform(plan, partial(_last, cell, plan.blank), *arguments)
+    return _by_platform(plan, partial(_run, cell, plan.blank), *arguments)[0]
 
 
 def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
-    mask = None if plan.rests else mask
     arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    states, kept = _by_platform(plan, partial(_run, cell), *arguments)
+    states, kept = _by_platform(plan, partial(_run, cell, plan.blank), *arguments)
     result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
     return result, (states, kept, *arguments)
 
 
-def _last(cell, form, features, input_weight, weight, bias, initial, mask):
-    return form.last(Loop(cell, weight, bias, mask), features, input_weight, initial)
+def _last(cell, blank, form, features, input_weight, weight, bias, initial, mask):
+    loop = form.loop(Loop(cell, weight, bias, mask), blank)
+    return form.last(loop, features, input_weight, initial)
 
 
-def _run(cell, form, features, input_weight, weight, bias, initial, mask):
-    x = form.input_side(features, input_weight)
-    return form.forward(Loop(cell, weight, bias, mask), x, initial)
+def _run(cell, blank, form, features, input_weight, weight, bias, initial, mask):
+    loop = form.loop(Loop(cell, weight, bias, mask), blank)
+    return form.forward(loop, form.input_side(features, input_weight), initial)
 
 
 def _backward(cell, plan, residuals, gradients):
-    return *_by_platform(plan, partial(_gradients, cell, plan.last), gradients, *residuals), None
+    found = _by_platform(plan, partial(_gradients, cell, plan), gradients, *residuals)
+    return *found, None
 
 
-def _gradients(cell, last, form, gradients, states, kept, features, *arguments):
+def _gradients(cell, plan, form, gradients, states, kept, features, *arguments):
     input_weight, recurrent_weight, recurrent_bias, initial, mask = arguments
     before = jax.tree.map(
         lambda first, all: jnp.concatenate([first[None], all[:-1]]), initial, states
     )
     nothing = jax.tree.map(jnp.zeros_like, initial)
-    from_outside = (None, gradients) if last else (gradients, nothing)
-    loop = Loop(cell, recurrent_weight, recurrent_bias, mask)
+    from_outside = (None, gradients) if plan.last else (gradients, nothing)
+    loop = form.loop(Loop(cell, recurrent_weight, recurrent_bias, mask), plan.blank)
     dx, dg, initial_gradient = form.backward(loop, kept, before, *from_outside)
     dw, du = form.weight_gradients(cell, features, output(initial), output(states), dx, dg)
     dc = None if recurrent_bias is None else jnp.sum(dg, axis=(0, 1))[None]

@@ -4,8 +4,7 @@ Experiments are packed into shards, `[shard, batch of experiments]`, and shards 
 devices. A device takes its shards one after another (`lax.map`); the experiments of a shard run
 side by side (`vmap`) and train at one padded length, whose steps `lax.switch` picks. So a shard
 decides how much runs at once, which is everything on a GPU, and on a CPU, where a second experiment
-would only push the first one out of the cache, a shard is a single experiment whose training pays
-for no padding at all.
+would only push the first one out of the cache, a single experiment.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srn_jax.cells.kernels import Kernels
 from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.packing import pack_for
+from srn_jax.ensemble.packing import Packing, pack_for
 from srn_jax.tasks.task import PADDING, Dataset, Examples, check_length, mask_of
 from srn_jax.training import experiment
 from srn_jax.training.experiment import Histories, Program, TrainState, program_of
@@ -71,7 +70,7 @@ class Sweep:
         self.width = max(first.lengths)
         self.eval_steps = self.program.eval_steps
         self.steps = self.program.steps
-        self.branch = self.shard(self.packing.program)
+        self.shard_lengths = self.shard(self.packing.length)
 
         packed = self.packing.experiment
         hyper = [hyperparameters_of(c.experiment) for c in self.configs for _ in c.experiments]
@@ -111,14 +110,14 @@ class Sweep:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.sharding)
 
         arrays = jax.tree.map(on_mesh, (state, histories, data))
-        program = advance_packed(self.mesh, self.program, self.packing.widths, self.packing.padded)
-        return program.lower(*arrays, self.branch, np.int32(0), np.int32(0)).compile()
+        program = advance_packed(self.mesh, self.program, *layout_of(self.packing))
+        return program.lower(*arrays, self.shard_lengths, np.int32(0), np.int32(0)).compile()
 
     def advance(self, first_block: int, last_block: int) -> None:
         """Train every experiment through the blocks first_block <= block < last_block."""
         blocks = np.int32(first_block), np.int32(last_block)
         self.state, self.histories = self._advance(
-            self.state, self.histories, self.data, self.branch, *blocks
+            self.state, self.histories, self.data, self.shard_lengths, *blocks
         )
 
     def gather(self, packed: Any) -> Any:
@@ -193,20 +192,31 @@ def prepare_packed(mesh: Mesh, program: Program, width: int):
     )
 
 
-@cache
-def advance_packed(mesh: Mesh, program: Program, widths: tuple[int, ...], padded: tuple[bool, ...]):
-    """The compiled program of a whole sweep: `experiment.advance` over shards and devices."""
-    layout = tuple(zip(widths, padded, strict=True))
+def layout_of(packing: Packing) -> tuple[tuple[tuple[int, bool], ...], bool]:
+    """What `advance_packed` must know of a packing: its widths, and whether shards are mixed."""
+    return tuple(zip(packing.widths, packing.padded, strict=True)), packing.mixed
 
-    def on_device(states, histories, data, branch, first, last):
+
+@cache
+def advance_packed(mesh: Mesh, program: Program, widths: tuple[tuple[int, bool], ...], mixed: bool):
+    """The compiled program of a whole sweep: `experiment.advance` over shards and devices."""
+
+    def on_device(states, histories, data, lengths, first, last):
         def shard(arguments):
-            state, histories, data, branch = arguments
-            end = jnp.where(branch < len(widths), last, first)  # a shard without work takes none
-            blocks = {"first_block": first, "last_block": end}
-            one = partial(experiment.advance, program, layout, branch, **blocks)
+            state, histories, data, length = arguments
+            end = jnp.where(length > 0, last, first)  # a shard without work takes none
+
+            def one(data, state, histories):
+                if not mixed:  # that of all of them, for `vmap` too, so their loops begin together
+                    data = data._replace(length=length)
+                choice = jnp.sum(length > jnp.asarray([width for width, _ in widths]))
+                return experiment.advance(
+                    program, widths, choice, data, state, histories, first, end
+                )
+
             return over_batch(one)(data, state, histories)
 
-        return jax.lax.map(shard, (states, histories, data, branch))
+        return jax.lax.map(shard, (states, histories, data, lengths))
 
     return jax.jit(
         jax.shard_map(

@@ -163,7 +163,7 @@ class Network(nnx.Module):
             rows = self.cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
             one_hot = jax.nn.one_hot(inputs.T, self.vocabulary, dtype=rows.dtype)
             # In padding the one-hot row is zero, so neither W nor b enters.
-            plan = plan._replace(rests=self.cell.rests)
+            plan = plan._replace(blank=True)
             mask = None if mask is None else mask.T
             return output(self.cell.scan(one_hot, rows, mask, plan=plan))
         vectors = self.embedding(jnp.maximum(inputs, 0)) if tokens else inputs

@@ -106,6 +106,25 @@ def test_the_last_state_alone_is_the_last_of_all(cell, form):
         assert_close(ours, jax.tree.map(lambda part: part[-1], states), 1e-5)
 
 
+@pytest.mark.parametrize("cell", [SRN, GRU, Gated], ids=lambda cell: cell.__name__)
+@pytest.mark.parametrize("form", [InPlace(), Stacked()], ids=repr)
+@pytest.mark.parametrize("starts", [[3], [2, 4, 5]], ids=["together", "apart"])
+@pytest.mark.parametrize("last", [False, True])
+def test_blank_positions_may_be_left_out(cell, form, starts, last):
+    """Where sequences have not begun, and what goes in is zero; nobody looks at states there."""
+    (features, *weights, initial), _, outside = problem(cell, time=7, batch=3, hidden=4)
+    mask = np.arange(7)[:, None] >= np.array(starts)
+    begun = np.broadcast_to(mask, (7, 3))[..., None]
+    arrays = features * begun, *weights, jax.tree.map(np.zeros_like, initial)
+    outside = jax.tree.map(lambda part: part * begun, outside)
+    found = run(cell, arrays, mask, outside, jnp.float64, Plan(last, form, blank=True))
+    expected = in_float64(cell, arrays, mask, outside, last)
+    (ours, states), (theirs, right) = found, expected
+    if not last:
+        states, right = (jax.tree.map(lambda p: p * begun, each) for each in (states, right))
+    assert_close([states, ours[1:-1]], [right, theirs[1:-1]], 1e-12)  # of W, U and c
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [SRN, ResidualSRN, LSTM, GRU])
 @pytest.mark.parametrize("length", range(5, 40, 5))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.ensemble import sweep as ensemble
 from srn_jax.ensemble.packing import pack, pack_for
 from srn_jax.ensemble.sweep import Sweep, evaluate_experiments
 from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
@@ -120,8 +121,14 @@ def test_learning_rates_train_side_by_side_as_they_do_alone(caplog):
 
 @pytest.fixture(scope="module")
 def fresh():
-    """Two lengths side by side in one program, padded to the longer."""
-    return trained((6, 9), (0, 1), ADDING, side_by_side=4)
+    """Two lengths side by side in one shard, padded to the longer, as on an accelerator."""
+
+    def mixed(platform, lengths, devices, batch):
+        return pack(lengths, devices, 4, mixed=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble, "pack_for", mixed)
+        return trained((6, 9), (0, 1), ADDING)
 
 
 @pytest.mark.slow
@@ -261,30 +268,27 @@ def test_evaluating_restored_parameters_does_not_depend_on_how_many_there_are(si
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize("batch", [1, 4, 100])
-@pytest.mark.parametrize("programs", [1, 3, 8])
-def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, batch, programs):
+@pytest.mark.parametrize("mixed", [False, True])
+def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, batch, mixed):
     lengths = np.repeat([35, 5, 12, 7, 20], 6)
-    packing = pack(lengths, devices, batch, programs)
-    shards = len(packing.program)
+    packing = pack(lengths, devices, batch, mixed)
+    shards = len(packing.length)
     assert shards % devices == 0
     assert packing.experiment.shape == (shards, batch)
     assert packing.experiment.ravel()[packing.place].tolist() == list(range(30))
-    busy = packing.program < len(packing.widths)
-    assert set(packing.place // batch) == set(np.flatnonzero(busy))
-    widths = np.array([*packing.widths, 0])[packing.program]
-    assert (widths[packing.place // batch] >= lengths).all()
-    assert len(packing.widths) <= min(programs, 5) and max(packing.widths) == 35
-    if batch == 1:  # nothing is padded that need not be
-        assert len(packing.widths) == min(programs, 5)
-    for program, padded in enumerate(packing.padded):
-        own = lengths[packing.experiment[packing.program == program]]
-        assert padded == (own.min() < packing.widths[program])
+    assert set(packing.place // batch) == set(np.flatnonzero(packing.length))
+    own = lengths[packing.experiment][packing.length > 0]
+    assert (own.max(axis=1) == packing.length[packing.length > 0]).all()
+    assert mixed or (own.min(axis=1) == own.max(axis=1)).all()
+    assert packing.widths == ((35,) if mixed else (7, 12, 20, 35))
+    assert packing.padded == ((True,) if mixed else (True, False, False, False))
 
 
 def test_an_accelerator_runs_its_whole_share_side_by_side():
     packing = pack_for("tpu", np.repeat([5, 35], 8), devices=4)
     assert packing.experiment.shape == (4, 4)
-    assert packing.widths == (35,) and packing.program.tolist() == [0] * 4
+    assert packing.widths == (35,) and packing.length.tolist() == [35, 35, 5, 5]
+    assert pack_for("gpu", np.repeat([5, 35], 8), devices=4, batch=2).experiment.shape == (8, 2)
 
 
 def test_a_tpu_takes_turns_of_equal_size_where_its_fast_memory_would_not_hold_all():
@@ -294,5 +298,4 @@ def test_a_tpu_takes_turns_of_equal_size_where_its_fast_memory_would_not_hold_al
 
 def test_the_textbooks_seven_lengths_keep_two_devices_equally_busy():
     packing = pack(np.arange(5, 40, 5), 2, 1)
-    work = np.array([*packing.widths, 0])[packing.program].reshape(2, -1).sum(axis=1)
-    assert sorted(work) == [70, 70]
+    assert packing.length.reshape(2, -1).sum(axis=1).tolist() == [70, 70]
