@@ -2,10 +2,10 @@
 
 On a CPU they work in place: what a cell keeps for its derivative takes the room of x_t, and the
 gradient dx_t of a plain SRN that of the gradient from outside. So XLA compiles each into one
-kernel. An accelerator starts every operation by itself, and what counts is that there are few: each
-turn, forward and backward, begins with the product, and all that follows it, the storing of its
-result included, is part of the same operation. On a GPU the loop is unrolled, since its
-counter and its condition are launches too.
+kernel. They leave out the positions before the first sequence begins. An accelerator starts every
+operation by itself, and what counts is that there are few: each turn, forward and backward, begins
+with the product, and all that follows it, the storing of its result included, is part of the same
+operation. On a GPU the loop is unrolled, since its counter and its condition are launches too.
 """
 
 from dataclasses import dataclass
@@ -98,13 +98,11 @@ class InPlace(Form):
 
         It begins where the first sequence does, so padding costs nothing.
         """
-        mask = loop.mask
 
         def step(t, state):
-            x = product(features[t], input_weight)
-            return loop.step(x, state, None if mask is None else mask[t])[0]
+            return loop.step(product(features[t], input_weight), state, at(loop.mask, t))[0]
 
-        start = loop.start if mask is None else first(mask)
+        start = loop.start if loop.mask is None else first(loop.mask)
         return jax.lax.fori_loop(start, len(features), step, initial)
 
     def backward(

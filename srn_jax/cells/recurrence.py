@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
     last: bool = False  # only the last state is wanted
     form: Form | None = None  # of the loops; None takes the one that suits the platform
-    blank: bool = False  # x and s_0 are zero where the mask is False: before the sequences begin
+    blank: bool = False  # where the mask is False x and s_0 are zero, and states are not looked at
 
 
 ALL_STATES = Plan()
