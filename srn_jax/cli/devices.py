@@ -151,7 +151,8 @@ def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
     if (0, 7) <= jaxlib <= NEWEST_TRIED:
         flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={loops}"]
         flags.append("--xla_cpu_prefer_vector_width=512")  # where there are such; 256 is XLA's own
-        flags.append(f"--xla_cpu_parallel_codegen_split_count={available_cores()}")  # 32 cost more
+        parts = min(available_cores(), 32)  # to compile at once; always 32 cost more
+        flags.append(f"--xla_cpu_parallel_codegen_split_count={parts}")
     if (0, 9) <= jaxlib <= NEWEST_TRIED:  # YNNPACK's products can't be part of a loop's kernel
         flags.append("--xla_cpu_experimental_ynn_fusion_type=")
     ours = [flag for flag in flags if flag.split("=")[0] not in users]
