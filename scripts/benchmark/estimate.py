@@ -114,7 +114,7 @@ def compile_sweep(
     from srn_jax.cells.kernels import Kernels
     from srn_jax.cells.loops import form_for
     from srn_jax.ensemble.packing import pack_for
-    from srn_jax.ensemble.sweep import AXIS, advance_packed, layout_of, prepare_packed
+    from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
     from srn_jax.training.experiment import program_of
     from srn_jax.training.model import hyperparameters_of
 
@@ -135,7 +135,7 @@ def compile_sweep(
     inputs = of_each(np.uint32(0)), of_each(np.int32(0)), hyper, None
     prepare = prepare_packed(mesh, program, max(config.lengths))
     arrays = (*jax.eval_shape(prepare, *inputs), packing.length)
-    advance = advance_packed(mesh, program, *layout_of(packing))
+    advance = advance_packed(mesh, program, packing.widths, packing.mixed)
     traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
     compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
     return compiled, int(np.sum(own > 0))

@@ -28,9 +28,8 @@ class Packing(NamedTuple):
     """Where each experiment runs; NumPy arrays, the same on every process."""
 
     experiment: np.ndarray  # [shard, batch]: index into the experiments (fillers repeat one)
-    length: np.ndarray  # [shard]: of its longest sequences; 0 for one with nothing to do
-    widths: tuple[int, ...]  # padded lengths, ascending; a shard runs at the first that holds it
-    padded: tuple[bool, ...]  # whether some experiment of a width is shorter
+    length: np.ndarray  # [shard]: its longest, for the first width that holds it; 0: nothing to do
+    widths: tuple[tuple[int, bool], ...]  # ascending, and whether some experiment is shorter
     mixed: bool  # whether the experiments of a shard may differ in length
     place: np.ndarray  # [experiment]: its index into experiment.ravel()
 
@@ -68,9 +67,8 @@ def pack(lengths: np.ndarray, devices: int, batch: int, mixed: bool = False) -> 
     busy = np.flatnonzero(np.repeat(longest > 0, batch))
     place = np.empty(len(lengths), int)
     place[experiment.ravel()[busy]] = busy
-    widths = tuple(int(part[-1]) for part in shared)
-    padded = tuple(len(part) > 1 for part in shared)
-    return Packing(experiment, longest, widths, padded, mixed, place)
+    widths = tuple((int(part[-1]), len(part) > 1) for part in shared)
+    return Packing(experiment, longest, widths, mixed, place)
 
 
 def pack_for(platform: str, lengths: np.ndarray, devices: int, batch: int | None = None) -> Packing:

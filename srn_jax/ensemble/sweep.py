@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srn_jax.cells.kernels import Kernels
 from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.packing import Packing, pack_for
+from srn_jax.ensemble.packing import pack_for
 from srn_jax.tasks.task import PADDING, Dataset, Examples, check_length, mask_of
 from srn_jax.training import experiment
 from srn_jax.training.experiment import Histories, Program, TrainState, program_of
@@ -110,7 +110,7 @@ class Sweep:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.sharding)
 
         arrays = jax.tree.map(on_mesh, (state, histories, data))
-        program = advance_packed(self.mesh, self.program, *layout_of(self.packing))
+        program = advance_packed(self.mesh, self.program, self.packing.widths, self.packing.mixed)
         return program.lower(*arrays, self.shard_lengths, np.int32(0), np.int32(0)).compile()
 
     def advance(self, first_block: int, last_block: int) -> None:
@@ -190,11 +190,6 @@ def prepare_packed(mesh: Mesh, program: Program, width: int):
     return jax.jit(
         jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
     )
-
-
-def layout_of(packing: Packing) -> tuple[tuple[tuple[int, bool], ...], bool]:
-    """What `advance_packed` must know of a packing: its widths, and whether shards are mixed."""
-    return tuple(zip(packing.widths, packing.padded, strict=True)), packing.mixed
 
 
 @cache

@@ -280,14 +280,14 @@ def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, bat
     own = lengths[packing.experiment][packing.length > 0]
     assert (own.max(axis=1) == packing.length[packing.length > 0]).all()
     assert mixed or (own.min(axis=1) == own.max(axis=1)).all()
-    assert packing.widths == ((35,) if mixed else (7, 12, 20, 35))
-    assert packing.padded == ((True,) if mixed else (True, False, False, False))
+    widths = (7, True), (12, False), (20, False), (35, False)
+    assert packing.widths == (((35, True),) if mixed else widths)
 
 
 def test_an_accelerator_runs_its_whole_share_side_by_side():
     packing = pack_for("tpu", np.repeat([5, 35], 8), devices=4)
     assert packing.experiment.shape == (4, 4)
-    assert packing.widths == (35,) and packing.length.tolist() == [35, 35, 5, 5]
+    assert packing.widths == ((35, True),) and packing.length.tolist() == [35, 35, 5, 5]
     assert pack_for("gpu", np.repeat([5, 35], 8), devices=4, batch=2).experiment.shape == (8, 2)
 
 
