@@ -38,20 +38,20 @@ def test_an_old_checkpoint_gives_the_scores_of_its_results(old, name):
     assert loss == pytest.approx(results.test_loss, abs=1e-5)
 
 
-def test_an_unfinished_old_run_ends_as_the_old_program_ended_it(old):
+def test_an_unfinished_old_run_ends_as_the_old_program_ended_it(old, run_script):
+    """As users run it: without LLVM's optimisations, which tests leave out, rounding is another."""
     folder = old / "run_unfinished"
     before = load_run(folder)
     assert np.isfinite(before.histories.train_loss[:, 12_700]).all()
-    (config,) = run_folder.read_configs(folder)
-    reporter = Recorder()
-    run_sweep(config, folder, reporter)
-    assert reporter.said[1] == "resumed after 12,701 of 24,000 steps"
+    done = run_script("sweep.py", "--resume", folder, cwd=old, XLA_FLAGS="")
+    assert done.returncode == 0, done.stderr
+    assert "resumed after 12,701 of 24,000 steps\n" in done.stdout
     ended, expected = read_results(folder), old / "run_unfinished_then_finished.csv"
     (old / "expected").mkdir()
     shutil.copy(expected, old / "expected" / "results.csv")
     for name, values in vars(read_results(old / "expected")).items():
-        if name != "best_step":  # without LLVM's optimisations rounding is another, and moves it
-            apart = 0.15 if name.endswith("_loss") else 0.1
+        if name != "best_step":  # rounding differs between versions of XLA, and moves it
+            apart = 0.15 if name.endswith("_loss") else 0.05
             assert getattr(ended, name) == pytest.approx(values, abs=apart), name
 
 
