@@ -56,9 +56,10 @@ def save_figures(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     every = 2 if "matplotlib" in sys.modules else 3
-    helped = process is not None and run.info.get("finished")
-    if process is not None and helped:
-        wanted = None if look is None else dataclasses.asdict(look)
+    if process is None or not run.info.get("finished"):
+        process, every = None, 1
+    else:
+        wanted = {} if look is None else dataclasses.asdict(look)
         job = {"folder": str(folder), "info": run.info, "look": wanted, "every": every}
         with suppress(OSError):  # it has died
             print(json.dumps(job), file=process.stdin, flush=True)
@@ -67,11 +68,17 @@ def save_figures(
 
     look = look or Look()
     names = [*figures_of(run, look)]
-    own = names[::every] if helped else names
+    own, theirs = shares(names, every)
     draw(folder, run, look, own)
-    if process is not None and helped and process.stdout and process.stdout.readline() != DONE:
-        draw(folder, run, look, [name for name in names if name not in own])
+    if process is not None and process.stdout and process.stdout.readline() != DONE:
+        draw(folder, run, look, theirs)
     return [folder / "figures" / f"{name}.{kind}" for name in names for kind in look.formats]
+
+
+def shares(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
+    """What a process that asks a helper draws itself, one of so many, and what the helper does."""
+    own = [*names[::every]]
+    return own, [name for name in names if name not in own]
 
 
 def draw(folder: Path, run: Run, look: "Look", names: Sequence[str]) -> None:
@@ -96,10 +103,7 @@ def help_to_draw() -> None:
         job = json.loads(line)
         folder = Path(job["folder"])
         run = Run(read_results(folder), read_histories(folder), job["info"])
-        look = Look()
-        if job["look"] is not None:
-            look = Look(**{**job["look"], "formats": tuple(job["look"]["formats"])})
-        names = [*figures_of(run, look)]
-        own = names[:: job["every"]]  # of the process that asks
-        draw(folder, run, look, [name for name in names if name not in own])
+        look = Look(**job["look"])
+        look = dataclasses.replace(look, formats=tuple(look.formats))  # JSON knows lists alone
+        draw(folder, run, look, shares([*figures_of(run, look)], job["every"])[1])
         print(end=DONE, flush=True)
