@@ -99,30 +99,29 @@ def recurrence(
     """
     arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
     if plan.last:
-        return _by_platform(plan, partial(_last, cell, plan.blank), *arguments)
-    return _by_platform(plan, partial(_run, cell, plan.blank), *arguments)[0]
+        return _by_platform(plan, partial(_last, cell), *arguments)
+    return _by_platform(plan, partial(_run, cell), *arguments)[0]
 
 
 def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
     arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    states, kept = _by_platform(plan, partial(_run, cell, plan.blank), *arguments)
+    states, kept = _by_platform(plan, partial(_run, cell), *arguments)
     result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
     return result, (states, kept, *arguments)
 
 
-def _last(cell, blank, form, features, input_weight, weight, bias, initial, mask):
-    loop = form.loop(Loop(cell, weight, bias, mask), blank)
+def _last(cell, plan, form, features, input_weight, weight, bias, initial, mask):
+    loop = form.loop(Loop(cell, weight, bias, mask), plan.blank)
     return form.last(loop, features, input_weight, initial)
 
 
-def _run(cell, blank, form, features, input_weight, weight, bias, initial, mask):
-    loop = form.loop(Loop(cell, weight, bias, mask), blank)
+def _run(cell, plan, form, features, input_weight, weight, bias, initial, mask):
+    loop = form.loop(Loop(cell, weight, bias, mask), plan.blank)
     return form.forward(loop, form.input_side(features, input_weight), initial)
 
 
 def _backward(cell, plan, residuals, gradients):
-    found = _by_platform(plan, partial(_gradients, cell, plan), gradients, *residuals)
-    return *found, None
+    return *_by_platform(plan, partial(_gradients, cell), gradients, *residuals), None
 
 
 def _gradients(cell, plan, form, gradients, states, kept, features, *arguments):
@@ -143,11 +142,11 @@ recurrence.defvjp(_forward, _backward)
 
 
 def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(form, *arguments)` with the form of the loops that suits the platform."""
+    """`function(plan, form, *arguments)` with the form of the loops that suits the platform."""
     forms = {platform: form_for(platform) for platform in ("cpu", "tpu", "default")}
     if plan.form is not None:
         forms = plan.form.by_platform()
     if len(forms) == 1:  # where the platform is known: tracing takes half of the time
-        return function(forms["default"], *arguments)
-    branches = {platform: partial(function, form) for platform, form in forms.items()}
+        return function(plan, forms["default"], *arguments)
+    branches = {platform: partial(function, plan, form) for platform, form in forms.items()}
     return jax.lax.platform_dependent(*arguments, **branches)

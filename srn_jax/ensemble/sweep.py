@@ -200,14 +200,13 @@ def advance_packed(mesh: Mesh, program: Program, widths: tuple[tuple[int, bool],
         def shard(arguments):
             state, histories, data, length = arguments
             end = jnp.where(length > 0, last, first)  # a shard without work takes none
+            choice = jnp.sum(length > jnp.asarray([width for width, _ in widths]))
+            advance = partial(experiment.advance, program, widths, choice)
 
             def one(data, state, histories):
                 if not mixed:  # that of all of them, for `vmap` too, so their loops begin together
                     data = data._replace(length=length)
-                choice = jnp.sum(length > jnp.asarray([width for width, _ in widths]))
-                return experiment.advance(
-                    program, widths, choice, data, state, histories, first, end
-                )
+                return advance(data, state, histories, first, end)
 
             return over_batch(one)(data, state, histories)
 
