@@ -79,11 +79,11 @@ class InPlace(Form):
 
         def step(t, carry):
             state, states, room = carry
-            new, kept = loop.step(room[t], state, at(loop.mask, t))
+            new, kept = loop.step(at(room, t), state, at(loop.mask, t))
             if loop.cell.keeps_state:
-                return new, states, room.at[t].set(new)
-            states = jax.tree.map(lambda all, one: all.at[t].set(one), states, new)
-            return new, states, room if kept is None else room.at[t].set(kept)
+                return new, states, put(room, t, new)
+            states = jax.tree.map(lambda all, one: put(all, t, one), states, new)
+            return new, states, room if kept is None else put(room, t, kept)
 
         keeps_state = loop.cell.keeps_state
         states = None if keeps_state else jax.tree.map(partial(zeros_for, x), initial)
@@ -129,17 +129,17 @@ class InPlace(Form):
         def step(turn, carry):
             total, dx_room, dg_room = carry
             t = len(kept) - 1 - turn
-            own = dx_room[t] if in_place else at(outside, t)
+            own = at(dx_room, t) if in_place else at(outside, t)
             if own is not None:
                 total = jax.tree.map(jnp.add, own, total)
             nothing, keep = jax.tree.map(jnp.zeros_like, total), at(mask, t)
             counts = keep_where(keep, total, nothing)
-            dx, dg, passed_on = cell.derivative(kept[t], at(g, t), at(before, t), counts)
+            dx, dg, passed_on = cell.derivative(at(kept, t), at(g, t), at(before, t), counts)
             passed_on = add_to_output(passed_on, product(dg, transposed))
             if keep is not None:
                 passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
-            dg_room = None if cell.additive else dg_room.at[t].set(dg)
-            return passed_on, dx_room.at[t].set(dx), dg_room
+            dg_room = None if cell.additive else put(dg_room, t, dg)
+            return passed_on, put(dx_room, t, dx), dg_room
 
         room = outside if in_place and outside is not None else jnp.zeros_like(kept)
         carry = last, room, None if cell.additive else jnp.zeros_like(kept)
@@ -305,7 +305,13 @@ def first(mask: jax.Array) -> jax.Array:
 
 def at(arrays: Any, t: jax.Array) -> Any:
     """Arrays `[time, ...]` at position t; None of None."""
-    return jax.tree.map(lambda array: jnp.asarray(array)[t], arrays)
+    take = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
+    return jax.tree.map(lambda array: take(array, t), arrays)
+
+
+def put(array: jax.Array, t: jax.Array, value: jax.Array) -> jax.Array:
+    """`array [time, ...]` with a value at position t, which is known to be one of its positions."""
+    return jax.lax.dynamic_update_index_in_dim(array, value, t, 0, allow_negative_indices=False)
 
 
 def zeros_for(x: jax.Array, state: jax.Array) -> jax.Array:

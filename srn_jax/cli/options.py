@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 import io
 import itertools
 import re
@@ -53,6 +54,7 @@ SECTIONS: dict[str, dict[str, Any]] = {  # of the textbook's chapter 6
     "6.3": {"cell": ["srn", "lstm"]},
 }
 TEXTBOOK_DATA = "runs/textbook-data"
+GARBAGE = 100_000  # objects after which Python looks for it: the libraries make a million that stay
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
 DEVICE_FAILS = re.compile(  # XLA's words for a device, a driver or a connection that is lost
     "(Jax|Xla)RuntimeError: (INTERNAL|UNAVAILABLE|ABORTED|UNKNOWN|DATA_LOSS|FAILED_PRECONDITION)"
@@ -86,6 +88,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
+    gc.set_threshold(GARBAGE)
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -112,6 +115,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(1)
     finally:  # a process that has failed beside others has left above
         processes.done()
+        gc.freeze()  # or half a second of leaving would be a last look through all objects
     sys.exit(0)
 
 
