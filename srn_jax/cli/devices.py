@@ -24,9 +24,11 @@ PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
 
 # XLA turns a loop into a single kernel if one pass touches fewer bytes than this. Those of the
-# recurrence do (under 20 kB with 32 units, at any length); the loops around them, whose large
-# products are faster as calls of a library, must not.
-SMALL_LOOP_BYTES = 100_000
+# recurrence do with 32 units, at any length (an LSTM's 85 to 90 kB); those of an SRN with 128 units
+# are a third slower as a kernel, and so are the loops around them.
+SMALL_LOOP_BYTES = 90_000
+# Unrolled, the loops over a row are no longer seen as something that vector instructions can do.
+CODE = f"xla_cpu_disable_loop_unrolling,xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
 LIBTPU = re.compile(
     rb"TPU accelerator type|before InitGoogle|common_lib\.cc|Source Location Trace|libtpu_init"
 )
@@ -146,10 +148,9 @@ def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
     XLA aborts the process over a flag it does not know, so a flag goes in only for the versions of
     jaxlib that were tried with it.
     """
-    loops = f"xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
     flags = []
     if (0, 7) <= jaxlib <= NEWEST_TRIED:
-        flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={loops}"]
+        flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={CODE}"]
         flags.append("--xla_cpu_prefer_vector_width=512")  # where there are such; 256 is XLA's own
         parts = min(available_cores(), 32)  # to compile at once; always 32 cost more
         flags.append(f"--xla_cpu_parallel_codegen_split_count={parts}")
