@@ -100,7 +100,8 @@ class InPlace(Form):
         """
 
         def step(t, state):
-            return loop.step(product(features[t], input_weight), state, at(loop.mask, t))[0]
+            x = product(at(features, t), input_weight)
+            return loop.step(x, state, at(loop.mask, t))[0]
 
         start = loop.start if loop.mask is None else first(loop.mask)
         return jax.lax.fori_loop(start, len(features), step, initial)

@@ -28,7 +28,9 @@ EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
 # are a third slower as a kernel, and so are the loops around them.
 SMALL_LOOP_BYTES = 90_000
 # Unrolled, the loops over a row are no longer seen as something that vector instructions can do.
-CODE = f"xla_cpu_disable_loop_unrolling,xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
+EMITTERS = (
+    f"xla_cpu_disable_loop_unrolling,xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
+)
 LIBTPU = re.compile(
     rb"TPU accelerator type|before InitGoogle|common_lib\.cc|Source Location Trace|libtpu_init"
 )
@@ -150,7 +152,7 @@ def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
     """
     flags = []
     if (0, 7) <= jaxlib <= NEWEST_TRIED:
-        flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={CODE}"]
+        flags += ["--xla_cpu_multi_thread_eigen=false", f"--xla_backend_extra_options={EMITTERS}"]
         flags.append("--xla_cpu_prefer_vector_width=512")  # where there are such; 256 is XLA's own
         parts = min(available_cores(), 32)  # to compile at once; always 32 cost more
         flags.append(f"--xla_cpu_parallel_codegen_split_count={parts}")
