@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
-# A test compiles for seconds and computes for milliseconds, so LLVM need not optimise, and XLA's
-# older way of writing kernels will do, where there is one. CI compares with PyTorch as users run.
-LEVEL = "--xla_backend_optimization_level"
-if LEVEL not in (given := os.environ.get("XLA_FLAGS", "")):
-    jaxlib = tuple(int(part) for part in version("jaxlib").split(".")[:2])
-    older = "--xla_cpu_use_fusion_emitters=false" if jaxlib <= (0, 10) else ""
-    os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, f"{LEVEL}=0", older]))
 
 from srn_jax.analysis import drawing  # noqa: E402
 from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
 from srn_jax.cli import options  # noqa: E402
 
+# A test compiles for seconds and computes for milliseconds, so LLVM need not optimise, and XLA's
+# older way of writing kernels will do, where there is one. CI compares with PyTorch as users run.
+LEVEL = "--xla_backend_optimization_level"
+if LEVEL not in (given := os.environ.get("XLA_FLAGS", "")):
+    older = "--xla_cpu_use_fusion_emitters=false" if platform.jaxlib_version() <= (0, 10) else ""
+    os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, f"{LEVEL}=0", older]))
 platform.configure("cpu", cpu_devices=2)
 
 import jax  # noqa: E402

@@ -81,9 +81,9 @@ class InPlace(Form):
             state, states, room = carry
             new, kept = loop.step(at(room, t), state, at(loop.mask, t))
             if loop.cell.keeps_state:
-                return new, states, put(room, t, new)
-            states = jax.tree.map(lambda all, one: put(all, t, one), states, new)
-            return new, states, room if kept is None else put(room, t, kept)
+                return new, states, put(room, new, t)
+            states = jax.tree.map(partial(put, t=t), states, new)
+            return new, states, room if kept is None else put(room, kept, t)
 
         keeps_state = loop.cell.keeps_state
         states = None if keeps_state else jax.tree.map(partial(zeros_for, x), initial)
@@ -139,8 +139,8 @@ class InPlace(Form):
             passed_on = add_to_output(passed_on, product(dg, transposed))
             if keep is not None:
                 passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
-            dg_room = None if cell.additive else put(dg_room, t, dg)
-            return passed_on, put(dx_room, t, dx), dg_room
+            dg_room = None if cell.additive else put(dg_room, dg, t)
+            return passed_on, put(dx_room, dx, t), dg_room
 
         room = outside if in_place and outside is not None else jnp.zeros_like(kept)
         carry = last, room, None if cell.additive else jnp.zeros_like(kept)
@@ -305,13 +305,13 @@ def first(mask: jax.Array) -> jax.Array:
 
 
 def at(arrays: Any, t: jax.Array) -> Any:
-    """Arrays `[time, ...]` at position t; None of None."""
+    """Arrays `[time, ...]` at position t, which is known to be one of theirs; None of None."""
     take = partial(jax.lax.dynamic_index_in_dim, keepdims=False, allow_negative_indices=False)
     return jax.tree.map(lambda array: take(array, t), arrays)
 
 
-def put(array: jax.Array, t: jax.Array, value: jax.Array) -> jax.Array:
-    """`array [time, ...]` with a value at position t, which is known to be one of its positions."""
+def put(array: jax.Array, value: jax.Array, t: jax.Array) -> jax.Array:
+    """An array `[time, ...]` with a value at position t, which is known to be one of its own."""
     return jax.lax.dynamic_update_index_in_dim(array, value, t, 0, allow_negative_indices=False)
 
 

@@ -24,13 +24,11 @@ PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
 
 # XLA turns a loop into a single kernel if one pass touches fewer bytes than this. Those of the
-# recurrence do with 32 units, at any length (an LSTM's 85 to 90 kB); those of an SRN with 128 units
-# are a third slower as a kernel, and so are the loops around them.
-SMALL_LOOP_BYTES = 90_000
-# Unrolled, the loops over a row are no longer seen as something that vector instructions can do.
-EMITTERS = (
-    f"xla_cpu_disable_loop_unrolling,xla_cpu_small_while_loop_byte_threshold={SMALL_LOOP_BYTES}"
-)
+# recurrence do with 32 units, at any length (an LSTM's 85 to 90 kB). Those of an SRN with 128 units
+# must not, since they are a third slower as a kernel, nor the loops around them, whose large
+# products are faster as calls of a library. Loops over a row, unrolled, are not seen to be work for
+# vector instructions, so that is left out.
+EMITTERS = "xla_cpu_small_while_loop_byte_threshold=90000,xla_cpu_disable_loop_unrolling"
 LIBTPU = re.compile(
     rb"TPU accelerator type|before InitGoogle|common_lib\.cc|Source Location Trace|libtpu_init"
 )
@@ -65,8 +63,7 @@ def configure(
         UserError: if the platform is not there, or JAX was told to compute in another way than the
             results of this program are; nothing falls back silently.
     """
-    jaxlib = tuple(int(part) for part in version("jaxlib").split(".")[:2])
-    os.environ["XLA_FLAGS"] = with_our_flags(os.environ.get("XLA_FLAGS", ""), jaxlib)
+    os.environ["XLA_FLAGS"] = with_our_flags(os.environ.get("XLA_FLAGS", ""), jaxlib_version())
     import jax
 
     for name in ("jax_enable_x64", "jax_disable_jit", "jax_debug_nans", "jax_debug_infs"):
@@ -142,6 +139,11 @@ def without_libtpu() -> Iterator[None]:
             for line in kept:
                 if not LIBTPU.search(line):
                     os.write(2, line)
+
+
+def jaxlib_version() -> tuple[int, ...]:
+    """The first two numbers of the version of jaxlib, without loading it."""
+    return tuple(int(part) for part in version("jaxlib").split(".")[:2])
 
 
 def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """What the scripts share: options made from the configuration, and errors as one clear line."""
 
 import argparse
+import atexit
 import dataclasses
 import gc
 import io
@@ -89,6 +90,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     gc.set_threshold(GARBAGE)
+    atexit.register(gc.freeze)  # or half a second of leaving would be a last look for it
     try:
         main(sys.argv[1:])
     except UserError as error:
@@ -115,7 +117,6 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         sys.exit(1)
     finally:  # a process that has failed beside others has left above
         processes.done()
-        gc.freeze()  # or half a second of leaving would be a last look through all objects
     sys.exit(0)
 
 

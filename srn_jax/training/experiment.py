@@ -17,7 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from srn_jax.cells import cell_class
 from srn_jax.cells.kernels import Kernels, check_size
-from srn_jax.cells.loops import Form
+from srn_jax.cells.loops import Form, at, put
 from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
@@ -280,11 +280,7 @@ def evaluate(
 def batch_of(program: Program, data: ExperimentData, step: jax.Array, width: int) -> Batches:
     """The batch of a global step: the next one of the training set, or a fresh one."""
     if data.train is not None:
-        number = data.train.weights.shape[0]
-        return jax.tree.map(
-            lambda array: jax.lax.dynamic_index_in_dim(array, step % number, keepdims=False),
-            data.train,
-        )
+        return at(data.train, step % len(data.train.weights))
     size = program.config.batch_size
     key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=GENERATOR), step)
     examples = program.task.draw(key, size, data.length, width)
@@ -330,8 +326,8 @@ def take_steps(
         parameters, optimizer, new = train_step(
             program, data.hyper, unravel(vector), optimizer, batch, mask
         )
-        put = partial(jax.lax.dynamic_update_index_in_dim, index=global_step - first, axis=0)
-        return ravel_pytree(parameters)[0], optimizer, jax.tree.map(put, recorded, new)
+        recorded = jax.tree.map(partial(put, t=global_step - first), recorded, new)
+        return ravel_pytree(parameters)[0], optimizer, recorded
 
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
         if block_kernel.applies(program):
@@ -385,13 +381,11 @@ def run_block(
     # block in which it diverged shows where it went wrong.
     nothing = no_steps(program, state.parameters)
     evaluated = {"dev_loss": dev_loss, "dev_accuracy": dev_accuracy}
-    put = partial(jax.lax.dynamic_update_index_in_dim, index=block, axis=0)
-    return new, Histories(
-        jax.tree.map(put, histories.steps, select(state.diverged, nothing, recorded)),
-        jax.tree.map(
-            lambda a, v: put(a, jnp.where(good, v, jnp.nan)), histories.evaluations, evaluated
-        ),
+    entered = (
+        select(state.diverged, nothing, recorded),
+        jax.tree.map(lambda value: jnp.where(good, value, jnp.nan), evaluated),
     )
+    return new, Histories(*jax.tree.map(partial(put, t=block), tuple(histories), entered))
 
 
 def advance(
