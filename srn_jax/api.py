@@ -122,7 +122,7 @@ def train(
     if files is not None:
         config = dataclasses.replace(config, data=read_data(str(files), lengths)[0])
     start_jax()
-    from srn_jax.analysis.drawing import helper
+    from srn_jax.analysis.drawing import start_helpers
     from srn_jax.cli.study import run_study
     from srn_jax.runs.loop import RunOptions
     from srn_jax.runs.settings import default_folder
@@ -135,8 +135,8 @@ def train(
     call = ", ".join(f"{name}={value!r}" for name, value in told.items())
     command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
     try:
-        with TRAINING, helper() as process:
-            run_study([config], where, RunOptions(overwrite=overwrite, command=command), process)
+        with TRAINING, start_helpers(2) as helpers:
+            run_study([config], where, RunOptions(overwrite=overwrite, command=command), helpers)
     except Interrupted:
         raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
     return load_run(where)

@@ -84,7 +84,7 @@ def run_here(monkeypatch, capsys):
         words = [name, *map(str, arguments)]
         with monkeypatch.context() as patch:
             patch.setattr(platform, "configure", lambda *_: None)
-            patch.setattr(drawing, "helper", lambda *_, **__: nullcontext())
+            patch.setattr(drawing, "start_helpers", lambda _: nullcontext(()))
             patch.setattr(sys, "argv", words)
             patch.syspath_prepend(str(ROOT / "scripts"))
             with pytest.raises(SystemExit) as end:

@@ -49,7 +49,7 @@ def test_the_names_that_tools_see_are_those_that_there_are():
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api") / "run"
     with pytest.MonkeyPatch.context() as patch:  # to start a helper takes longer than to draw here
-        patch.setattr("srn_jax.analysis.drawing.helper", nullcontext)
+        patch.setattr("srn_jax.analysis.drawing.start_helpers", lambda _: nullcontext(()))
         return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
 
 
@@ -229,7 +229,7 @@ def test_a_folder_of_data_says_which_lengths_there_are(tmp_path, monkeypatch):
     for length, splits in textbook_splits((3, 4), (1, 1, 1)):
         write_splits(tmp_path / "data", length, splits)
     with monkeypatch.context() as patch:
-        patch.setattr("srn_jax.analysis.drawing.helper", nullcontext)
+        patch.setattr("srn_jax.analysis.drawing.start_helpers", lambda _: nullcontext(()))
         run = srn_jax.train(seeds=1, data="data", **SMALL)
     assert run.results.length.tolist() == [3, 4]
 

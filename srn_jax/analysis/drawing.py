@@ -1,4 +1,4 @@
-"""The files of a run's figures, drawn by two processes, because Matplotlib works on one core."""
+"""The files of a run's figures, drawn by several processes: Matplotlib works on one core."""
 
 import dataclasses
 import io
@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,83 +18,81 @@ if TYPE_CHECKING:
     from srn_jax.analysis.look import Look
 
 HELP = "from srn_jax.analysis import drawing; drawing.help_to_draw()"
-DONE = "done\n"
 Helper = subprocess.Popen[str]
 
 
 @contextmanager
-def helper(wanted: bool = True) -> Iterator[Helper | None]:
-    """A process that loads Matplotlib at once, while others compute, and draws when it is asked.
+def start_helpers(number: int) -> Iterator[list[Helper]]:
+    """Processes that load Matplotlib at once, while others compute, and draw when they are asked.
 
-    It ends when its owner does, however that ends; None where there is no second core for it.
+    They end when their owner does, however that ends; none where there is no second core for them.
     """
-    if not wanted or os.cpu_count() == 1:
-        yield None
-        return
-    process = subprocess.Popen(
-        [sys.executable, "-c", HELP],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        start_new_session=True,  # out of reach of the terminal's Ctrl-C
-    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", HELP],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # out of reach of the terminal's Ctrl-C
+        )
+        for _ in range(number if os.cpu_count() != 1 else 0)
+    ]
     try:
-        yield process
+        yield processes
     finally:
-        process.kill()
-        process.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def save_figures(
-    folder: Path, run: Run, look: "Look | None" = None, process: Helper | None = None
+    folder: Path, run: Run, look: "Look | None" = None, helpers: Sequence[Helper] = ()
 ) -> list[Path]:
     """Write all figures of a run into `folder/figures/`; returns their paths.
 
-    A helper draws its share of a finished run, whose files it reads; one that fails costs time and
-    no figure. It has loaded Matplotlib; where that is still to be done here, it gets two thirds.
+    Of a finished run, whose files helpers can read, each draws a share; so does this process where
+    it has loaded Matplotlib. A helper that fails costs time and no figure.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    every = 2 if "matplotlib" in sys.modules else 3
-    if process is None or not run.info.get("finished"):
-        process, every = None, 1
-    else:
-        wanted = {} if look is None else dataclasses.asdict(look)
-        job = {"folder": str(folder), "info": run.info, "look": wanted, "every": every}
+    if not run.info.get("finished"):
+        helpers = ()
+    here = int(not helpers or "matplotlib" in sys.modules)
+    parts = here + len(helpers)
+    job = {"folder": str(folder), "info": run.info, "parts": parts}
+    job["look"] = {} if look is None else dataclasses.asdict(look)
+    for part, helper in enumerate(helpers, here):
         with suppress(OSError):  # it has died
-            print(json.dumps(job), file=process.stdin, flush=True)
+            print(json.dumps(job | {"part": part}), file=helper.stdin, flush=True)
+    shares, said = [draw(folder, run, look, 0, parts)] if here else [], ""
+    for part, helper in enumerate(helpers, here):
+        answer = helper.stdout.readline() if helper.stdout else ""
+        drawn, words = json.loads(answer) if answer else (draw(folder, run, look, part, parts), "")
+        shares.append(drawn)
+        said = said or words
+    if not here:  # what there is to say, of letters that become boxes, is said of every figure
+        print(end=said, file=sys.stderr, flush=True)
+    in_order = chain.from_iterable(zip_longest(*shares, fillvalue=()))
+    return [folder / "figures" / name for name in chain.from_iterable(in_order)]
+
+
+def draw(folder: Path, run: Run, look: "Look | None", part: int, parts: int) -> list[list[str]]:
+    """Write one of so many parts of a run's figures; returns the names of each figure's files."""
     from srn_jax.analysis.figures import figures_of
-    from srn_jax.analysis.look import Look
+    from srn_jax.analysis.look import Look, save_figure
 
     look = look or Look()
-    names = [*figures_of(run, look)]
-    own, theirs = shares(names, every)
-    draw(folder, run, look, own)
-    if process is not None and process.stdout and process.stdout.readline() != DONE:
-        draw(folder, run, look, theirs)
-    return [folder / "figures" / f"{name}.{kind}" for name in names for kind in look.formats]
-
-
-def shares(names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
-    """What a process that asks a helper draws itself, one of so many, and what the helper does."""
-    own = [*names[::every]]
-    return own, [name for name in names if name not in own]
-
-
-def draw(folder: Path, run: Run, look: "Look", names: Sequence[str]) -> None:
-    """Write some of a run's figures."""
-    from srn_jax.analysis.figures import figures_of
-    from srn_jax.analysis.look import save_figure
-
-    figures = figures_of(run, look)
-    for name in names:
-        save_figure(figures[name](), folder / "figures" / name, look)
+    figures = [*figures_of(run, look).items()][part::parts]
+    saved = [save_figure(figure(), folder / "figures" / name, look) for name, figure in figures]
+    return [[path.name for path in paths] for paths in saved]
 
 
 def help_to_draw() -> None:
-    """What a helper does: get ready, and draw what comes in, a line of JSON each time."""
-    from srn_jax.analysis.figures import figures_of
+    """What a helper does: get ready, and draw what comes in, a line of JSON each time.
+
+    Its answers are lines of JSON, too: the files of each figure, and what there was to say.
+    """
     from srn_jax.analysis.look import Look
 
     with Look().axes(2, 1) as (figure, _):
@@ -101,9 +100,9 @@ def help_to_draw() -> None:
             figure.savefig(io.BytesIO(), format=kind)
     for line in sys.stdin:
         job = json.loads(line)
-        folder = Path(job["folder"])
-        run = Run(read_results(folder), read_histories(folder), job["info"])
-        look = Look(**job["look"])
+        folder, look = Path(job["folder"]), Look(**job["look"])
         look = dataclasses.replace(look, formats=tuple(look.formats))  # JSON knows lists alone
-        draw(folder, run, look, shares([*figures_of(run, look)], job["every"])[1])
-        print(end=DONE, flush=True)
+        run = Run(read_results(folder), read_histories(folder), job["info"])
+        with redirect_stderr(io.StringIO()) as said:
+            drawn = draw(folder, run, look, job["part"], job["parts"])
+        print(json.dumps([drawn, said.getvalue()]), flush=True)

@@ -31,7 +31,7 @@ def sweep(arguments: list[str]) -> None:
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
     cli.check_run_options(options)
-    from srn_jax.analysis.drawing import helper
+    from srn_jax.analysis.drawing import start_helpers
     from srn_jax.runs.more_seeds import with_seeds
     from srn_jax.runs.settings import default_folder
 
@@ -50,7 +50,7 @@ def sweep(arguments: list[str]) -> None:
         configs = cli.sweeps_of(options)
         folder = Path(options.out) if options.out else default_folder(configs)
     run_folder.check_folders(folder, configs, options.overwrite)
-    with helper(wanted=not together or not options.process) as process:
+    with start_helpers(0 if together and options.process else 2) as helpers:
         if not together:
             cli.start_platform(options)
         from srn_jax.cli.study import begin_with_more_seeds, run_study
@@ -65,7 +65,7 @@ def sweep(arguments: list[str]) -> None:
         try:
             if finished is not None:
                 begin_with_more_seeds(finished, configs, folder, how)
-            run_study(configs, folder, how, process, bool(options.textbook))
+            run_study(configs, folder, how, helpers, bool(options.textbook))
         except Interrupted as stop:
             resume = ["--resume", str(folder), *(["--kernel"] if options.kernel else [])]
             again = resume if finished is None else arguments
@@ -122,7 +122,7 @@ def plot(arguments: list[str]) -> None:
     folders = [run for folder in given for run in run_folder.runs_in(folder)]
     if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
         raise UserError("--out, --labels and --baseline are for several runs, and this is one")
-    from srn_jax.analysis.drawing import helper
+    from srn_jax.analysis.drawing import start_helpers
     from srn_jax.cli import publish
 
     look = cli.look_of(options)
@@ -131,8 +131,8 @@ def plot(arguments: list[str]) -> None:
     loaded = (publish.load_run(folder, start) for folder in folders)
     runs = dict(zip(names, loaded, strict=True))
     if len(folders) == 1:
-        with helper() as process:
-            paths = publish.publish(folders[0], runs[names[0]], look, process)
+        with start_helpers(1) as helpers:
+            paths = publish.publish(folders[0], runs[names[0]], look, helpers)
         print("written:", *paths, sep="\n  ")
         return
     beside = given[0] if len(given) == 1 else given[0].parent / "comparison"

@@ -1,11 +1,11 @@
 """What a run shows while it goes on: a bar on a terminal or in a notebook, or plain lines."""
 
 import html
-import importlib
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from textwrap import fill
 from typing import Any
 
@@ -60,8 +60,8 @@ class PlainReporter:
         now = time.monotonic()
         if self.began is None:
             self.began = (now, progress.step)
-            # This process waits for the devices now; what it needs at the end takes a second.
-            threading.Thread(target=load_the_rest, daemon=True).start()
+            # This process waits for the devices now; what saves a checkpoint takes a while to load.
+            threading.Thread(target=import_module, args=["orbax.checkpoint"], daemon=True).start()
         return (progress.step - self.began[1]) / max(now - self.began[0], 1e-9)
 
 
@@ -182,12 +182,6 @@ def reporter_for(config: SweepConfig, textbook: bool = False) -> PlainReporter:
     if "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None:
         return NotebookReporter(config)
     return BarReporter(config) if sys.stdout.isatty() else PlainReporter(config)
-
-
-def load_the_rest() -> None:
-    """Load what saves a checkpoint and draws figures."""
-    for module in ("orbax.checkpoint", "srn_jax.analysis.figures"):
-        importlib.import_module(module)
 
 
 def headline(progress: Progress, rate: float) -> str:

@@ -23,7 +23,7 @@ COMPARISON = "comparison"
 
 
 def publish(
-    folder: Path, run: Run, look: "Look | None" = None, process: Helper | None = None
+    folder: Path, run: Run, look: "Look | None" = None, helpers: Sequence[Helper] = ()
 ) -> list[Path]:
     """Draw the figures and write tables, report and log of a run; returns the files and folders.
 
@@ -32,7 +32,7 @@ def publish(
     pictures: list[Path] = []
     attempt(
         "the figures could not be drawn",
-        lambda: pictures.extend(save_figures(folder, run, look, process)),
+        lambda: pictures.extend(save_figures(folder, run, look, helpers)),
     )
     gates = sorted((folder / "figures").glob("6.13_*"))  # which take JAX to draw
     pictures += [path for path in gates if path.suffix != PARTIAL]

@@ -42,7 +42,7 @@ def run_study(
     configs: Sequence[SweepConfig],
     folder: Path,
     options: RunOptions,
-    process: Helper | None = None,
+    helpers: Sequence[Helper] = (),
     textbook: bool = False,
 ) -> dict[str, Run]:
     """Train sweeps that differ in their settings and compare them; returns the runs by name.
@@ -58,7 +58,7 @@ def run_study(
         try_out(config, options.kernel)
     if len(configs) == 1:
         only = {folder.name: Member(folder, configs[0])}
-        return run_and_publish(only, options, process, textbook)
+        return run_and_publish(only, options, helpers, textbook)
     variants = {
         name: Member(folder / name, config) for name, config in variants_of(configs).items()
     }
@@ -69,7 +69,7 @@ def run_study(
     for group in groups_of([*variants.values()]):
         named = {name: member for name, member in variants.items() if member in group}
         say(f"\n{'variants' if len(named) > 1 else 'variant'} {', '.join(named)}")
-        runs |= run_and_publish(named, options, process, textbook)
+        runs |= run_and_publish(named, options, helpers, textbook)
     if jax.process_index() == 0:
         runs = {name: runs[name] for name in variants}
         write_variants(folder / VARIANTS_FILE, dict(zip(variants, configs, strict=True)), runs)
@@ -99,7 +99,7 @@ def say(message: str) -> None:
 def run_and_publish(
     members: Mapping[str, Member],
     options: RunOptions,
-    process: Helper | None = None,
+    helpers: Sequence[Helper] = (),
     textbook: bool = False,
 ) -> dict[str, Run]:
     """Runs that train together, and after them the table, figures and report of each."""
@@ -111,16 +111,16 @@ def run_and_publish(
         if run is not None:  # another process publishes it
             done[name] = run
             attempt("the gates could not be drawn", partial(draw_gates, folder, own, run.results))
-            publish_run(folder, run, process)
+            publish_run(folder, run, helpers)
             for line in closing_lines(run, own) if textbook else ():
                 say(line)
     return done
 
 
-def publish_run(folder: Path, run: Run, process: Helper | None) -> None:
+def publish_run(folder: Path, run: Run, helpers: Sequence[Helper]) -> None:
     """Publish a run and say what its folder holds."""
     paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
-    paths += publish(folder, run, process=process)
+    paths += publish(folder, run, helpers=helpers)
     results = run.results
     say(f"\n{report.results_table(results)}\n")
     names = ", ".join(str(path.relative_to(folder)) for path in paths)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from srn_jax.analysis import drawing
-from srn_jax.analysis.drawing import helper, save_figures
+from srn_jax.analysis.drawing import save_figures, start_helpers
 from srn_jax.analysis.figures import (
     DEV_COLOR,
     TEST_COLOR,
@@ -440,40 +440,55 @@ def test_a_name_with_a_point_keeps_all_of_it(tmp_path):
     assert all(path.exists() for path in paths)
 
 
-def test_a_helper_draws_the_same_files_and_one_that_dies_costs_none(tmp_path, monkeypatch):
-    run = Run(*a_run(lengths=(5,), seeds=3), {"finished": True})
+def test_helpers_draw_the_same_files_and_one_that_dies_costs_none(tmp_path, monkeypatch):
+    run = Run(*a_run(lengths=(5, 10), seeds=3), {"finished": True})
     look, here = Look(formats=("png",)), []
     plainly = drawing.draw
-    monkeypatch.setattr(drawing, "draw", lambda *a: (here.append(a[-1]), plainly(*a)))
-    for name in ("together", "without"):  # the helper reads the run's files
+    monkeypatch.setattr(drawing, "draw", lambda *a: (here.append(a[-2:]), plainly(*a))[1])
+    for name in ("together", "without"):  # helpers read the run's files
         (tmp_path / name).mkdir()
         write_results(run.results, tmp_path / name)
         write_histories(run.histories, tmp_path / name)
     alone = save_figures(tmp_path / "alone", run, look)
-    with helper() as process:
-        together = save_figures(tmp_path / "together", run, look, process)
-        assert together == save_figures(tmp_path / "together", run, look, process)
-        process.kill()
-        process.wait()
-        without = save_figures(tmp_path / "without", run, look, process)
-    every, mine, theirs = ["6.7", "overview", "6.6_5"], ["6.7", "6.6_5"], ["overview"]
-    assert here == [every, mine, mine, mine, theirs]
+    assert here == [(0, 1)]
+    with start_helpers(2) as helpers:
+        together = save_figures(tmp_path / "together", run, look, helpers)
+        assert here[1:] == [(0, 3)]  # where Matplotlib is loaded, this process helps as well
+        with monkeypatch.context() as patch:
+            patch.delitem(sys.modules, "matplotlib")
+            assert together == save_figures(tmp_path / "together", run, look, helpers)
+        assert here[2:] == []
+        helpers[1].kill()
+        helpers[1].wait()
+        without = save_figures(tmp_path / "without", run, look, helpers)
+        assert here[2:] == [(0, 3), (2, 3)]
     for path, twin, third in zip(alone, together, without, strict=True):
+        assert path.name == twin.name == third.name
         assert path.read_bytes() == twin.read_bytes() == third.read_bytes()
 
 
-def test_a_helper_that_is_not_needed_ends():
-    with helper() as process:
-        pass
-    assert process.returncode is not None
-    with helper(wanted=False) as process:
-        assert process is None
+def test_what_helpers_have_to_say_is_said_once(tmp_path, monkeypatch, capsys):
+    run = Run(*a_run(lengths=(5, 10), seeds=3), {"finished": True})
+    write_results(run.results, tmp_path)
+    write_histories(run.histories, tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib")
+    with start_helpers(2) as helpers:
+        save_figures(tmp_path, run, Look(formats=("png",), title="\U000104a0"), helpers)
+    assert capsys.readouterr().err.count("in no font found") == 1
+
+
+def test_helpers_that_are_not_needed_end():
+    with start_helpers(2) as helpers:
+        assert len(helpers) == 2
+    assert all(helper.returncode is not None for helper in helpers)
+    with start_helpers(0) as helpers:
+        assert helpers == []
 
 
 def test_a_helper_ends_when_its_owner_is_killed():
     code = (
-        "from srn_jax.analysis.drawing import helper; import time\n"
-        "with helper() as process: print(process.pid, flush=True); time.sleep(60)"
+        "from srn_jax.analysis.drawing import start_helpers; import time\n"
+        "with start_helpers(1) as [helper]: print(helper.pid, flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     helper = int(owner.stdout.readline())
