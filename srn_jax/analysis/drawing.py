@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -48,12 +48,17 @@ def start_helpers(number: int) -> Iterator[list[Helper]]:
 
 
 def save_figures(
-    folder: Path, run: Run, look: "Look | None" = None, helpers: Sequence[Helper] = ()
+    folder: Path,
+    run: Run,
+    look: "Look | None" = None,
+    helpers: Sequence[Helper] = (),
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Write all figures of a run into `folder/figures/`; returns their paths.
 
     Of a finished run, whose files helpers can read, each draws a share; so does this process where
-    it has loaded Matplotlib. A helper that fails costs time and no figure.
+    it has loaded Matplotlib. A helper that fails costs time and no figure. `meanwhile` is what else
+    this process has to do while helpers draw.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     if not run.info.get("finished"):
@@ -65,13 +70,17 @@ def save_figures(
     for part, helper in enumerate(helpers, here):
         with suppress(OSError):  # it has died
             print(json.dumps(job | {"part": part}), file=helper.stdin, flush=True)
+    meanwhile()
     shares, said = [draw(folder, run, look, 0, parts)] if here else [], ""
     for part, helper in enumerate(helpers, here):
         answer = helper.stdout.readline() if helper.stdout else ""
-        drawn, words = json.loads(answer) if answer else (draw(folder, run, look, part, parts), "")
+        if answer.endswith("\n"):  # or it has died, perhaps while it answered
+            drawn, words = json.loads(answer)
+        else:
+            drawn, words = draw(folder, run, look, part, parts), ""
         shares.append(drawn)
         said = said or words
-    if not here:  # what there is to say, of letters that become boxes, is said of every figure
+    if not here:  # all figures have the same to say, of letters that become boxes
         print(end=said, file=sys.stderr, flush=True)
     in_order = chain.from_iterable(zip_longest(*shares, fillvalue=()))
     return [folder / "figures" / name for name in chain.from_iterable(in_order)]

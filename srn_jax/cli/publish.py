@@ -23,16 +23,21 @@ COMPARISON = "comparison"
 
 
 def publish(
-    folder: Path, run: Run, look: "Look | None" = None, helpers: Sequence[Helper] = ()
+    folder: Path,
+    run: Run,
+    look: "Look | None" = None,
+    helpers: Sequence[Helper] = (),
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """Draw the figures and write tables, report and log of a run; returns the files and folders.
 
-    A figure that cannot be drawn costs neither the results nor the report.
+    A figure that cannot be drawn costs neither the results nor the report. See `save_figures` for
+    the helpers, and for what this process does meanwhile.
     """
     pictures: list[Path] = []
     attempt(
         "the figures could not be drawn",
-        lambda: pictures.extend(save_figures(folder, run, look, helpers)),
+        lambda: pictures.extend(save_figures(folder, run, look, helpers, meanwhile)),
     )
     gates = sorted((folder / "figures").glob("6.13_*"))  # which take JAX to draw
     pictures += [path for path in gates if path.suffix != PARTIAL]

@@ -1,7 +1,7 @@
 """From settings to answers: runs of one or several variants, with tables, figures and a report."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -110,17 +110,20 @@ def run_and_publish(
     for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
         if run is not None:  # another process publishes it
             done[name] = run
-            attempt("the gates could not be drawn", partial(draw_gates, folder, own, run.results))
-            publish_run(folder, run, helpers)
+            gates = partial(draw_gates, folder, own, run.results)
+            meanwhile = partial(attempt, "the gates could not be drawn", gates)
+            publish_run(folder, run, helpers, meanwhile)
             for line in closing_lines(run, own) if textbook else ():
                 say(line)
     return done
 
 
-def publish_run(folder: Path, run: Run, helpers: Sequence[Helper]) -> None:
-    """Publish a run and say what its folder holds."""
+def publish_run(
+    folder: Path, run: Run, helpers: Sequence[Helper], meanwhile: Callable[[], None]
+) -> None:
+    """Publish a run and say what its folder holds; for the rest see `publish`."""
     paths = [folder / name for name in (RESULTS_FILE, HISTORIES_FILE, CHECKPOINTS_FOLDER)]
-    paths += publish(folder, run, helpers=helpers)
+    paths += publish(folder, run, None, helpers, meanwhile)
     results = run.results
     say(f"\n{report.results_table(results)}\n")
     names = ", ".join(str(path.relative_to(folder)) for path in paths)

@@ -449,8 +449,9 @@ def test_helpers_draw_the_same_files_and_one_that_dies_costs_none(tmp_path, monk
         (tmp_path / name).mkdir()
         write_results(run.results, tmp_path / name)
         write_histories(run.histories, tmp_path / name)
-    alone = save_figures(tmp_path / "alone", run, look)
-    assert here == [(0, 1)]
+    meanwhile = []
+    alone = save_figures(tmp_path / "alone", run, look, (), lambda: meanwhile.append(len(here)))
+    assert here == [(0, 1)] and meanwhile == [0]  # before this process draws
     with start_helpers(2) as helpers:
         together = save_figures(tmp_path / "together", run, look, helpers)
         assert here[1:] == [(0, 3)]  # where Matplotlib is loaded, this process helps as well
