@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
 HELP = "from srn_jax.analysis import drawing; drawing.help_to_draw()"
 Helper = subprocess.Popen[str]
+Drawn = tuple[int, list[str]]  # a figure's place among all of a run, and the names of its files
+COST = {"overview": 3.5}  # of drawing it, where any other's is 1
 
 
 @contextmanager
@@ -71,30 +72,34 @@ def save_figures(
         with suppress(OSError):  # it has died
             print(json.dumps(job | {"part": part}), file=helper.stdin, flush=True)
     meanwhile()
-    shares, said = [draw(folder, run, look, 0, parts)] if here else [], ""
+    done, said = draw(folder, run, look, 0, parts) if here else [], ""
     for part, helper in enumerate(helpers, here):
         answer = helper.stdout.readline() if helper.stdout else ""
         if answer.endswith("\n"):  # or it has died, perhaps while it answered
             drawn, words = json.loads(answer)
         else:
             drawn, words = draw(folder, run, look, part, parts), ""
-        shares.append(drawn)
+        done += drawn
         said = said or words
     if not here:  # all figures have the same to say, of letters that become boxes
         print(end=said, file=sys.stderr, flush=True)
-    in_order = chain.from_iterable(zip_longest(*shares, fillvalue=()))
-    return [folder / "figures" / name for name in chain.from_iterable(in_order)]
+    files = dict(done)
+    return [folder / "figures" / name for place in sorted(files) for name in files[place]]
 
 
-def draw(folder: Path, run: Run, look: "Look | None", part: int, parts: int) -> list[list[str]]:
-    """Write one of so many parts of a run's figures; returns the names of each figure's files."""
+def draw(folder: Path, run: Run, look: "Look | None", part: int, parts: int) -> list[Drawn]:
+    """Write one of so many parts, which take about as long, of a run's figures."""
     from srn_jax.analysis.figures import figures_of
     from srn_jax.analysis.look import Look, save_figure
 
-    look = look or Look()
-    figures = [*figures_of(run, look).items()][part::parts]
-    saved = [save_figure(figure(), folder / "figures" / name, look) for name, figure in figures]
-    return [[path.name for path in paths] for paths in saved]
+    look, work, done = look or Look(), [0.0] * parts, []
+    for place, (name, figure) in enumerate(figures_of(run, look).items()):
+        least = work.index(min(work))
+        work[least] += COST.get(name, 1)
+        if least == part:
+            paths = save_figure(figure(), folder / "figures" / name, look)
+            done.append((place, [path.name for path in paths]))
+    return done
 
 
 def help_to_draw() -> None:
