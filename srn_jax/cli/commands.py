@@ -11,6 +11,7 @@ from typing import Any
 
 from srn_jax.checks import between, check_list, whole
 from srn_jax.cli import options as cli
+from srn_jax.cli.devices import programs_folder
 from srn_jax.config import TEXTBOOK_LENGTHS
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import (
@@ -60,7 +61,12 @@ def sweep(arguments: list[str]) -> None:
         called = cli.called("sweep")
         command = shlex.join([*called, *arguments])
         how = RunOptions(
-            options.overwrite, options.checkpoint_every, options.chunk, options.kernel, command
+            options.overwrite,
+            options.checkpoint_every,
+            options.chunk,
+            options.kernel,
+            command,
+            programs_folder(),
         )
         try:
             if finished is not None:

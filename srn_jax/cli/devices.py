@@ -198,6 +198,16 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def programs_folder() -> Path | None:
+    """Where compiled programs are kept by what they are traced from; None where JAX keeps none."""
+    import jax
+
+    settings = jax.config.values
+    folder = settings["jax_compilation_cache_dir"]
+    kept = settings["jax_enable_compilation_cache"] and folder is not None and "://" not in folder
+    return Path(folder) / "programs" if kept else None
+
+
 def explain(platform: str, distributed: Distributed | None, error: Exception) -> str:
     """One line for a platform that is not there, or processes that did not find each other."""
     reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -10,6 +10,7 @@ would only push the first one out of the cache, a single experiment.
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,10 +22,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srn_jax.cells.kernels import Kernels
 from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
+from srn_jax.ensemble.compiling import compiler_options, kept_programs
 from srn_jax.ensemble.packing import pack_for
 from srn_jax.tasks.task import PADDING, Dataset, Examples, check_length, mask_of
 from srn_jax.training import experiment
-from srn_jax.training.experiment import Histories, Program, TrainState, program_of
+from srn_jax.training.experiment import Histories, Program, program_of
 from srn_jax.training.model import hyperparameters_of
 
 AXIS = PartitionSpec("experiment")
@@ -46,6 +48,7 @@ class Sweep:
         files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
         kernel: bool = False,
+        programs: Path | None = None,
     ):
         """Draw the parameters and the data of each experiment.
 
@@ -55,6 +58,7 @@ class Sweep:
                 the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
             kernel: train by the kernels for GPUs.
+            programs: a folder for compiled programs, see `compiling.kept_programs`.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
         first = self.configs[0]
@@ -84,11 +88,15 @@ class Sweep:
                 jax.tree.map(lambda array: array[packed], padded),
             )
         )
-        prepare = prepare_packed(self.mesh, self.program, self.width)
-        with ThreadPoolExecutor(max_workers=1) as background:  # the two compile side by side
-            compiling = background.submit(self._compile, *jax.eval_shape(prepare, *inputs))
-            self.state, self.histories, self.data = prepare(*inputs)
-            self._advance = compiling.result()
+        shapes = (
+            self.width,
+            self.packing.widths,
+            self.packing.mixed,
+            jax.tree.map(jax.typeof, inputs),
+        )
+        build = partial(self._compile, inputs)
+        prepare, self._advance = kept_programs(programs, self.program, shapes, build)
+        self.state, self.histories, self.data = prepare(*inputs)
 
     @property
     def sharding(self) -> NamedSharding:
@@ -103,15 +111,23 @@ class Sweep:
 
         return jax.tree.map(put, arrays)
 
-    def _compile(self, state: TrainState, histories: Histories, data: Any) -> jax.stages.Compiled:
-        """The program of `advance`, for arrays of these shapes."""
+    def _compile(self, inputs: tuple[Any, ...]) -> list[jax.stages.Compiled]:
+        """The programs that prepare the experiments and that train them."""
+        prepare = prepare_packed(self.mesh, self.program, self.width)
+        advance = advance_packed(self.mesh, self.program, self.packing.widths, self.packing.mixed)
 
         def on_mesh(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.sharding)
 
-        arrays = jax.tree.map(on_mesh, (state, histories, data))
-        program = advance_packed(self.mesh, self.program, self.packing.widths, self.packing.mixed)
-        return program.lower(*arrays, self.shard_lengths, np.int32(0), np.int32(0)).compile()
+        arrays = jax.tree.map(on_mesh, jax.eval_shape(prepare, *inputs))
+        blocks = np.int32(0), np.int32(0)
+
+        def compile_advance() -> jax.stages.Compiled:
+            return advance.lower(*arrays, self.shard_lengths, *blocks).compile()
+
+        with ThreadPoolExecutor(max_workers=1) as background:  # the two compile side by side
+            compiled = background.submit(compile_advance)
+            return [prepare.lower(*inputs).compile(), compiled.result()]
 
     def advance(self, first_block: int, last_block: int) -> None:
         """Train every experiment through the blocks first_block <= block < last_block."""
@@ -188,7 +204,8 @@ def prepare_packed(mesh: Mesh, program: Program, width: int):
         return jax.lax.map(lambda shard: over_batch(one)(*shard), inputs)
 
     return jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
+        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
 
 
@@ -275,7 +292,8 @@ def mapped(function: Callable[..., Any], given: tuple[Any, ...], mesh: Mesh, bat
         return jax.lax.map(lambda one: function(*given, *one), arguments, batch_size=batch)
 
     return jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False)
+        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
 
 

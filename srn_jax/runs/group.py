@@ -181,7 +181,8 @@ def train(
     if block < blocks:  # or results alone are missing
         began = time.monotonic()
         reporter.say(COMPILING)
-        sweep = Sweep([run.config for run in runs], files, options.chunk, options.kernel)
+        configs = [run.config for run in runs]
+        sweep = Sweep(configs, files, options.chunk, options.kernel, options.programs)
         if block:
             resume(sweep, starts)
             done = sweep.eval_steps[block - 1] + 1

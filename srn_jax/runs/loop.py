@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -66,6 +67,7 @@ class RunOptions:
     chunk: int | None = None  # experiments side by side on a device
     kernel: bool = False  # train by the kernels for GPUs
     command: str = ""  # what the user typed, for the report
+    programs: Path | None = None  # where compiled programs are kept; None to trace them anyway
 
 
 AS_USUAL = RunOptions()
