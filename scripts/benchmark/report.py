@@ -27,9 +27,10 @@ from srn_jax.errors import UserError
 SCRIPT = Path(__file__).parents[1] / "benchmark.py"
 SWEEP = SCRIPT.with_name("sweep.py")
 BARE = "import jax, flax.nnx, optax, orbax.checkpoint, matplotlib.pyplot"
+ALONE = "imports alone"
 WHOLE_PROCESSES: dict[str, tuple[str, list[str]]] = {  # a cache of programs, and Python's arguments
-    "imports alone": ("none", ["-c", BARE]),
     "sweep.py --seeds 1, cold": ("one", [str(SWEEP), "--seeds", "1"]),
+    ALONE: ("one", ["-c", BARE]),  # where Matplotlib finds its list of fonts
     "sweep.py --seeds 1, warm": ("one", [str(SWEEP), "--seeds", "1"]),
     "sweep.py --quick, cold": ("quick", [str(SWEEP), "--quick"]),
 }
@@ -225,8 +226,8 @@ def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> di
                 turns[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(times) for name, times in turns.items()}
     found = {f"{name}, seconds": value for name, value in seconds.items()}
-    for name, value in [*seconds.items()][1:]:
-        found[f"{name}, times the imports alone"] = value / seconds["imports alone"]
+    for name in [name for name in seconds if name != ALONE]:
+        found[f"{name}, times the imports alone"] = seconds[name] / seconds[ALONE]
     for one in contenders:
         if (one["contender"], one["cell"]) == ("pytorch-loop", "srn"):
             ratio = one["experiment_seconds"] / seconds["sweep.py --seeds 1, cold"]
