@@ -226,8 +226,9 @@ def measure_whole_process(platform: str, contenders: list[dict[str, Any]]) -> di
                 turns[name].append(time.perf_counter() - began)
     seconds = {name: statistics.median(times) for name, times in turns.items()}
     found = {f"{name}, seconds": value for name, value in seconds.items()}
-    for name in [name for name in seconds if name != ALONE]:
-        found[f"{name}, times the imports alone"] = seconds[name] / seconds[ALONE]
+    for name, value in seconds.items():
+        if name != ALONE:
+            found[f"{name}, times the imports alone"] = value / seconds[ALONE]
     for one in contenders:
         if (one["contender"], one["cell"]) == ("pytorch-loop", "srn"):
             ratio = one["experiment_seconds"] / seconds["sweep.py --seeds 1, cold"]

@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from srn_jax.checks import OWN
+from srn_jax.own_files import path_of
 from srn_jax.training.experiment import Program
 
 PACKAGE = Path(__file__).parents[1]
@@ -44,7 +44,7 @@ def listen(event: str, **_: Any) -> None:
 jax.monitoring.register_event_listener(listen)
 
 
-def compiler_options(platform: str) -> dict[str, bool]:
+def compiler_options(mesh: jax.sharding.Mesh) -> dict[str, bool]:
     """Options for a program that computes for less time than it takes to compile.
 
     On a CPU, XLA's older way of writing kernels compiles in 0.7 of the time. Its kernels take a
@@ -52,7 +52,8 @@ def compiler_options(platform: str) -> dict[str, bool]:
     not have it.
     """
     older = jax.__version_info__[:2] <= (0, 10)
-    return {"xla_cpu_use_fusion_emitters": False} if platform == "cpu" and older else {}
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return {"xla_cpu_use_fusion_emitters": False} if on_cpu and older else {}
 
 
 def kept_programs(
@@ -90,9 +91,8 @@ def kept_programs(
 
 def has_users_code(program: Program) -> bool:
     """Whether a program has a cell, a task or a probe out of a user's file."""
-    classes = program.cell, type(program.task)
-    own = any(not one.__module__.startswith("srn_jax.") for one in classes)
-    return own or any(OWN.fullmatch(name) for name in program.probes)
+    names = program.config.cell, program.config.task, *program.probes
+    return any(path_of(name) is not None for name in names)
 
 
 def name_of(program: Program, about: Any) -> str:

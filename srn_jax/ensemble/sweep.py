@@ -203,10 +203,7 @@ def prepare_packed(mesh: Mesh, program: Program, width: int):
         one = partial(experiment.prepare, program, width)
         return jax.lax.map(lambda shard: over_batch(one)(*shard), inputs)
 
-    return jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False),
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
-    )
+    return run_once(on_device, mesh)
 
 
 @cache
@@ -238,6 +235,14 @@ def advance_packed(mesh: Mesh, program: Program, widths: tuple[tuple[int, bool],
             check_vma=False,
         ),
         donate_argnums=(0, 1),
+    )
+
+
+def run_once(on_device: Callable[..., Any], mesh: Mesh):
+    """The program of a function of shards on their devices, compiled quickly."""
+    return jax.jit(
+        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False),
+        compiler_options=compiler_options(mesh),
     )
 
 
@@ -291,10 +296,7 @@ def mapped(function: Callable[..., Any], given: tuple[Any, ...], mesh: Mesh, bat
     def on_device(arguments):
         return jax.lax.map(lambda one: function(*given, *one), arguments, batch_size=batch)
 
-    return jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False),
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
-    )
+    return run_once(on_device, mesh)
 
 
 def evaluate_experiments(

@@ -34,18 +34,8 @@ def result(config, programs):
     return jax.tree.leaves(sweep.gather((sweep.state, tuple(sweep.histories), sweep.data)))
 
 
-@pytest.fixture
-def not_compiled(monkeypatch):
-    """Call it, and from then on nothing may be compiled."""
-
-    def refuse(*_):
-        pytest.fail("compiled, although it was kept")
-
-    return lambda: monkeypatch.setattr(Sweep, "_compile", refuse)
-
-
 def test_a_kept_program_gives_the_same_bits_and_other_numbers_where_they_are_others(
-    tmp_path, not_compiled
+    tmp_path, monkeypatch
 ):
     lstm = dataclasses.replace(CONFIG.experiment, cell="lstm")
     config = dataclasses.replace(CONFIG, experiment=lstm)
@@ -53,7 +43,7 @@ def test_a_kept_program_gives_the_same_bits_and_other_numbers_where_they_are_oth
     first = result(config, folder)
     (kept,) = folder.iterdir()
     expected = result(config, None)
-    not_compiled()
+    monkeypatch.setattr(Sweep, "_compile", lambda *_: pytest.fail("compiled, although kept"))
     found = result(config, folder)
     for one, other, another in zip(expected, first, found, strict=True):
         assert np.array_equal(one, other, equal_nan=True)
