@@ -1,4 +1,7 @@
-"""JAX for the tests: a CPU of two devices, strict about shapes, with a cache of its own."""
+"""JAX for the tests: a CPU of two devices, strict about shapes, with a cache of its own.
+
+SRN_JAX_TEST_PLATFORM=gpu python -m pytest tests/cells tests/training  # on a GPU, kernels too
+"""
 
 import importlib
 import os
@@ -24,7 +27,7 @@ LEVEL = "--xla_backend_optimization_level"
 if LEVEL not in (given := os.environ.get("XLA_FLAGS", "")):
     older = "--xla_cpu_use_fusion_emitters=false" if platform.jaxlib_version() <= (0, 10) else ""
     os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, f"{LEVEL}=0", older]))
-platform.configure("cpu", cpu_devices=2)
+platform.configure(os.environ.get("SRN_JAX_TEST_PLATFORM", "cpu"), cpu_devices=2)
 
 import jax  # noqa: E402
 

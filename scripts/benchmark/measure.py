@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from srn_jax.checks import one_of, whole
-from srn_jax.cli.devices import PLATFORMS
+from srn_jax.cli.devices import BACKENDS, PLATFORMS
 from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 
@@ -128,7 +128,7 @@ def measure_jax(job: Job, contender: str) -> Measurement:
     import jax
 
     if job.platform != "auto":
-        jax.config.update("jax_platforms", job.platform)
+        jax.config.update("jax_platforms", BACKENDS.get(job.platform, job.platform))
     jax.config.update("jax_default_matmul_precision", "highest")  # no TF32, as everywhere here
     from benchmark.baselines import jax_experiment
 

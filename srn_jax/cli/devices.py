@@ -22,6 +22,8 @@ from srn_jax.errors import UserError, warn
 
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
+# JAX takes "gpu" to mean CUDA and ROCm, both, and fails for want of the other.
+BACKENDS = {"gpu": "cuda"}
 
 # XLA turns a loop into a single kernel if one pass touches fewer bytes than this. Those of the
 # recurrence do with 32 units, at any length (an LSTM's 85 to 90 kB). Those of an SRN with 128 units
@@ -72,7 +74,7 @@ def configure(
     with suppress(AttributeError):  # a JAX that draws in one way alone
         jax.config.update("jax_threefry_partitionable", True)
     if platform != "auto":
-        jax.config.update("jax_platforms", platform)
+        jax.config.update("jax_platforms", BACKENDS.get(platform, platform))
     if cpu_devices is not None or "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
     use_compilation_cache()

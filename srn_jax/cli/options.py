@@ -178,13 +178,13 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
                 resume = "go on with the run in this folder, or give a finished one more --seeds"
                 often = "seconds between checkpoints [30, or more, to stay under 2 %% of the time]"
                 chunk = "experiments side by side on a device [1 on a CPU, what fits elsewhere]"
-                kernel = "train by hand-written GPU kernels, which have not run on a GPU yet"
+                kernel = "train by kernels written for GPUs [where they suit: newer ones of NVIDIA]"
                 add("--out", type=path, metavar="DIR", help=out)
                 add("--resume", type=path, metavar="RUN", help=resume)
                 add("--overwrite", action="store_true", help="lose a run that the folder has")
                 add("--checkpoint-every", type=NUMBER, metavar="S", help=often)
                 add("--chunk", **COUNT, help=chunk)
-                add("--kernel", action="store_true", help=kernel)
+                add("--kernel", action=argparse.BooleanOptionalAction, help=kernel)
             case "look of the figures":
                 formats = "pdf, png or svg, or several [pdf png]"
                 title = r"above every figure; $x$ is mathematics, \$ a dollar"

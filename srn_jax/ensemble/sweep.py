@@ -19,7 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srn_jax.cells.kernels import Kernels
+from srn_jax.cells import cell_class
+from srn_jax.cells.kernels import Kernels, suit
 from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.compiling import compiler_options, kept_programs
@@ -47,7 +48,7 @@ class Sweep:
         configs: SweepConfig | Sequence[SweepConfig],
         files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
-        kernel: bool = False,
+        kernel: bool | None = None,
         programs: Path | None = None,
     ):
         """Draw the parameters and the data of each experiment.
@@ -57,7 +58,7 @@ class Sweep:
             files: the data of each length where they are not drawn, as `textbook_files.Splits`;
                 the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
-            kernel: train by the kernels for GPUs.
+            kernel: whether to train by the kernels for GPUs; None does where they suit.
             programs: a folder for compiled programs, see `compiling.kept_programs`.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
@@ -67,6 +68,9 @@ class Sweep:
         self.experiments = [one for config in self.configs for one in config.experiments]
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
+        if kernel is None:
+            settings = first.experiment
+            kernel = suit(devices[0], cell_class(settings.cell), settings.hidden_size)
         form = Kernels() if kernel else form_for(devices[0].platform)
         self.program = program_of(*self.configs, files=files, form=form)
         for length in first.lengths:

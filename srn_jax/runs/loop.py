@@ -65,7 +65,7 @@ class RunOptions:
     overwrite: bool = False
     checkpoint_every: float | None = None  # seconds; None keeps the cost under CHECKPOINT_SHARE
     chunk: int | None = None  # experiments side by side on a device
-    kernel: bool = False  # train by the kernels for GPUs
+    kernel: bool | None = None  # train by the kernels for GPUs; None where they suit
     command: str = ""  # what the user typed, for the report
     programs: Path | None = None  # where compiled programs are kept; None to trace them anyway
 

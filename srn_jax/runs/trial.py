@@ -31,12 +31,12 @@ from srn_jax.training.model import hyperparameters_of, options_of
 CHANGES_PATH = re.compile(rb"""^[^#'"\n]*\bsys\.path\s*(\.(insert|append|extend)|\[|\+?=)""", re.M)
 
 
-def try_out(config: SweepConfig, kernel: bool = False) -> None:
+def try_out(config: SweepConfig, kernel: bool | None = None) -> None:
     """Check that a sweep can be, and try a user's own task, cell and probes on abstract values.
 
     Args:
         config: the sweep.
-        kernel: whether it is to be trained by the kernels for GPUs.
+        kernel: whether it must be trained by the kernels for GPUs; None leaves that open.
 
     Raises:
         UserError: for what is wrong, by line where it is in a user's file.

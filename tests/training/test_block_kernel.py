@@ -24,7 +24,7 @@ def program_and_arrays(cell="srn", length=5, width=7):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", ["srn", "residual-srn"])
+@pytest.mark.parametrize("cell", ["srn", "residual-srn", "lstm", "gru"])
 def test_a_block_is_the_same_training(cell):
     """Forty-one steps: the last batch, of four, and the first one again; then a block of one."""
     program, (state, histories, data) = program_and_arrays(cell)
@@ -46,7 +46,6 @@ def test_a_block_is_the_same_training(cell):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"cell": "lstm"},
         {"task": "adding"},
         {"clip_norm": 1.0},
         {"optimizer": "sgd"},
