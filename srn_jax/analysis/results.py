@@ -325,9 +325,10 @@ def read_histories(folder: Path | str) -> Histories:
                 if kind in tables:
                     tables[kind][name] = arrays[key]
             length, seed, eval_steps = (arrays[name] for name in AXES)
-            steps, epochs = arrays["train_loss"].shape[1], arrays["epoch_loss"].shape[1]
+            steps = tables["step"]["train_loss"].shape[1]
             # Files of old versions do not say it; their epochs are all whole.
-            steps_an_epoch = int(arrays.get("steps_an_epoch", steps // epochs))
+            whole = steps // arrays["epoch_loss"].shape[1]
+            steps_an_epoch = int(arrays.get("steps_an_epoch", whole))
         shapes = {"step": (len(length), steps), "evaluation": (len(length), len(eval_steps))}
         for kind, table in tables.items():
             for name, array in table.items():

@@ -158,8 +158,12 @@ class Sweep:
     def gather_histories(self) -> Histories:
         """The histories as NumPy arrays, `[experiment, step]` and `[experiment, evaluation]`."""
         steps, evaluations = self.gather(tuple(self.histories))
-        taken = self.program.step_of >= 0
-        return Histories({name: rows[:, taken] for name, rows in steps.items()}, evaluations)
+        taken = self.program.step_of.ravel() >= 0
+
+        def by_step(rows: np.ndarray) -> np.ndarray:
+            return np.compress(taken, rows.reshape(len(rows), -1), axis=1)
+
+        return Histories({name: by_step(rows) for name, rows in steps.items()}, evaluations)
 
     def scatter_histories(self, histories: Histories) -> Histories:
         """The inverse of `gather_histories`."""

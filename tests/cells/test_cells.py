@@ -202,10 +202,11 @@ def test_flax_own_cells_agree_in_values_and_gradients(kind):
         return states, gradients
 
     parameters = cell.W[...], cell.U[...], cell.b[...]
-    one, other = (
-        jax.jit(value_and_gradients, static_argnums=0)(f, parameters, inputs)
-        for f in (ours, theirs)
-    )
+    with jax.default_matmul_precision("highest"):  # Flax does not ask a GPU for it
+        one, other = (
+            jax.jit(value_and_gradients, static_argnums=0)(f, parameters, inputs)
+            for f in (ours, theirs)
+        )
     assert_close(jax.tree.leaves(one), jax.tree.leaves(other))
 
 
@@ -283,7 +284,9 @@ def test_padding_changes_no_answer_and_no_gradient(kind):
     (plain, gradient), (other, other_gradient) = (
         answers_and_gradient(*arguments) for arguments in ((digits, None), (padded, mask))
     )
-    assert (np.asarray(plain) == np.asarray(other)).all()
+    assert_close([plain], [other], 1e-6)
+    if jax.default_backend() == "cpu":
+        assert (np.asarray(plain) == np.asarray(other)).all()
     assert_close(gradient, other_gradient, 1e-5)
 
 
