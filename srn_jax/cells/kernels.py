@@ -5,7 +5,7 @@ registers from the first position to the last. A program takes 8 rows of a batch
 programs of it, over the rest of the batch and over experiments. Written in Pallas for its Triton
 backend: the products are float32 multiply-adds, not TF32. On a CPU the same kernels are
 interpreted, which is slow and is there to be tested. On an H200 they agree with float64 as the
-plain loops do, and train in half of their time or less, so there they are the default.
+plain loops do, and train 700 SRNs in half of their time, so on such GPUs they are the default.
 """
 
 import importlib.util
@@ -21,6 +21,7 @@ from jax.experimental import pallas as pl
 from srn_jax.cells.cell import Cell
 from srn_jax.cells.loops import HIGHEST, Form, Loop, Stacked, add_to_output, output, product
 from srn_jax.cells.planes import Planes, by_planes, is_planes
+from srn_jax.cells.recurrence import Plan, recurrence
 from srn_jax.errors import UserError
 
 ROWS = 8  # of a batch, in one program
@@ -44,16 +45,25 @@ def suit(device: Any, cell: Any, hidden_size: int) -> bool:
         return False
     if not issubclass(cell, Cell) or importlib.util.find_spec(TRITON) is None:
         return False
+    return understood(cell)
 
-    def step_and_back(rows, weight):
-        sides, u = Planes([rows] * cell.gates), Planes([weight] * cell.gates)
-        state = rows if cell.states == 1 else (rows,) * cell.states
-        new, kept = one_step(cell, sides, state, u, None, None, 0)
-        return derivative(cell, kept, state, new, u, None, None, 0)[2]
 
+def understood(cell: Any) -> bool:
+    """Whether the kernels can be made of a cell: its operations may be unknown to Triton."""
+
+    def last(features, weight, bias):
+        zero = jnp.zeros((ROWS, weight.shape[0]))
+        start = zero if cell.states == 1 else (zero,) * cell.states
+        plan = Plan(last=True, form=Kernels())
+        return jnp.sum(output(recurrence(cell, features, weight, weight, bias, start, None, plan)))
+
+    size = HIDDEN_SIZES[0]
+    weight = jnp.zeros((size, cell.gates * size))
+    bias = weight[:1] if cell.recurrent_bias else None
     try:
-        jax.eval_shape(step_and_back, jnp.zeros((ROWS, 16)), jnp.zeros((16, 16)))
-    except UserError:  # an operation that is not elementwise
+        traced = jax.jit(jax.grad(last)).trace(jnp.zeros((1, ROWS, size)), weight, bias)
+        traced.lower(lowering_platforms=("cuda",))
+    except (UserError, NotImplementedError):
         return False
     return True
 

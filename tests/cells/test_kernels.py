@@ -1,14 +1,17 @@
 """Accelerators' loops and the GPU kernels, interpreted, give what the plain recurrence gives."""
 
 from functools import cache, partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from test_recurrence import Gated, Pair, problem
 
-from srn_jax import GRU, LSTM, SRN, ResidualSRN
+from srn_jax import GRU, LSTM, SRN, Cell, ResidualSRN
+from srn_jax.cells import kernels
 from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.cells.loops import InPlace, Stacked
 from srn_jax.cells.planes import Planes, by_planes
@@ -145,6 +148,56 @@ def test_the_kernels_keep_float32_at_every_length_of_the_textbook(cell, length):
     # Nothing damps the gradient of a residual SRN: at 35 it is 874, and its error 1.02e-5 of that.
     tolerance = 2e-5 if (cell, length) == (ResidualSRN, 35) else 1e-5
     assert_close(ours, ((features[missing:], *others), states), tolerance)
+
+
+class Module(nnx.Module):
+    """Of the user's, not of the family."""
+
+
+@pytest.mark.parametrize(
+    ("device", "cell", "size", "expected"),
+    [
+        (("gpu", "NVIDIA H200", "9.0"), LSTM, 32, True),
+        (("gpu", "NVIDIA A100-SXM4-40GB", "8.0"), Pair, 64, True),
+        (("gpu", "Tesla T4", "7.5"), SRN, 32, False),
+        (("gpu", "AMD Instinct MI300X", "gfx942"), SRN, 32, False),
+        (("cpu", "cpu", ""), SRN, 32, False),
+        (("gpu", "NVIDIA H200", "9.0"), SRN, 48, False),
+        (("gpu", "NVIDIA H200", "9.0"), Module, 32, False),
+    ],
+)
+def test_kernels_are_chosen_where_they_suit(device, cell, size, expected, monkeypatch):
+    monkeypatch.setattr(kernels, "understood", lambda _: True)
+    platform, kind, capability = device
+    given = SimpleNamespace(platform=platform, device_kind=kind, compute_capability=capability)
+    assert kernels.suit(given, cell, size) == expected
+
+
+class Sorting(Cell):
+    """Its units depend on each other, which no cell of the family may."""
+
+    def update(self, x, h, state):
+        return jnp.sort(x + h, axis=-1)[..., 0, :]
+
+
+class Strange(Cell):
+    """Elementwise, but of a function that Triton does not know."""
+
+    def update(self, x, h, state):
+        return jax.scipy.special.digamma(2 + jnp.tanh(x + h))[..., 0, :]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"), [*((cell, True) for cell in CELLS), (Sorting, False), (Strange, False)]
+)
+def test_a_cell_that_the_kernels_do_not_understand_is_left_to_the_loops(cell, expected):
+    jax.config.update("jax_enable_x64", False)
+    try:
+        assert kernels.understood(cell) == expected
+    except RuntimeError as error:  # from jax 0.11 on
+        if "No supported GPU devices" in str(error):
+            pytest.skip("this JAX makes no kernel where there is no GPU")
+        raise
 
 
 def test_a_kernel_does_not_take_any_cell_or_size():

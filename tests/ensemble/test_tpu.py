@@ -75,11 +75,9 @@ def test_launches_of_an_h100_do_not_depend_on_the_number_of_seeds(seeds):
 
 
 @needs_cuda
-@pytest.mark.parametrize(
-    ("cell", "at_most"), [("srn", 1), ("residual-srn", 1), ("lstm", 40), ("gru", 40)]
-)
-def test_launches_with_kernels(cell, at_most):
-    assert estimated("gpu-h100", 64, cell, kernel=True).count <= at_most
+@pytest.mark.parametrize("cell", ["srn", "residual-srn", "lstm", "gru"])
+def test_launches_with_kernels(cell):
+    assert estimated("gpu-h100", 64, cell, kernel=True).count <= 1
 
 
 @needs_cuda
@@ -111,18 +109,22 @@ for cell in ("srn", "residual-srn", "lstm", "gru"):
 
 @needs_cuda
 def test_the_kernels_keep_their_registers_and_float32(tmp_path):
-    """The assembler finds no spills in what XLA made, and no instruction of a tensor core."""
+    """The assembler finds no spills in the loops, few in blocks, and no tensor core's instruction.
+
+    An H200 trains faster by blocks of few threads, which spill a little, than by ones that do not.
+    """
     need("gpu-h100")
     environment = os.environ | {"XLA_FLAGS": f"--xla_dump_to={tmp_path}"}
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", PTX], env=environment, cwd=root, check=True)
     sources = {path: path.read_text() for path in tmp_path.glob("*.ptx")}
-    kernels = [path for path, text in sources.items() if re.search(r"entry \w*_kernel\(", text)]
-    assert len(kernels) >= 7  # blocks and evaluations of two cells; forward and backward of two
-    for path in kernels:
+    found = {path: re.findall(r"entry (\w*_kernel)\(", text) for path, text in sources.items()}
+    assert [*found.values()].count(["block_kernel"]) == 4
+    for path, names in found.items():
         command = [ptxas(), "-arch=sm_90a", "-v", str(path), "-o", os.devnull]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-        assert "0 bytes spill stores, 0 bytes spill loads" in said, said
+        spilled = sum(map(int, re.findall(r"(\d+) bytes spill stores", said)))
+        assert spilled <= (700 if names == ["block_kernel"] else 0), said
     for text in sources.values():
         assert not re.search(r"\b(mma|wgmma)\b|tf32|bf16", text)
 
