@@ -24,9 +24,10 @@ from srn_jax.cli import options  # noqa: E402
 # A test compiles for seconds and computes for milliseconds, so LLVM need not optimise, and XLA's
 # older way of writing kernels will do, where there is one. CI compares with PyTorch as users run.
 LEVEL = "--xla_backend_optimization_level"
+OLDER = "--xla_cpu_use_fusion_emitters=false" if platform.jaxlib_version() <= (0, 10) else ""
+QUICK = f"{LEVEL}=0 {OLDER}".strip()
 if LEVEL not in (given := os.environ.get("XLA_FLAGS", "")):
-    older = "--xla_cpu_use_fusion_emitters=false" if platform.jaxlib_version() <= (0, 10) else ""
-    os.environ["XLA_FLAGS"] = " ".join(filter(None, [given, f"{LEVEL}=0", older]))
+    os.environ["XLA_FLAGS"] = f"{given} {QUICK}".strip()
 platform.configure(os.environ.get("SRN_JAX_TEST_PLATFORM", "cpu"), cpu_devices=2)
 
 import jax  # noqa: E402
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(config, items):
         (wanted if first.setdefault(name, its) == its else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = wanted
+
+
+@pytest.fixture
+def quick_compilation(monkeypatch):
+    """Processes that a test starts compile as tests do, also where this one does not."""
+    monkeypatch.setenv("XLA_FLAGS", QUICK)
 
 
 @pytest.fixture

@@ -224,6 +224,7 @@ def test_what_is_no_run_is_one_line(call, says):
         call()
 
 
+@pytest.mark.slow
 def test_a_folder_of_data_says_which_lengths_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for length, splits in textbook_splits((3, 4), (1, 1, 1)):

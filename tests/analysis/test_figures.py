@@ -420,6 +420,7 @@ def test_results_and_histories_without_a_single_value_can_be_drawn(seeds):
     drawn(comparison_figure({"none": Run(results), "nothing": Run(results)}))
 
 
+@pytest.mark.slow
 def test_saved_figures_have_the_textbooks_names_and_the_same_bytes_every_time(tmp_path):
     results, histories = a_run(lengths=(5,), seeds=3)
     paths = save_figures(tmp_path / "once", Run(results, histories))
@@ -440,6 +441,7 @@ def test_a_name_with_a_point_keeps_all_of_it(tmp_path):
     assert all(path.exists() for path in paths)
 
 
+@pytest.mark.slow
 def test_helpers_draw_the_same_files_and_one_that_dies_costs_none(tmp_path, monkeypatch):
     run = Run(*a_run(lengths=(5, 10), seeds=3), {"finished": True})
     look, here = Look(formats=("png",)), []
@@ -468,6 +470,7 @@ def test_helpers_draw_the_same_files_and_one_that_dies_costs_none(tmp_path, monk
         assert path.read_bytes() == twin.read_bytes() == third.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_helpers_have_to_say_is_said_once(tmp_path, monkeypatch, capsys):
     run = Run(*a_run(lengths=(5, 10), seeds=3), {"finished": True})
     write_results(run.results, tmp_path)
@@ -486,6 +489,7 @@ def test_helpers_that_are_not_needed_end():
         assert helpers == []
 
 
+@pytest.mark.slow
 def test_a_helper_ends_when_its_owner_is_killed():
     code = (
         "from srn_jax.analysis.drawing import start_helpers; import time\n"

@@ -165,6 +165,7 @@ def test_norms_far_below_one_do_not_vanish():
     assert memory.root_mean_square_norm(vectors) == approx([2e-30, 0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_shift_register_remembers_exactly_as_long_as_it_is_wide():
     width = 4
     network = linear(np.eye(width, k=-1), np.eye(width)[0])
@@ -199,6 +200,7 @@ def test_readouts_find_nothing_in_shuffled_labels():
     assert chance.low < 0.1 < chance.high
 
 
+@pytest.mark.slow
 def test_the_readout_is_linear_discriminant_analysis():
     random = np.random.default_rng(0)
     labels, right = random.integers(4, size=(2, 200))
@@ -216,6 +218,7 @@ def test_the_readout_is_linear_discriminant_analysis():
     assert found[0] == approx(np.mean(answers == right), abs=0.011)
 
 
+@pytest.mark.slow
 def test_states_that_are_all_the_same_hold_nothing():
     states, labels = jnp.ones((100, 3)), jnp.arange(100)[None] % 10
     assert memory.readout_accuracy(states, labels, states, labels, 10)[0] == approx(0.1)
@@ -241,6 +244,7 @@ def test_gates_are_those_that_made_the_states():
         memory.gates_of(network_of(SRN), inputs)
 
 
+@pytest.mark.slow
 def test_probe_targets_are_whole_numbers_and_columns_are_numbered():
     recall = Recall()
     recall.probe_targets = lambda examples: {"symbol": examples.targets}

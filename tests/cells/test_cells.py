@@ -71,6 +71,7 @@ class Later(Rectified):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Rectified, Coupled, Mixed, Later], ids=lambda kind: kind.__name__)
 def test_an_update_of_its_own_is_what_a_subclass_does_and_not_its_parents_step(kind):
     cell, inputs = kind(3, 4, rngs=nnx.Rngs(0)), inputs_of(2, 5, 3)

@@ -34,6 +34,7 @@ def result(config, programs):
     return jax.tree.leaves(sweep.gather((sweep.state, tuple(sweep.histories), sweep.data)))
 
 
+@pytest.mark.slow
 def test_a_kept_program_gives_the_same_bits_and_other_numbers_where_they_are_others(
     tmp_path, monkeypatch
 ):
@@ -55,6 +56,7 @@ def test_a_kept_program_gives_the_same_bits_and_other_numbers_where_they_are_oth
     assert [*folder.iterdir()] == [kept]
 
 
+@pytest.mark.slow
 def test_what_is_torn_or_cannot_be_written_is_compiled(tmp_path):
     folder, file = tmp_path / "programs", tmp_path / "file"
     expected = result(CONFIG, folder)
@@ -82,6 +84,7 @@ def test_what_jax_has_loaded_is_not_kept(tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_class_of_a_users_own_is_always_traced(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from srn_jax import SRN\n"

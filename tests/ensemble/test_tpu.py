@@ -55,19 +55,12 @@ def test_four_chips_cost_each_what_one_costs_and_do_not_talk():
     need("tpu-v5e")
     alone, four = (estimated("tpu-v5e", seeds, chips=c) for seeds, c in ((8, (1, 1)), (32, (2, 2))))
     assert four.count <= 1.05 * alone.count
-    compiled, _ = compile_sweep(TARGETS["tpu-v5e"], sweep(2), (2, 2))
-    assert not re.search(COLLECTIVE, compiled.as_text())
-
-
-@needs_libtpu
-def test_a_tpu_v6e_compiles_it():
-    need("tpu-v6e")
     compiled, _ = compile_sweep(TARGETS["tpu-v6e"], sweep(2), (2, 2))
     assert not re.search(COLLECTIVE, compiled.as_text())
 
 
 @needs_cuda
-@pytest.mark.parametrize("seeds", [1, 64, 1000])
+@pytest.mark.parametrize("seeds", [1, 1000])
 def test_launches_of_an_h100_do_not_depend_on_the_number_of_seeds(seeds):
     found = estimated("gpu-h100", seeds)
     assert found.count <= 210
@@ -101,7 +94,7 @@ import sys
 sys.path.insert(0, "scripts")
 from benchmark.estimate import TARGETS, compile_sweep
 from srn_jax.config import ExperimentConfig, SweepConfig
-for cell in ("srn", "residual-srn", "lstm", "gru"):
+for cell in ("srn", "lstm", "gru"):
     config = SweepConfig((5, 35), (0, 1), ExperimentConfig(cell=cell))
     compile_sweep(TARGETS["gpu-h100"], config, kernel=True)
 """
@@ -119,7 +112,7 @@ def test_the_kernels_keep_their_registers_and_float32(tmp_path):
     subprocess.run([sys.executable, "-c", PTX], env=environment, cwd=root, check=True)
     sources = {path: path.read_text() for path in tmp_path.glob("*.ptx")}
     found = {path: re.findall(r"entry (\w*_kernel)\(", text) for path, text in sources.items()}
-    assert [*found.values()].count(["block_kernel"]) == 4
+    assert [*found.values()].count(["block_kernel"]) == 3
     for path, names in found.items():
         command = [ptxas(), "-arch=sm_90a", "-v", str(path), "-o", os.devnull]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr

@@ -493,6 +493,7 @@ def test_the_script_takes_weights_out_of_a_run_and_tests_them(work, run_here):
     assert accuracies(known.stdout)["6"] == accuracies(tested.stdout)["6"]
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_file_and_of_a_run_is_the_mean_over_examples(work, run_here):
     path, data = work / "mean.npz", ("--evaluate", work / "data", "--platform", "cpu")
     run = run_here(

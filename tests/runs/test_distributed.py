@@ -149,6 +149,7 @@ print("JAX has seen it")
 """
 
 
+@pytest.mark.slow
 def test_the_death_of_the_first_is_told_also_while_jax_starts():
     done = subprocess.run([sys.executable, "-c", RELAYED], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", died(0) + "\n")

@@ -262,6 +262,7 @@ def test_data_that_change_before_they_are_read_are_refused(tmp_path, data):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_network_without_a_right_answer_is_shown_nowhere_as_a_trained_one(tmp_path, data, capsys):
     """Its last parameters are trained, and can be had."""
     (data / "3" / "dev.txt").write_text("9 9 0\t18\n")

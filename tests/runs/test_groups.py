@@ -79,6 +79,7 @@ def test_where_one_lost_its_newest_checkpoint_all_go_on_from_the_one_before(
     assert_same_run(both / "other", other)
 
 
+@pytest.mark.slow
 def test_where_no_block_is_common_they_train_one_after_another(both, uninterrupted, other):
     shutil.rmtree(both / "one" / "checkpoints" / "9")
     shutil.rmtree(both / "other" / "checkpoints" / "5")

@@ -38,6 +38,7 @@ def test_an_old_checkpoint_gives_the_scores_of_its_results(old, name):
     assert loss == pytest.approx(results.test_loss, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_unfinished_old_run_ends_as_the_old_program_ended_it(old, run_script):
     """As users run it: without LLVM's optimisations, which tests leave out, rounding is another."""
     folder = old / "run_unfinished"

@@ -184,6 +184,7 @@ def hang_while_saving():
     checkpoint.Writer.close = close
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_leaves_at_once_even_if_the_disk_hangs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [*COMMAND, "--out", tmp_path / "run"]

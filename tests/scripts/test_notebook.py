@@ -79,7 +79,9 @@ def warnings_of(cells):
 @pytest.mark.slow
 @pytest.mark.needs_notebook
 @pytest.mark.filterwarnings("default")  # Jupyter's own are not ours to mend
-def test_colabs_runs_from_top_to_bottom_and_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_colabs_runs_from_top_to_bottom_and_goes_on_where_it_was(
+    tmp_path, monkeypatch, quick_compilation
+):
     cells = execute(COLAB, tmp_path, monkeypatch)
     assert printed(cells["install"]).startswith("not in Colab")
     assert re.match(
@@ -110,7 +112,7 @@ def test_colabs_runs_from_top_to_bottom_and_goes_on_where_it_was(tmp_path, monke
 @pytest.mark.needs_notebook
 @pytest.mark.filterwarnings("default")
 def test_the_chapters_runs_from_top_to_bottom_with_the_books_numbers_and_figures(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, quick_compilation
 ):
     cells = execute(CHAPTER, tmp_path, monkeypatch)
     assert warnings_of(cells) == []

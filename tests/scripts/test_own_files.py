@@ -122,6 +122,7 @@ def test_a_file_that_needs_another_by_a_changed_path_is_refused_before_it_trains
     assert "mine.py: changes sys.path to import other files" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [
