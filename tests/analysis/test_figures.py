@@ -399,6 +399,7 @@ def text_stays_inside(figure: Figure) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lengths", "seeds"), [((20,), 1), ((5, 10), 8), (LENGTHS, 8)])
 def test_nothing_written_in_a_figure_is_cut_off(lengths, seeds):
     results, histories = a_run(lengths=lengths, seeds=seeds)
@@ -409,6 +410,7 @@ def test_nothing_written_in_a_figure_is_cut_off(lengths, seeds):
     assert text_stays_inside(comparison_figure(dict.fromkeys(names, Run(results))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 4])
 def test_results_and_histories_without_a_single_value_can_be_drawn(seeds):
     results, histories = a_run(seeds=seeds, progress=0.0)
@@ -523,6 +525,7 @@ def test_a_pdf_has_truetype_fonts_and_nothing_global_changes(tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [3.3, 13])
 def test_a_width_scales_the_figure_and_its_type(width):
     results, histories = a_run()

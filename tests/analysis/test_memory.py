@@ -176,6 +176,7 @@ def test_a_shift_register_remembers_exactly_as_long_as_it_is_wide():
         assert chance.low < 0.13 and accuracy < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_linear_network_holds_as_many_numbers_as_its_controllability_matrix_has_rank(rank):
     A = np.diag([0.9, -0.8, 0.5, -0.3])

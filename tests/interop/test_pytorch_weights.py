@@ -517,6 +517,7 @@ def test_networks_of_vectors_are_not_tested_on_tokens(run_here, tmp_path):
     assert done.returncode == 2 and "the networks have another task" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_script_does_not_overwrite_unless_told_to(work, run_here):
     path = work / "kept.npz"
     path.write_text("mine")

@@ -93,6 +93,7 @@ def test_where_no_block_is_common_they_train_one_after_another(both, uninterrupt
     assert_same_run(both / "other", other)
 
 
+@pytest.mark.slow
 def test_a_finished_run_does_not_hold_up_the_others(both, uninterrupted, other):
     shutil.rmtree(both / "one")
     shutil.copytree(uninterrupted, both / "one")
@@ -106,6 +107,7 @@ def test_a_finished_run_does_not_hold_up_the_others(both, uninterrupted, other):
     assert_same_run(both / "other", other)
 
 
+@pytest.mark.slow
 def test_a_refusal_of_one_run_touches_none(both, tmp_path):
     before = contents_of(both)
     wrong = [Member(tmp_path / "new", with_settings(learning_rate=0.5)), *members(both)]

@@ -304,6 +304,7 @@ def few_handles():
     storage.save = save
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc here")
 @pytest.mark.parametrize(
     ("problem", "reason"),

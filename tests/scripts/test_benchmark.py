@@ -111,6 +111,7 @@ def test_options_that_would_be_ignored_or_fail_later_are_one_line(words, problem
     assert problem in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_measured(run_script, tmp_path):
     words = ("--platform", "gpu", "--out", tmp_path)
     done = run_script("benchmark.py", *words, CUDA_VISIBLE_DEVICES="-1")
