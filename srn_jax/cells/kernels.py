@@ -63,7 +63,7 @@ def understood(cell: Any) -> bool:
     try:
         traced = jax.jit(jax.grad(last)).trace(jnp.zeros((1, ROWS, size)), weight, bias)
         traced.lower(lowering_platforms=("cuda",))
-    except (UserError, NotImplementedError):
+    except Exception:  # it says so in several ways, and the loops can do all that cells do
         return False
     return True
 
