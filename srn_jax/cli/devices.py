@@ -212,7 +212,8 @@ def programs_folder() -> Path | None:
 
 def explain(platform: str, distributed: Distributed | None, error: Exception) -> str:
     """One line for a platform that is not there, or processes that did not find each other."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    # JAX says nothing where the package that knows the device is missing.
+    reason = (str(error) or "nothing for it is installed").splitlines()[0]
     if distributed is not None:
         return (
             f"the processes did not find each other ({reason}); outside Slurm, Kubernetes and "
