@@ -11,7 +11,7 @@ plain loops do, and train 700 SRNs in half of their time, so on such GPUs they a
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ def suit(device: Any, cell: Any, hidden_size: int) -> bool:
     return understood(cell)
 
 
+@cache
 def understood(cell: Any) -> bool:
     """Whether the kernels can be made of a cell: its operations may be unknown to Triton."""
 
@@ -110,9 +111,9 @@ class Kernels(Stacked):
                     total = jax.tree.map(jnp.add, at(outside_ref, t), total)
                 before, kept = at(before_ref, t), planes(cell, kept_ref, t)
                 dx, dg, passed_on = derivative(cell, kept, before, total, u, c, mask_ref, t)
-                put_planes(dx_ref, t, dx)
+                put_planes(dx_ref, dx, t)
                 if dg_ref is not None:
-                    put_planes(dg_ref, t, dg)
+                    put_planes(dg_ref, dg, t)
                 return passed_on
 
             put(ds_ref, 0, jax.lax.fori_loop(0, len(kept_ref), step, at(last_ref, 0)))
@@ -143,7 +144,7 @@ def run_forward(
             if states_ref is not None:
                 put(states_ref, t, new)
             if kept_ref is not None:
-                put_planes(kept_ref, t, kept)
+                put_planes(kept_ref, kept, t)
             return new
 
         put(last_ref, 0, jax.lax.fori_loop(0, len(x_ref), step, at(initial_ref, 0)))
@@ -206,7 +207,10 @@ def keep_where(mask_ref: Any, t: Any, new: Any, old: Any) -> Any:
 
 
 def planes(cell: Any, ref: Any, *index: Any) -> Any:
-    """The gates of `ref[index]`, which is `[rows, gates * D]`; None of None."""
+    """The gates of `ref[index]`, which is `[rows, gates * D]`; None of None.
+
+    An index may say which rows, too.
+    """
     if ref is None:
         return None
     size = ref.shape[-1] // cell.gates
@@ -214,12 +218,11 @@ def planes(cell: Any, ref: Any, *index: Any) -> Any:
     return Planes(ref[(*rows, pl.ds(n * size, size))] for n in range(cell.gates))
 
 
-def put_planes(ref: Any, t: Any, gates: Planes) -> None:
-    """The inverse of `planes`, at position t."""
+def put_planes(ref: Any, gates: Planes, *index: Any) -> None:
+    """The inverse of `planes`."""
     size = gates[0].shape[-1]
     for number, gate in enumerate(gates):
-        rows = (slice(None),) if t is None else (t, slice(None))
-        ref[(*rows, pl.ds(number * size, size))] = gate
+        ref[(*index, slice(None), pl.ds(number * size, size))] = gate
 
 
 def apart(state: Any) -> Any:

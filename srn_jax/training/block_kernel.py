@@ -164,9 +164,9 @@ def gradients(
 ) -> tuple[jax.Array, Any]:
     """The loss of a batch and its gradient, as functions that give an array for each gate.
 
-    Positions before `begins` are blank. `states` and `kept` are references to what the kernel
-    writes for itself: s_0..s_T, each `[time + 1, batch, D]`, and what the cell keeps, `[time,
-    batch, gates * D]`, or None if that is its state.
+    Positions before `begins` are blank. The last three are references to what the kernel writes for
+    itself: the input side of every token, `[vocabulary, gates * D]`; s_0..s_T, each `[time + 1,
+    batch, D]`; and what the cell keeps, `[time, batch, gates * D]`, or None if that is its state.
     """
     table, output, own = parameters["embedding"]["table"], parameters["output"], parameters["cell"]
     u = planes(cell, own["U"])
@@ -176,14 +176,14 @@ def gradients(
 
     # The input side of every token: embedding @ W + b.
     pairs = zip(planes(cell, own["W"]), planes(cell, own["b"]), strict=True)
-    put_planes(sides, None, Planes([dot(table[...], w) + b for w, b in pairs]))
+    put_planes(sides, Planes([dot(table[...], w) + b for w, b in pairs]))
     sync()
 
     def tokens(t):
         return data.inputs[number, :, jnp.clip(t, begins, time - 1)].astype(jnp.int32)
 
-    def side(tokens):  # of PADDING in place of a row any, since nobody looks at its states
-        return list(planes(cell, sides, jnp.maximum(tokens, 0)))
+    def side(rows):  # of PADDING in place of a row any, since nobody looks at its states
+        return list(planes(cell, sides, jnp.maximum(rows, 0)))
 
     def forward(t, carry):
         state, x, following = carry  # and this loads what the next position needs
@@ -191,7 +191,7 @@ def gradients(
         new, keeps = one_step(cell, Planes(x), state, u, c, None, t)
         put(states, t + 1, new)
         if kept is not None:
-            put_planes(kept, t, keeps)
+            put_planes(kept, keeps, t)
         return new, *prefetched
 
     zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), states)
@@ -229,10 +229,8 @@ def gradients(
         for shape in ((vocabulary, size), (size, size), (size,))
     ]
     sums = nothing[0], nothing[1], nothing[2] if cell.recurrent_bias else []
-    _, drows, du, dc, *_ = jax.lax.fori_loop(
-        *(0, time - begins, backward),
-        (last, *sums, state, at(states, time - 1), tokens(time - 1)),
-    )
+    end = last, *sums, state, at(states, time - 1), tokens(time - 1)
+    _, drows, du, dc, *_ = jax.lax.fori_loop(0, time - begins, backward, end)
 
     # Each is computed as it is used, so that registers hold one at a time, but for the table's: it
     # needs W as it was, and that of W the table.
