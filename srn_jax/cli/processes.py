@@ -48,6 +48,7 @@ class Lines:
         self.sockets: list[socket.socket] = []
         self.listeners: list[threading.Thread] = []
         self.over = False  # nothing that happens to a line from now on is a failure
+        self.failed = False  # this process is about to leave
         if process > 0:
             told = store.blocking_key_value_get("srn_jax/line", int(PATIENCE * 1000))
             port, word = told.split()
@@ -96,7 +97,8 @@ class Lines:
 
         Process 0 then waits for the others to end: JAX aborts those that outlive it.
         """
-        self.over = self.over or self.process == 0 or failure is not None
+        self.failed = failure is not None
+        self.over = self.over or self.process == 0 or self.failed
         text = "done\n" if failure is None else json.dumps(failure) + "\n"
         for line in self.sockets:
             try:
@@ -158,6 +160,8 @@ def receive(process_0: socket.socket, jax: socket.socket) -> None:
     with suppress(OSError):
         while said := process_0.recv(65536):
             jax.sendall(said)
+    if _lines is not None and _lines.failed:  # JAX would complain before this process has left
+        return
     if jax.fileno() < 0 or (_lines is not None and _lines.over):  # both end well
         with suppress(OSError):
             jax.shutdown(socket.SHUT_RDWR)

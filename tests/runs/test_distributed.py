@@ -93,12 +93,25 @@ def test_a_failure_of_one_is_the_failure_of_both_with_one_line_each(tmp_path):
     assert not run_folder.read_run(run)["finished"]
 
 
+def lingering():
+    """As `prepare` of a script: it has said why it ends, and JAX has the time to say more."""
+    from srn_jax.cli import processes
+
+    leave = processes.leave
+
+    def leave_late(status):
+        time.sleep(2)
+        leave(status)
+
+    processes.leave = leave_late
+
+
 @pytest.mark.slow
 def test_a_refusal_of_one_ends_both_before_anyone_trains(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     with run_folder.locked(run):
-        both = start_two(tmp_path, "--out", run)
+        both = start_two(tmp_path, "--out", run, prepare=(slowly, lingering))
         ends = assert_all_end_soon(both, time.monotonic() + 30)
     for status, output, errors in ends:
         assert status == 2 and len(errors) == 1 and "step" not in output, ends
