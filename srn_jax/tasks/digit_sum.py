@@ -44,9 +44,9 @@ class DigitSum(Task):
 
     def of_pairs(self, key: jax.Array, pair: jax.Array, length, width: int) -> Examples:
         """An example for each of `pair [number]`, in 0..99: the first digit, then the second."""
-        position_key, digit_key = jax.random.split(key)
-        position = jax.random.randint(position_key, pair.shape, 2, length)
-        digit = jax.random.randint(digit_key, pair.shape, 0, NUM_DIGITS)
+        randint = jax.vmap(lambda key, *bounds: jax.random.randint(key, pair.shape, *bounds))
+        low, high = jnp.array([2, 0]), jnp.stack([length, NUM_DIGITS])
+        position, digit = randint(jax.random.split(key), low, high)
         first, second = pair // NUM_DIGITS, pair % NUM_DIGITS
 
         place = place_of(length, width)[None, :]

@@ -126,12 +126,11 @@ def draw_dataset(task: Task, key: jax.Array, units: int, length: Any, width: int
         check_length(task, int(length))
         if length > width:
             raise UserError(f"length {length} does not fit into width {width}")
-    train_key, dev_key, test_key = jax.random.split(key, 3)
-    return Dataset(
-        train=task.draw_set(train_key, units, length, width),
-        dev=task.draw_set(dev_key, 1, length, width),
-        test=task.draw_set(test_key, 1, length, width),
-    )
+    keys = jax.random.split(key, 3)
+    train = task.draw_set(keys[0], units, length, width)
+    # One after the other: programs that draw are large, and two of them take longer to compile.
+    others = jax.lax.map(lambda other: task.draw_set(other, 1, length, width), keys[1:])
+    return Dataset(train, *(jax.tree.map(lambda both, n=n: both[n], others) for n in range(2)))
 
 
 def check_length(task: Task, length: int) -> None:
