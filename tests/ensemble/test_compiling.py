@@ -13,7 +13,7 @@ from srn_jax.ensemble.compiling import code, has_users_code, name_of
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.training.experiment import program_of
 
-CONFIG = SweepConfig((3, 5), (0, 1), ExperimentConfig(hidden_size=6, steps=12, eval_interval=5))
+CONFIG = SweepConfig((3,), (0, 1), ExperimentConfig(hidden_size=6, steps=12, eval_interval=5))
 
 
 @pytest.fixture(autouse=True)

@@ -109,7 +109,7 @@ def test_the_table_of_variants_names_own_files_without_their_folders(own):
 @pytest.mark.slow
 def test_a_module_may_have_constants_and_normalise_its_weights(own, run_here):
     (own / "own.py").write_text(CELLS)
-    done = run_here("sweep.py", *SMALL, "--cell", "own.py:Constants", "--out", "run")
+    done = run_here("sweep.py", "--length", 5, *SMALL[3:], "--cell", "own.py:Constants")
     assert done.returncode == 0, done.stderr
 
 
