@@ -71,18 +71,6 @@ def found(networks, told):
     return examine(SWEEP, networks, np.zeros(4, bool), 0.1, None, lambda *done: told.append(done))
 
 
-@pytest.fixture(scope="module")
-def symbols(tmp_path_factory):
-    """A study with several answers, of a cell without gates and of one with them; its variants."""
-    study = tmp_path_factory.mktemp("symbols") / "study"
-    settings = [SMALL | {"task": "recall", "cell": cell, "epochs": 1} for cell in ("srn", "lstm")]
-    configs = [SweepConfig((6,), (0,), ExperimentConfig(**its)) for its in settings]
-    write_study(study, configs)
-    for name, config in variants_of(configs).items():
-        run_sweep(config, study / name, Recorder())
-    return study, [*variants_of(configs)]
-
-
 def test_the_accuracies_are_those_of_the_results_wherever_they_stand(uninterrupted, found):
     results = read_results(uninterrupted)
     assert found.accuracy[1].tolist() == results.test_accuracy.tolist()
@@ -170,17 +158,14 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
 
 
 @pytest.mark.slow
-def test_several_answers_and_gates_are_explained(symbols, tmp_path):
-    study, (_, gated) = symbols
-    explain(study / gated, tmp_path / "out", with_options(gates="1 2 8 9 9 9"), LOOK)
-    assert "Readout of symbol 3" in (tmp_path / "out/explanation.md").read_text()
-    assert (tmp_path / "out/gate_F.png").exists()
-
-
-@pytest.mark.slow
-def test_of_variants_those_with_gates_show_them(symbols, tmp_path):
-    study, names = symbols
-    plain, out = tmp_path / "plain", tmp_path / "out"
+def test_of_variants_with_several_answers_those_with_gates_show_them(tmp_path):
+    study, plain, out = (tmp_path / name for name in ("study", "plain", "out"))
+    settings = [SMALL | {"task": "recall", "cell": cell, "epochs": 1} for cell in ("srn", "lstm")]
+    configs = [SweepConfig((6,), (0,), ExperimentConfig(**its)) for its in settings]
+    write_study(study, configs)
+    names = [*variants_of(configs)]
+    for name, config in variants_of(configs).items():
+        run_sweep(config, study / name, Recorder())
     options = with_options(gates="1 2 8 9 9 9", lengths=[6], out=out)
     write_study(plain, [with_settings(), with_settings(learning_rate=2e-3)])
     with pytest.raises(UserError, match=r"no cell in .* has gates to show, leave out --gates"):
@@ -188,6 +173,8 @@ def test_of_variants_those_with_gates_show_them(symbols, tmp_path):
     explain_all(study, options, LOOK)
     assert [path.parent.name for path in out.rglob("gate_F.png")] == names[1:]
     assert not [*(out / names[0]).glob("gate_*")] and (out / "why.png").exists()
+    for name in names:
+        assert "Readout of symbol 3" in (out / name / "explanation.md").read_text()
 
 
 @pytest.mark.slow
