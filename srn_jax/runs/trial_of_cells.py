@@ -102,26 +102,36 @@ def check_module(task: Task, config: ExperimentConfig, length: int, padded: bool
         others = inputs + 1
     more = [(0, 0), (2, 0), *[(0, 0)] * (inputs.ndim - 2)]
     longer = jnp.pad(inputs, more, constant_values=filler)
-    network, other = (new_network(task, config, jax.random.key(number)) for number in range(2))
+    begun = jnp.arange(length + 2)[None] >= 2
     kept = nnx.All(nnx.Not(nnx.Param), nnx.Not(nnx.RngState))
-    same = partial(np.array_equal, equal_nan=True)
-    if not jax.tree.all(jax.tree.map(same, nnx.state(network, kept), nnx.state(other, kept))):
+
+    def values(number):
+        return nnx.state(new_network(task, config, jax.random.key(number)), kept)
+
+    def states():
+        network = new_network(task, config, jax.random.key(0))
+        given: list[Any] = [(inputs,), (inputs,), (jnp.concatenate([inputs, others]),)]
+        given += [(longer, begun)] if padded else []
+        return [network.states(*arguments)[-1, 0] for arguments in given]
+
+    # As programs: operation by operation, each would be compiled alone.
+    one, other = (jax.jit(values, static_argnums=0)(number) for number in range(2))
+    if not jax.tree.all(jax.tree.map(partial(np.array_equal, equal_nan=True), one, other)):
         raise UserError(
             f"{config.cell}: draws values that are no nnx.Param, and they would be the same for "
             "every seed: make them an nnx.Param, or say them without chance"
         )
-    begun = jnp.arange(length + 2)[None] >= 2
-    last = network.states(inputs)[-1]
-    if not close(last, network.states(inputs)[-1]):
+    last, again, beside, *behind = jax.jit(states)()
+    if not close(last, again):
         raise UserError(
             f"{config.cell}: called twice it gives different states: take out what is random or "
             "counts its calls (dropout), since parameters alone are kept between steps"
         )
-    if not close(last, network.states(jnp.concatenate([inputs, others]))[-1, :1]):
+    if not close(last, beside):
         raise UserError(
             f"{config.cell}: the other sequences of a batch change the states of one (BatchNorm)"
         )
-    if padded and not close(last, network.states(longer, begun)[-1]):
+    if not all(close(last, state) for state in behind):
         raise UserError(
             f"{config.cell}: padding behind a sequence changes its states, see where mask is False"
         )
