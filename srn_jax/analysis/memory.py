@@ -6,6 +6,7 @@ the other. Of another module only the hidden states are known, so it has no grad
 """
 
 from functools import partial
+from inspect import getattr_static
 from typing import Any, NamedTuple
 
 import jax
@@ -279,8 +280,9 @@ def number_of_classes(*labels: Array) -> int:
 
 def has_gates(cell: Any) -> bool:
     """Whether a class of cells says what its gates are."""
-    kinds = cell.__mro__[: cell.__mro__.index(Cell)] if issubclass(cell, Cell) else ()
-    return any("gate_values" in vars(kind) for kind in kinds)
+    if not issubclass(cell, Cell):
+        return False
+    return getattr_static(cell, "gate_values") is not getattr_static(Cell, "gate_values")
 
 
 def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:

@@ -245,6 +245,20 @@ def test_gates_are_those_that_made_the_states():
         memory.gates_of(network_of(SRN), inputs)
 
 
+def test_a_cell_has_the_gates_that_it_names_and_not_those_of_another_update():
+    class Other(LSTM):
+        def update(self, x, h, state):
+            return super().update(x, h, state)
+
+    class Named(Other):
+        gate_values = LSTM.gate_values
+
+    has = {kind.__name__: memory.has_gates(kind) for kind in (SRN, LSTM, GRU, Other, Named, Linear)}
+    assert has == {"SRN": False, "LSTM": True, "GRU": True, "Other": False, "Named": True} | {
+        "Linear": False
+    }
+
+
 @pytest.mark.slow
 def test_probe_targets_are_whole_numbers_and_columns_are_numbered():
     recall = Recall()

@@ -40,7 +40,7 @@ def test_the_readmes_files_are_two_and_short(own):
 
 @pytest.mark.slow
 def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(own, run_here):
-    cell = ("--length", 5, "--cell", "mine.py:Leaky", "--learning-rate", 0.01, 0.02)
+    cell = ("--length", 10, "--cell", "mine.py:Leaky", "--learning-rate", 0.01, 0.02)
     done = run_here("sweep.py", *SMALL[3:], *cell, "--out", "run")
     assert done.returncode == 0, done.stderr
     name = "run/learning_rate=0.02"
@@ -48,7 +48,7 @@ def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(
     text = own.joinpath("mine.py").read_text()
     own.joinpath("mine.py").unlink()
     assert len(read_results(own / name)) == 1
-    network = restore_network(name, length=5, seed=0)
+    network = restore_network(name, length=10, seed=0)
     assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
     assert run_here("evaluate.py", name).stdout == again.stdout
 
