@@ -89,13 +89,16 @@ def write_report(path: Path, text: str) -> list[Path]:
     return written
 
 
-def attempt(complaint: str, action: Callable[[], None]) -> None:
-    """Do what must not cost more than itself when it fails; say so if it does."""
+def attempt(complaint: str, action: Callable[[], None], asked: bool = True) -> None:
+    """Do what must not cost more than itself when it fails; say so if it does.
+
+    Raises `UserError` for something that the user has `asked` for and that cannot be had.
+    """
     try:
         action()
-    except UserError:  # something that the user asked for cannot be had
-        raise
     except Exception as error:  # Matplotlib and file systems fail in many ways
+        if asked and isinstance(error, UserError):
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"warning: {complaint} ({reason}); the results are safe", flush=True)
 

@@ -111,7 +111,7 @@ def run_and_publish(
         if run is not None:  # another process publishes it
             done[name] = run
             gates = partial(draw_gates, folder, own, run.results)
-            meanwhile = partial(attempt, "the gates could not be drawn", gates)
+            meanwhile = partial(attempt, "the gates could not be drawn", gates, asked=False)
             publish_run(folder, run, helpers, meanwhile)
             for line in closing_lines(run, own) if textbook else ():
                 say(line)

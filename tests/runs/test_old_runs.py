@@ -9,6 +9,7 @@ import pytest
 from running import Recorder, contents_of
 
 from srn_jax.analysis.results import read_results
+from srn_jax.cli import study
 from srn_jax.cli.publish import load_run
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
@@ -63,6 +64,20 @@ def test_a_finished_old_run_is_recognised_and_left_as_it_was(old, name):
     (config,) = run_folder.read_configs(folder)
     run = run_sweep(config, folder, Recorder(lambda progress: pytest.fail("it trained")))
     assert len(run.results) == 4 and contents_of(folder) == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_reported_though_not_its_gates(
+    old, run_here, monkeypatch
+):
+    monkeypatch.setattr(study, "has_gates", lambda _: True)
+    monkeypatch.setattr(study, "GATES_SEQUENCE", (6, 7, 0))
+    folder = old / "run"
+    shutil.copytree(DATA / "run_of_jax_0.7.2", folder, ignore=lambda *_: ["checkpoints"])
+    done = run_here("sweep.py", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    (told,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert "the gates could not be drawn" in told and "no checkpoint in it" in told
+    assert (folder / "report.md").exists()
 
 
 def test_old_variants_are_found(old):
