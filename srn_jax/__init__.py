@@ -40,33 +40,6 @@ if TYPE_CHECKING:
     from srn_jax.training.model import Embedding, Network
 
 __version__ = "0.1.0"
-__all__ = [
-    "GRU",
-    "LSTM",
-    "SRN",
-    "Cell",
-    "Embedding",
-    "Examples",
-    "ExperimentConfig",
-    "Network",
-    "ResidualSRN",
-    "Sweep",
-    "SweepConfig",
-    "Task",
-    "Tokens",
-    "TrainedRun",
-    "UserError",
-    "Vectors",
-    "compare",
-    "load_run",
-    "place_of",
-    "read_histories",
-    "read_results",
-    "restore_network",
-    "run_sweep",
-    "summarise",
-    "train",
-]
 _MODULES = {  # where the public names are
     "analysis.results": ("read_histories", "read_results"),
     "analysis.summary": ("summarise",),
@@ -80,6 +53,7 @@ _MODULES = {  # where the public names are
     "tasks.task": ("Examples", "Task", "Tokens", "Vectors", "place_of"),
     "training.model": ("Embedding", "Network"),
 }
+__all__ = sorted(name for names in _MODULES.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:

@@ -119,16 +119,6 @@ class ExperimentConfig:
 DEFAULTS = ExperimentConfig()
 
 
-def steps_an_epoch(config: ExperimentConfig, train_examples: int) -> int:
-    """Training steps in which every example of a training set is seen once; the last batch kept."""
-    return -(-train_examples // config.batch_size)
-
-
-def number_of_steps(config: ExperimentConfig, train_examples: int) -> int:
-    """Training steps of the whole experiment: 19,000 with the textbook's settings."""
-    return config.steps or config.epochs * steps_an_epoch(config, train_examples)
-
-
 @dataclass(frozen=True)
 class DataFolder:
     """A folder of data files, and what was read from it when the run began."""

@@ -1,6 +1,7 @@
 """A user's mistake as one line, and warnings as one line."""
 
 import sys
+from functools import cache
 
 
 class UserError(ValueError):
@@ -10,3 +11,6 @@ class UserError(ValueError):
 def warn(message: str) -> None:
     """Print one line about something that went wrong and stops nothing, on standard error."""
     print("warning:", message, file=sys.stderr, flush=True)
+
+
+warn_once = cache(warn)  # once in this process for each message

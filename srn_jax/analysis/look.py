@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 from srn_jax.analysis import fonts
 from srn_jax.analysis.results import write_atomically
 from srn_jax.analysis.words import words_of
-from srn_jax.errors import UserError, warn
+from srn_jax.errors import UserError, warn_once
 
 FORMATS = ("pdf", "png", "svg")
 SMALLEST_TYPE = 6.5  # points
@@ -151,18 +150,12 @@ def boxes_told() -> Iterator[None]:
         yield
     for one in caught:
         if re.match(MISSING, str(one.message)):
-            tell_of_boxes()
+            warn_once(
+                "a title or label has characters that are in no font found and become boxes; for "
+                f"Chinese {how_to_install()}"
+            )
         else:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-
-
-@cache
-def tell_of_boxes() -> None:
-    """Warn, once in this process, that a figure shows boxes."""
-    warn(
-        "a title or label has characters that are in no font found and become boxes; for "
-        f"Chinese {how_to_install()}"
-    )
 
 
 def legend_below(figure: Figure) -> None:

@@ -33,7 +33,6 @@ def sweep(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     cli.check_run_options(options)
     from srn_jax.analysis.drawing import start_helpers
-    from srn_jax.runs.more_seeds import with_seeds
     from srn_jax.runs.settings import default_folder
 
     together = cli.distributed_of(options) is not None
@@ -45,7 +44,7 @@ def sweep(arguments: list[str]) -> None:
         configs = run_folder.read_configs(folder)
     elif options.resume is not None:
         finished = Path(options.resume)
-        configs = with_seeds(finished, options.seeds)
+        configs = run_folder.with_seeds(finished, options.seeds)
         folder = Path(options.out or finished.absolute().parent / default_folder(configs).name)
     else:
         configs = cli.sweeps_of(options)

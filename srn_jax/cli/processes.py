@@ -80,10 +80,9 @@ class Lines:
 
     def listen(self, line: socket.socket, other: int) -> None:
         """Wait for what a process says, and end with it if that is a failure."""
-        try:
+        said = ""
+        with suppress(OSError):
             said = line.makefile().readline()
-        except OSError:
-            said = ""
         if said == "done\n":
             self.over = self.over or other == 0
         elif not self.over:
@@ -101,10 +100,8 @@ class Lines:
         self.over = self.over or self.process == 0 or self.failed
         text = "done\n" if failure is None else json.dumps(failure) + "\n"
         for line in self.sockets:
-            try:
+            with suppress(OSError):  # that process has gone
                 line.sendall(text.encode())
-            except OSError:  # that process has gone
-                continue
         if self.process == 0 and failure is not None:
             deadline = time.monotonic() + VERDICT
             for listener in self.listeners:
@@ -217,8 +214,6 @@ def in_background(task: Callable[..., None], *arguments: Any) -> threading.Threa
 def leave(status: int) -> None:
     """Leave at once: JAX would wait at its exit for processes that have failed."""
     for stream in (sys.stdout, sys.stderr):
-        try:
+        with suppress(OSError, ValueError):  # it is closed
             stream.flush()
-        except (OSError, ValueError):  # it is closed
-            continue
     os._exit(status)

@@ -12,13 +12,7 @@ import numpy as np
 from srn_jax.analysis import report
 from srn_jax.analysis.drawing import Helper
 from srn_jax.analysis.memory import gates_of, has_gates
-from srn_jax.analysis.results import (
-    HISTORIES_FILE,
-    RESULTS_FILE,
-    Results,
-    Run,
-    write_atomically,
-)
+from srn_jax.analysis.results import HISTORIES_FILE, RESULTS_FILE, Results, Run, write_atomically
 from srn_jax.analysis.tables import csv_table
 from srn_jax.cells import cell_class
 from srn_jax.cli.progress import WIDTH, reporter_for
@@ -57,22 +51,19 @@ def run_study(
     for config in configs:
         try_out(config, options.kernel)
     if len(configs) == 1:
-        only = {folder.name: Member(folder, configs[0])}
-        return run_and_publish(only, options, helpers, textbook)
-    variants = {
-        name: Member(folder / name, config) for name, config in variants_of(configs).items()
-    }
+        return run_and_publish([Member(folder, configs[0])], options, helpers, textbook)
+    variants = variants_of(configs)
     if jax.process_index() == 0:
         run_folder.check_folders(folder, configs, options.overwrite)
         run_folder.write_study(folder, configs)
     runs: dict[str, Run] = {}
-    for group in groups_of([*variants.values()]):
-        named = {name: member for name, member in variants.items() if member in group}
-        say(f"\n{'variants' if len(named) > 1 else 'variant'} {', '.join(named)}")
-        runs |= run_and_publish(named, options, helpers, textbook)
+    for group in groups_of([Member(folder / name, own) for name, own in variants.items()]):
+        names = ", ".join(member.folder.name for member in group)
+        say(f"\n{'variants' if len(group) > 1 else 'variant'} {names}")
+        runs |= run_and_publish(group, options, helpers, textbook)
     if jax.process_index() == 0:
         runs = {name: runs[name] for name in variants}
-        write_variants(folder / VARIANTS_FILE, dict(zip(variants, configs, strict=True)), runs)
+        write_variants(folder / VARIANTS_FILE, variants, runs)
         say("")
         publish_comparison(folder, runs)
     return runs
@@ -97,19 +88,18 @@ def say(message: str) -> None:
 
 
 def run_and_publish(
-    members: Mapping[str, Member],
+    members: Sequence[Member],
     options: RunOptions,
     helpers: Sequence[Helper] = (),
     textbook: bool = False,
 ) -> dict[str, Run]:
     """Runs that train together, and after them the table, figures and report of each."""
-    config = next(iter(members.values())).config
     done = {}
-    with reporter_for(config, textbook) as reporter:
-        runs = run_group([*members.values()], reporter, options)
-    for (name, (folder, own)), run in zip(members.items(), runs, strict=True):
+    with reporter_for(members[0].config, textbook) as reporter:
+        runs = run_group(members, reporter, options)
+    for (folder, own), run in zip(members, runs, strict=True):
         if run is not None:  # another process publishes it
-            done[name] = run
+            done[folder.name] = run
             gates = partial(draw_gates, folder, own, run.results)
             meanwhile = partial(attempt, "the gates could not be drawn", gates, asked=False)
             publish_run(folder, run, helpers, meanwhile)

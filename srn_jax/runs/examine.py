@@ -10,12 +10,7 @@ import numpy as np
 from srn_jax.analysis import memory
 from srn_jax.analysis.explanation import BEST, STAGES, Explanation
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.sweep import (
-    as_fraction,
-    evaluate_one,
-    files_by_experiment,
-    map_experiments,
-)
+from srn_jax.ensemble.sweep import as_fraction, evaluate_one, files_by_experiment, map_experiments
 from srn_jax.errors import UserError
 from srn_jax.runs.restore import find_experiment, read_data_of
 from srn_jax.tasks.task import Dataset, Examples, Task, cut_inputs

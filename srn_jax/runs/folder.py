@@ -10,8 +10,8 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -274,6 +274,24 @@ def runs_in(folder: Path) -> list[Path]:
     return [folder / name for name in read_study(folder)]
 
 
+def with_seeds(run: Path, number: int) -> list[SweepConfig]:
+    """The sweeps of a finished run or of variants, with so many seeds from the first one on.
+
+    Raises:
+        UserError: if they are not finished, or have that many seeds already.
+    """
+    configs = read_configs(run)
+    for folder in runs_in(run):
+        if not read_run(folder)["finished"]:
+            raise UserError(f"{folder} is not finished, --resume it without --seeds first")
+    old = configs[0].seeds
+    seeds = tuple(range(old[0], old[0] + number))
+    if number <= len(old) or seeds[: len(old)] != old:
+        has = ", ".join(map(str, old[:20]))
+        raise UserError(f"--seeds {number}: {run} has seeds {has}, give a number that adds to them")
+    return [replace(config, seeds=seeds) for config in configs]
+
+
 def clear(folder: Path) -> None:
     """Remove a run from its folder; touches nothing that is not a run's."""
     # The run file last: what a kill leaves behind is still the folder of a run.
@@ -312,11 +330,9 @@ class OpenRun:
 
     def check(self) -> None:
         """Raise `OSError` if its folder is no longer the one that was locked."""
-        try:
+        with suppress(OSError):
             if self.lock and os.path.samestat(self.lock, os.stat(self.folder / LOCK_FILE)):
                 return
-        except OSError:
-            pass
         raise OSError(f"{self.folder} was removed or replaced while its run was going on")
 
     def write(self, **changes: Any) -> None:

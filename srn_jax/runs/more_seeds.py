@@ -8,27 +8,28 @@ this, nothing is lost, and the same command goes on.
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
+from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
+from srn_jax.runs.group import Member, run_group
+from srn_jax.runs.loop import Reporter, RunOptions
+from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import settings_of
-
-if TYPE_CHECKING:
-    from srn_jax.runs.loop import Reporter, RunOptions
 
 
 def add_seeds(
-    run: Path, config: SweepConfig, folder: Path, reporter: "Reporter", options: "RunOptions"
+    run: Path, config: SweepConfig, folder: Path, reporter: Reporter, options: RunOptions
 ) -> None:
     """Train the seeds that a finished run lacks, and begin another run with all of them.
 
     Args:
         run: folder of the finished run.
-        config: the same sweep with more seeds, of `with_seeds`.
+        config: the same sweep with more seeds, of `folder.with_seeds`.
         folder: of the other run, which then has a checkpoint of all its training.
         reporter: told about progress.
         options: how to carry it out.
@@ -36,10 +37,6 @@ def add_seeds(
     Raises:
         UserError, OSError, Interrupted: as `run_group`.
     """
-    from srn_jax.runs import checkpoint
-    from srn_jax.runs.group import Member, run_group
-    from srn_jax.runs.restore import read_data_of
-
     read_data_of(config)  # what is wrong with its data leaves no folder behind
     info, settings = run_folder.read_run(run), settings_of(config)
     begun = {"settings": settings, "command": options.command, "finished": False}
@@ -64,24 +61,6 @@ def add_seeds(
             items = joined(len(config.lengths), *(part.items for part in found))
             checkpoint.write(folder, found[0].block, items, settings)
         shutil.rmtree(new, ignore_errors=True)
-
-
-def with_seeds(run: Path, number: int) -> list[SweepConfig]:
-    """The sweeps of a finished run or of variants, with so many seeds from the first one on.
-
-    Raises:
-        UserError: if they are not finished, or have that many seeds already.
-    """
-    configs = run_folder.read_configs(run)
-    for folder in run_folder.runs_in(run):
-        if not run_folder.read_run(folder)["finished"]:
-            raise UserError(f"{folder} is not finished, --resume it without --seeds first")
-    old = configs[0].seeds
-    seeds = tuple(range(old[0], old[0] + number))
-    if number <= len(old) or seeds[: len(old)] != old:
-        has = ", ".join(map(str, old[:20]))
-        raise UserError(f"--seeds {number}: {run} has seeds {has}, give a number that adds to them")
-    return [replace(config, seeds=seeds) for config in configs]
 
 
 def write_run(folder: Path, info: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from srn_jax.analysis.results import Histories, Results
-from srn_jax.config import SweepConfig, steps_an_epoch
+from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import (
     as_fraction,
     evaluate_experiments,
@@ -77,7 +77,7 @@ def histories_of(
         eval_steps=program.eval_steps,
         steps={name: np.asarray(values) for name, values in steps.items()},
         evaluations={name: np.asarray(values) for name, values in evaluations.items()},
-        steps_an_epoch=steps_an_epoch(program.config, program.train_examples),
+        steps_an_epoch=program.steps_an_epoch,
     )
 
 

@@ -152,10 +152,7 @@ def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.n
     if data is None:
         examples, _ = test_sets(config, experiments, read_data_of(config))
     else:
-        folder, width = Path(data), max(config.lengths)
-        check_task(config, folder)
-        sets = {n: read_sequences(folder / str(n) / "test.txt", n) for n in set(lengths.tolist())}
-        check_test_sets(config, folder, sets)
+        width, sets = max(config.lengths), read_test_sets(config, Path(data), set(lengths.tolist()))
         padded = [pad_examples(sets[length], width) for length in lengths.tolist()]
         examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
     scores = evaluate_experiments(program_of(config), networks.parameters, examples, lengths)
@@ -163,25 +160,22 @@ def accuracies(networks: Networks, data: str | Path | None = None) -> tuple[np.n
     return loss, accuracy
 
 
-def check_task(config: SweepConfig, folder: Path) -> None:
-    """Raise `UserError` for networks whose task is not that of files of data."""
-    task = task_of(config)
-    if not getattr(task.inputs, "vocabulary", 0) or task.answers > 1:
-        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
-
-
-def check_test_sets(config: SweepConfig, folder: Path, sets: dict[int, Any]) -> None:
-    """Raise `UserError` for test sets of different sizes, or of other tokens or classes."""
-    if len({len(one) for one in sets.values()}) > 1:
-        raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
+def read_test_sets(config: SweepConfig, folder: Path, lengths: set[int]) -> dict[int, Any]:
+    """Test sets by length; raises `UserError` for what the networks of a run cannot take."""
     task = task_of(config)
     tokens = getattr(task.inputs, "vocabulary", 0)
+    if not tokens or task.answers > 1:
+        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
+    sets = {length: read_sequences(folder / str(length) / "test.txt", length) for length in lengths}
+    if len({len(one) for one in sets.values()}) > 1:
+        raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
     for length, one in sets.items():
         if one.digits.max() >= tokens or one.labels.max() >= task.outputs:
             raise UserError(
                 f"{folder / str(length) / 'test.txt'}: the networks know {tokens} tokens and "
                 f"{task.outputs} classes, it has more"
             )
+    return sets
 
 
 def load_unfinished(folder: Path, info: dict[str, Any]) -> Run:

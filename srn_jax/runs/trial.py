@@ -1,8 +1,7 @@
 """A sweep tried on abstract values before anyone trains: what is wrong with a user's own code."""
 
 import re
-from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from numbers import Integral, Real
 
 import jax
@@ -12,19 +11,12 @@ import numpy as np
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.kernels import Kernels
 from srn_jax.config import DEFAULTS, ExperimentConfig, SweepConfig, option_name
-from srn_jax.errors import UserError, warn
+from srn_jax.errors import UserError, warn_once
 from srn_jax.own_files import own_mistakes, path_of
 from srn_jax.runs.settings import own_files, own_paths
 from srn_jax.runs.trial_of_cells import check_cell, check_module
 from srn_jax.tasks import task_of
-from srn_jax.tasks.task import (
-    Dataset,
-    Examples,
-    Task,
-    Tokens,
-    Vectors,
-    check_length,
-)
+from srn_jax.tasks.task import Dataset, Examples, Task, Tokens, Vectors, check_length
 from srn_jax.training.experiment import batch_of, evaluate, prepare, program_of, train_step
 from srn_jax.training.model import hyperparameters_of, options_of
 
@@ -53,7 +45,7 @@ def try_out(config: SweepConfig, kernel: bool | None = None) -> None:
             "fewer --epochs, or a larger --batch-size"
         )
     for name, why in unused(config.experiment, task).items():
-        tell_unused(name, why)
+        warn_once(f"{option_name(name)} changes nothing {why}")
     own = own_paths(config)
     if not own:
         return
@@ -85,12 +77,6 @@ def unused(experiment: ExperimentConfig, task: Task) -> dict[str, str]:
     if experiment.clip_norm is None:
         why["clip"] = "without --clip-norm"
     return {n: w for n, w in why.items() if getattr(experiment, n) != getattr(DEFAULTS, n)}
-
-
-@cache
-def tell_unused(name: str, why: str) -> None:
-    """Warn, once in this process, of a setting that changes nothing."""
-    warn(f"{option_name(name)} changes nothing {why}")
 
 
 def try_own(config: SweepConfig, task: Task, length: int) -> None:
@@ -132,37 +118,27 @@ def check_task(name: str, task: Task) -> None:
 
 
 def check_draw(name: str, task: Task, length: int, units: int) -> None:
-    """Raise `UserError` for examples of other shapes than a task's must have."""
-    number = task.examples
-    check_shapes(f"{name}: draw", task.draw, ("number", number), number, task, length)
-    for some in sorted({1, units}):  # units of a test set and of the training set
-        examples = some * number
-        check_shapes(f"{name}: draw_set", task.draw_set, ("units", some), examples, task, length)
-
-
-def check_shapes(
-    name: str,
-    draw: Callable[..., Examples],
-    given: tuple[str, int],
-    number: int,
-    task: Task,
-    length: int,
-) -> None:
-    """Raise `UserError` where `draw`, given so many of something, gives not `number` examples."""
-    key, width = jax.random.key(0), length + 1
-    found = jax.eval_shape(lambda n: draw(key, given[1], n, width), jnp.int32(length))
-    if not isinstance(found, Examples):
-        kind = type(found).__name__
-        raise UserError(f"{name} gives {kind}, expected Examples(inputs, targets)")
+    """Raise `UserError` where a task draws examples of other shapes, or another number of them."""
+    number, key, width = task.examples, jax.random.key(0), length + 1
     size = () if isinstance(task.inputs, Tokens) else (task.inputs.size,)
     answers = () if task.answers == 1 else (task.answers,)
-    for part, shape in {"inputs": (number, width, *size), "targets": (number, *answers)}.items():
-        if getattr(found, part).shape != shape:
-            raise UserError(
-                f"{name} gives {part} {getattr(found, part).shape}, for {given[0]} {given[1]} "
-                f"and width {width} expected {shape}"
-                + (", units * examples of them" if given[0] == "units" else "")
-            )
+    calls = [("draw", "number", number, number)]
+    for some in sorted({1, units}):  # units of a test set and of the training set
+        calls.append(("draw_set", "units", some, some * number))
+    for method, what, count, examples in calls:
+        draw = partial(getattr(task, method), key, count)
+        found = jax.eval_shape(lambda n, draw=draw: draw(n, width), jnp.int32(length))
+        if not isinstance(found, Examples):
+            kind = type(found).__name__
+            raise UserError(f"{name}: {method} gives {kind}, expected Examples(inputs, targets)")
+        shapes = {"inputs": (examples, width, *size), "targets": (examples, *answers)}
+        for part, shape in shapes.items():
+            if getattr(found, part).shape != shape:
+                raise UserError(
+                    f"{name}: {method} gives {part} {getattr(found, part).shape}, for {what} "
+                    f"{count} and width {width} expected {shape}"
+                    + (", units * examples of them" if what == "units" else "")
+                )
 
 
 def check_values(name: str, task: Task, length: int) -> None:

@@ -53,14 +53,10 @@ def check_faster(name: str, cell: Any) -> None:
         return
     if cell.additive and "derivative" not in said:
         raise UserError(f"{name}: additive is for a cell with a derivative of its own")
-    wide, one = (2, cell.gates * 4), (2, 4)
-    parts = (one,) * cell.states
-    x, h, *rest = (
-        jax.random.normal(jax.random.key(number), shape)
-        for number, shape in enumerate((wide, wide, *parts, *parts))
-    )
-    state: Any = tuple(rest[: cell.states]) if cell.states > 1 else rest[0]
-    gradient: Any = tuple(rest[cell.states :]) if cell.states > 1 else rest[1]
+    random = np.random.default_rng(0)
+    x, h = jnp.float32(random.normal(size=(2, 2, cell.gates * 4)))
+    parts = jnp.float32(random.normal(size=(2, cell.states, 2, 4)))
+    state, gradient = (tuple(each) if cell.states > 1 else each[0] for each in parts)
 
     @jax.jit
     def differences(x, h, state, gradient):

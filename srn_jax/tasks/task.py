@@ -117,15 +117,7 @@ class Task:
 
 
 def draw_dataset(task: Task, key: jax.Array, units: int, length: Any, width: int) -> Dataset:
-    """Draw the training, development and test set of one experiment.
-
-    Raises:
-        UserError: a `ValueError`, where the task is not defined or does not fit.
-    """
-    if not isinstance(length, jax.core.Tracer):
-        check_length(task, int(length))
-        if length > width:
-            raise UserError(f"length {length} does not fit into width {width}")
+    """Draw the training, development and test set of one experiment."""
     keys = jax.random.split(key, 3)
     train = task.draw_set(keys[0], units, length, width)
     # One after the other: programs that draw are large, and two of them take longer to compile.
@@ -141,17 +133,12 @@ def check_length(task: Task, length: int) -> None:
         )
 
 
-def chance_of(task: Task) -> float:
-    """The accuracy of the best constant answer."""
-    return 1 / task.outputs if task.chance is None else task.chance
-
-
 def facts_of(task: Task) -> Facts:
     """What those who show results need to know of a task."""
     loss = math.log(task.outputs) if task.chance_loss is None else task.chance_loss
     return Facts(
         question=task.question,
-        chance=chance_of(task),
+        chance=1 / task.outputs if task.chance is None else task.chance,
         chance_loss=loss,
         test_examples=task.examples,
     )

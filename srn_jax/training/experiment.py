@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from srn_jax.cells import cell_class
 from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.cells.loops import Form, at, put
-from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
+from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
     Batches,
@@ -60,8 +60,13 @@ class Program:
 
     @property
     def steps(self) -> int:
-        """Training steps of the whole experiment."""
-        return number_of_steps(self.config, self.train_examples)
+        """Training steps of the whole experiment: 19,000 with the textbook's settings."""
+        return self.config.steps or self.config.epochs * self.steps_an_epoch
+
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps in which every example of a training set is seen once; the last batch kept."""
+        return -(-self.train_examples // self.config.batch_size)
 
     @property
     def eval_steps(self) -> np.ndarray:

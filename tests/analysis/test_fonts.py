@@ -7,6 +7,7 @@ import pytest
 
 from srn_jax.analysis import fonts, look
 from srn_jax.analysis.look import CHINESE, Look, save_figure
+from srn_jax.errors import warn_once
 
 pytestmark = pytest.mark.no_jax
 
@@ -63,7 +64,7 @@ def test_a_font_for_chinese_changes_nothing_in_latin_letters(monkeypatch):
 def test_a_users_own_words_are_drawn_in_it_or_one_line_says_that_they_are_boxes(
     tmp_path, monkeypatch, capsys
 ):
-    look.tell_of_boxes.cache_clear()
+    warn_once.cache_clear()
 
     def save(words):
         own = Look(title=words, formats=("png", "pdf"))
@@ -78,7 +79,7 @@ def test_a_users_own_words_are_drawn_in_it_or_one_line_says_that_they_are_boxes(
     save("运行")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and "boxes" in line and "Noto Sans CJK SC" in line
-    look.tell_of_boxes.cache_clear()
+    warn_once.cache_clear()
 
 
 def test_other_warnings_of_matplotlib_stay():

@@ -229,7 +229,7 @@ def test_a_strange_number_in_an_old_run_file_is_one_line(tmp_path, seconds):
 def test_without_best_parameters_there_are_no_scores_anywhere(tmp_path, capsys):
     experiment = with_settings(steps=1, learning_rate=1e30, cell="lstm").experiment
     single, folder = SweepConfig((10,), (0,), experiment), tmp_path / "run"  # figure 6.13's length
-    run = study.run_and_publish({"run": Member(folder, single)}, RunOptions())["run"]
+    run = study.run_and_publish([Member(folder, single)], RunOptions())[folder.name]
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 of 1 experiments diverged")
     results, read = run.results, read_results(folder)
     assert (folder / "report.html").exists() and not [*folder.glob("figures/6.13*")]

@@ -7,6 +7,7 @@ from running import SWEEP, Recorder, assert_same_run, contents_of
 
 from srn_jax.config import DataFolder
 from srn_jax.errors import UserError
+from srn_jax.runs import folder as run_folder
 from srn_jax.runs import more_seeds
 from srn_jax.runs.group import run_sweep
 from srn_jax.runs.loop import AS_USUAL
@@ -19,7 +20,7 @@ def test_more_seeds_give_the_run_of_all_seeds_also_after_a_kill(tmp_path, monkey
     run_sweep(replace(SWEEP, seeds=(0,)), old, Recorder())
     run_sweep(SWEEP, whole, Recorder())
     before = contents_of(old)
-    (config,) = more_seeds.with_seeds(old, 2)
+    (config,) = run_folder.with_seeds(old, 2)
     assert config == SWEEP
 
     def add(reporter):

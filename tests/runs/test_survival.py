@@ -241,7 +241,7 @@ def test_a_failing_experiment_is_reported_and_leaves_the_others_alone(
             self.state = self.scatter(state)
 
     monkeypatch.setattr(group, "Sweep", OneBroken)
-    study.run_and_publish({"run": Member(tmp_path / "run", SWEEP)}, RunOptions())
+    study.run_and_publish([Member(tmp_path / "run", SWEEP)], RunOptions())
     rows, whole = (
         (f / "results.csv").read_text().splitlines() for f in (tmp_path / "run", uninterrupted)
     )
@@ -363,7 +363,7 @@ def test_a_folder_that_goes_away_stops_the_run_and_keeps_its_checkpoints(
 
 def test_figures_that_cannot_be_drawn_cost_no_results(stopped, uninterrupted, capsys):
     (stopped / "figures").write_text("in the way")
-    study.run_and_publish({"run": Member(stopped, SWEEP)}, RunOptions())
+    study.run_and_publish([Member(stopped, SWEEP)], RunOptions())
     assert_same_run(stopped, uninterrupted)
     assert (stopped / "report.md").exists() and (stopped / "log.txt").exists()
     output = capsys.readouterr().out

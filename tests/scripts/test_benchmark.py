@@ -13,9 +13,10 @@ from benchmark.baselines import jax_experiment
 from benchmark.measure import Job
 from benchmark.report import contenders_table, floor, growth_plan, plan
 
-from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
+from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
+from srn_jax.training.experiment import program_of
 
 CONFIG = SweepConfig((3, 7), (0, 1), ExperimentConfig(epochs=1))
 
@@ -67,7 +68,7 @@ def test_a_gpu_is_measured_with_a_thousand_seeds_and_has_a_floor():
     facts = floor("gpu")
     assert facts["operations_a_step"] == sum(map(benchmark.operations, range(5, 40, 5)))
     assert 1 < facts["h200_floor_seconds_1000_seeds"] < 5
-    assert number_of_steps(ExperimentConfig(), 300) == benchmark.STEPS
+    assert program_of(SweepConfig()).steps == benchmark.STEPS
 
 
 def test_the_table_gives_ratios_to_the_baselines():

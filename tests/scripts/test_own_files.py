@@ -11,6 +11,7 @@ from srn_jax.analysis.results import Run, read_results
 from srn_jax.cli import study
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.sweep import Sweep
+from srn_jax.errors import warn_once
 from srn_jax.runs import trial
 from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import config_of, settings_of, variants_of
@@ -139,7 +140,7 @@ def test_a_file_that_needs_another_by_a_changed_path_is_refused_before_it_trains
     ],
 )
 def test_an_option_that_changes_nothing_is_told_once(options, says, own, capsys):
-    trial.tell_unused.cache_clear()
+    warn_once.cache_clear()
     settings = {
         name[2:].replace("-", "_"): x for name, x in zip(options[::2], options[1::2], strict=True)
     }

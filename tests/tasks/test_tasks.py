@@ -13,7 +13,7 @@ from srn_jax.errors import UserError
 from srn_jax.tasks import Adding, DigitSum, FromFiles, Recall, Task, task_of
 from srn_jax.tasks.adding import TOLERANCE
 from srn_jax.tasks.recall import BLANK, MARK, REMEMBERED, SYMBOLS
-from srn_jax.tasks.task import PADDING, Tokens, chance_of, draw_dataset, facts_of
+from srn_jax.tasks.task import PADDING, Tokens, check_length, draw_dataset, facts_of
 
 ALL = [DigitSum(), Adding(), Recall()]
 by_task = pytest.mark.parametrize("task", ALL, ids=lambda task: type(task).__name__)
@@ -69,9 +69,7 @@ def test_the_same_key_draws_the_same_and_another_key_something_else(task):
 @by_task
 def test_a_length_at_which_a_task_is_not_defined_is_refused(task):
     with pytest.raises(UserError, match=f"at least {task.shortest} positions, got length"):
-        draw_dataset(task, jax.random.key(0), 1, task.shortest - 1, 10)
-    with pytest.raises(UserError, match="length 11 does not fit into width 10"):
-        draw_dataset(task, jax.random.key(0), 1, 11, 10)
+        check_length(task, task.shortest - 1)
     shortest = draw(task, length=task.shortest, width=task.shortest)
     assert np.isfinite(shortest.inputs).all()
 
@@ -141,7 +139,7 @@ def test_recalls_symbols_are_uniform_and_chance_is_one_of_them():
         shares = np.bincount(column, minlength=SYMBOLS) / len(symbols)
         assert shares == pytest.approx(np.full(SYMBOLS, 1 / SYMBOLS), abs=0.01)
     assert np.abs(np.corrcoef(symbols.T) - np.eye(REMEMBERED)).max() < 0.03
-    assert chance_of(Recall()) == 1 / SYMBOLS
+    assert facts_of(Recall()).chance == 1 / SYMBOLS
     assert facts_of(Recall()).chance_loss == pytest.approx(np.log(SYMBOLS))
     assert facts_of(Recall()).test_examples == Recall.examples
 
@@ -152,7 +150,7 @@ def test_recalls_symbols_are_uniform_and_chance_is_one_of_them():
 def test_digit_sums_chance_is_that_of_the_best_constant_answer():
     sums = [a + b for a, b in itertools.product(range(10), repeat=2)]
     best = max(sums.count(answer) for answer in range(19)) / len(sums)
-    assert chance_of(DigitSum()) == best == 0.10
+    assert facts_of(DigitSum()).chance == best == 0.10
     dataset = draw_dataset(DigitSum(), jax.random.key(0), 1, 5, 5)
     assert np.bincount(dataset.test.targets).max() == 10
     assert facts_of(DigitSum()).chance_loss == pytest.approx(np.log(19))

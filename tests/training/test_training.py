@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srn_jax.config import ExperimentConfig, SweepConfig, number_of_steps
+from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble.sweep import pad_splits
 from srn_jax.interop.pytorch import network_from_state_dict
 from srn_jax.interop.textbook_files import textbook_splits
@@ -86,7 +86,7 @@ def assert_same_bits(ones, others):
 
 def test_the_experiment_has_19000_steps_and_is_evaluated_at_exactly_190_of_them():
     program = program_of(ExperimentConfig())
-    assert program.steps == number_of_steps(ExperimentConfig(), 300) == 19_000
+    assert program.steps == 19_000
     by_rule = [s for s in range(1, 19_000) if s % 100 == 0 or s == 18_999]
     assert program.eval_steps.tolist() == by_rule
     assert len(by_rule) == 190
