@@ -101,15 +101,14 @@ class Cell(nnx.Module):
             h: recurrent side, `[..., gates, D]`.
             state: `[..., D]`, or a tuple of `states` such.
         """
-        name = self.__name__ if isinstance(self, type) else type(self).__name__
+        name = type(self).__name__
         raise UserError(f"{name}: no method update(x, h, state), a cell has one")
 
     @classmethod
     def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:
         """The new state by `update`, of sides `[..., gates * D]`."""
-        by_gate = [side.reshape(*side.shape[:-1], cls.gates, -1) for side in (x, h)]
-        update: Any = cls.update
-        return update(cls, *by_gate, state)
+        x, h = (side.reshape(*side.shape[:-1], cls.gates, -1) for side in (x, h))
+        return object.__new__(cls).update(x, h, state)  # an instance for `super().update`
 
     # A cell may say these two itself, to be faster. Their sides are flat, `[..., gates * D]`:
     # a loop with a reshape in it does not become one kernel on a CPU and takes twice as long.
