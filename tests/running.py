@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
@@ -106,8 +107,10 @@ def run_as_script(name, arguments, out, err, prepare):
     sys.argv = [name, *arguments]
     if prepare is not None:
         prepare()
+    from srn_jax.analysis import drawing
     from srn_jax.cli import options as cli
 
+    drawing.start_helpers = lambda _: nullcontext(())  # as `run_here` in conftest.py
     cli.run_script(__import__(name.removesuffix(".py")).main)
 
 

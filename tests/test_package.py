@@ -45,12 +45,18 @@ def test_the_names_that_tools_see_are_those_that_there_are():
     assert sorted(n for names in seen.values() for n in names) == sorted(srn_jax.__all__)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("api") / "run"
-    with pytest.MonkeyPatch.context() as patch:  # to start a helper takes longer than to draw here
+@pytest.fixture(scope="module", autouse=True)
+def no_helpers():
+    """To start one takes longer than to draw what is drawn here."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("srn_jax.analysis.drawing.start_helpers", lambda _: nullcontext(()))
-        return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, no_helpers):
+    folder = tmp_path_factory.mktemp("api") / "run"
+    return srn_jax.train([np.int64(3), 5], 2, folder=str(folder), **SMALL)
 
 
 def test_training_from_python_gives_results_table_figures_and_networks(trained, capsys):
@@ -229,9 +235,7 @@ def test_a_folder_of_data_says_which_lengths_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for length, splits in textbook_splits((3, 4), (1, 1, 1)):
         write_splits(tmp_path / "data", length, splits)
-    with monkeypatch.context() as patch:
-        patch.setattr("srn_jax.analysis.drawing.start_helpers", lambda _: nullcontext(()))
-        run = srn_jax.train(seeds=1, data="data", **SMALL)
+    run = srn_jax.train(seeds=1, data="data", **SMALL)
     assert run.results.length.tolist() == [3, 4]
 
 
