@@ -6,7 +6,6 @@ the other. Of another module only the hidden states are known, so it has no grad
 """
 
 from functools import partial
-from inspect import getattr_static
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srn_jax.cells import Cell
+from srn_jax.cells.cell import says
 from srn_jax.cells.loops import product, recurrent_side
 from srn_jax.errors import UserError
 from srn_jax.tasks.task import Array, Examples, Task
@@ -280,9 +280,7 @@ def number_of_classes(*labels: Array) -> int:
 
 def has_gates(cell: Any) -> bool:
     """Whether a class of cells says what its gates are."""
-    if not issubclass(cell, Cell):
-        return False
-    return getattr_static(cell, "gate_values") is not getattr_static(Cell, "gate_values")
+    return issubclass(cell, Cell) and says(cell, "gate_values")
 
 
 def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:

@@ -11,6 +11,7 @@
 backward pass are shared (`recurrence`), and they call it on the class.
 """
 
+from inspect import getattr_static
 from typing import Any
 
 import jax
@@ -101,8 +102,7 @@ class Cell(nnx.Module):
             h: recurrent side, `[..., gates, D]`.
             state: `[..., D]`, or a tuple of `states` such.
         """
-        name = type(self).__name__
-        raise UserError(f"{name}: no method update(x, h, state), a cell has one")
+        raise UserError(f"{type(self).__name__}: no method update(x, h, state), a cell has one")
 
     @classmethod
     def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:
@@ -195,3 +195,8 @@ def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
     return value
+
+
+def says(cell: type[Cell], name: str) -> bool:
+    """Whether a class of cells has an attribute of its own in the place of `Cell`'s."""
+    return getattr_static(cell, name) is not getattr_static(Cell, name)

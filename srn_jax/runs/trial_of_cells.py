@@ -1,7 +1,6 @@
 """A cell of the user's own tried before anyone trains: whether it is what it says."""
 
 from functools import partial
-from inspect import getattr_static
 from numbers import Integral
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from srn_jax.cells import Cell, cell_class
-from srn_jax.cells.cell import FASTER
+from srn_jax.cells.cell import FASTER, says
 from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import path_of
@@ -37,7 +36,7 @@ def check_cell(config: ExperimentConfig) -> None:
     if found != wanted:
         raise UserError(f"{config.cell}: update gives a state {found}, expected {wanted}")
     for method in ("__call__", "project", "scan"):
-        if getattr(cell, method) is not getattr(Cell, method):
+        if says(cell, method):
             raise UserError(
                 f"{config.cell}: {method} is the same for all cells of the family and not asked of "
                 "yours: say update alone, or make it another flax.nnx.Module than srn_jax.Cell"
@@ -48,7 +47,7 @@ def check_cell(config: ExperimentConfig) -> None:
 
 def check_faster(name: str, cell: Any) -> None:
     """Raise `UserError` where what a cell says to be faster is not what its `update` says."""
-    said = sorted(n for n in FASTER if getattr_static(cell, n) is not getattr_static(Cell, n))
+    said = sorted(name for name in FASTER if says(cell, name))
     if not said:
         return
     if cell.additive and "derivative" not in said:
@@ -110,7 +109,8 @@ def check_module(task: Task, config: ExperimentConfig, length: int, padded: bool
         given += [(longer, begun)] if padded else []
         return [network.states(*arguments)[-1, 0] for arguments in given]
 
-    # As programs: operation by operation, each would be compiled alone.
+    # As programs: operation by operation, each would be compiled alone. The values of each number
+    # by one of its own, since a constructor may draw with NumPy, which a second call would not see.
     one, other = (jax.jit(values, static_argnums=0)(number) for number in range(2))
     if not jax.tree.all(jax.tree.map(partial(np.array_equal, equal_nan=True), one, other)):
         raise UserError(

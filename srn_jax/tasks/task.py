@@ -122,7 +122,7 @@ def draw_dataset(task: Task, key: jax.Array, units: int, length: Any, width: int
     train = task.draw_set(keys[0], units, length, width)
     # One after the other: programs that draw are large, and two of them take longer to compile.
     others = jax.lax.map(lambda other: task.draw_set(other, 1, length, width), keys[1:])
-    return Dataset(train, *(jax.tree.map(lambda both, n=n: both[n], others) for n in range(2)))
+    return Dataset(train, *map(Examples, *others))
 
 
 def check_length(task: Task, length: int) -> None:

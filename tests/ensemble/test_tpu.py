@@ -116,7 +116,6 @@ def test_a_thousand_seeds_fit_beside_the_kernels_and_move_little():
 
 @needs_cuda
 def test_two_h100s_cost_each_what_one_costs_and_do_not_talk():
-    need("gpu-h100")
     assert estimated("gpu-h100", 64, chips=(1, 2)).count <= 210
     compiled_alone(TARGETS["gpu-h100"], sweep(2), (1, 2), True)
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 from running import BLOCKS, COMMAND, Script, assert_same_run, checkpoints_of, slowly, wait_until
@@ -93,17 +94,17 @@ def test_a_failure_of_one_is_the_failure_of_both_with_one_line_each(tmp_path):
     assert not run_folder.read_run(run)["finished"]
 
 
-def lingering():
-    """As `prepare` of a script: it has said why it ends, and JAX has the time to say more."""
+def delay(name, seconds):
+    """As `prepare` of a script: what it does to end takes time, in which JAX may be faster."""
     from srn_jax.cli import processes
 
-    leave = processes.leave
+    function = getattr(processes, name)
 
-    def leave_late(status):
-        time.sleep(2)
-        leave(status)
+    def later(*arguments):
+        time.sleep(seconds)
+        function(*arguments)
 
-    processes.leave = leave_late
+    setattr(processes, name, later)
 
 
 @pytest.mark.slow
@@ -111,7 +112,7 @@ def test_a_refusal_of_one_ends_both_before_anyone_trains(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     with run_folder.locked(run):
-        both = start_two(tmp_path, "--out", run, prepare=(slowly, lingering))
+        both = start_two(tmp_path, "--out", run, prepare=(slowly, partial(delay, "leave", 2)))
         ends = assert_all_end_soon(both, time.monotonic() + 30)
     for status, output, errors in ends:
         assert status == 2 and len(errors) == 1 and "step" not in output, ends
@@ -122,22 +123,9 @@ def test_a_refusal_of_one_ends_both_before_anyone_trains(tmp_path):
         assert "process 1 has other settings" in errors[0]
 
 
-def late():
-    """As `prepare` of a script: JAX is faster than we are, if it sees that a process has died."""
-    from srn_jax.cli import processes
-
-    say = processes.say
-
-    def say_late(failure):
-        time.sleep(1)
-        say(failure)
-
-    processes.say = say_late
-
-
 def test_the_death_of_the_first_is_told_since_jax_does_not_see_it(tmp_path):
     run = tmp_path / "run"
-    both = start_two(tmp_path, "--out", run, prepare=(slowly, late))
+    both = start_two(tmp_path, "--out", run, prepare=(slowly, partial(delay, "say", 1)))
     wait_until(run.exists, both[0])  # they have found each other
     since = time.monotonic()
     os.kill(both[0].pid, signal.SIGKILL)
