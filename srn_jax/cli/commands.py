@@ -206,6 +206,7 @@ def generate_data(arguments: list[str]) -> None:
             check_same(out, length, splits)
     number = f"{examples * len(options.lengths):,} examples"
     print(f"{number}, {size / 1e6:,.1f} MB, to {out}", flush=True)
+    run_folder.make_folder(out)
     for length, splits in textbook_splits(*drawing, options.seed):
         write_splits(out, length, splits)
         sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)

@@ -17,7 +17,14 @@ from srn_jax.cells import cell_class
 from srn_jax.cli.answers import parse_tokens
 from srn_jax.errors import UserError, warn
 from srn_jax.runs.examine import NothingToExplain, examine
-from srn_jax.runs.folder import check_place, read_configs, read_finished, read_run, runs_in
+from srn_jax.runs.folder import (
+    check_place,
+    make_folder,
+    read_configs,
+    read_finished,
+    read_run,
+    runs_in,
+)
 from srn_jax.runs.restore import Networks, check_trained, find_experiment, restore
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Tokens
@@ -89,6 +96,7 @@ def explain(
             options.lengths,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+    make_folder(folder)
     notes = [FAMILY_NOTE] if np.isnan(found.gradient).all() else []
     paths = write_explanation(found, folder, task_of(config).question, notes, look)
     for name, values in gates.items():

@@ -11,6 +11,7 @@ from running import SMALL, SWEEP, Recorder, Script, with_settings
 
 from srn_jax.analysis.look import Look
 from srn_jax.analysis.results import read_results
+from srn_jax.cli import explain as explaining
 from srn_jax.cli.explain import explain, explain_all
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
@@ -155,6 +156,12 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
     assert not (tmp_path / "out").exists()
     status, _, complaints = Script(tmp_path, "explain.py", empty, "--platform", "cpu").wait()
     assert status == 2 and len(complaints) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_mistake(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(explaining, "examine", lambda *_: None)
+    with pytest.raises(UserError, match="no possible folder"):
+        explain(uninterrupted, tmp_path / ("long" * 100), OPTIONS)
 
 
 @pytest.mark.slow
