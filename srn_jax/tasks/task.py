@@ -138,9 +138,9 @@ def facts_of(task: Task) -> Facts:
     loss = math.log(task.outputs) if task.chance_loss is None else task.chance_loss
     return Facts(
         question=task.question,
-        chance=1 / task.outputs if task.chance is None else task.chance,
-        chance_loss=loss,
-        test_examples=task.examples,
+        chance=float(1 / task.outputs if task.chance is None else task.chance),
+        chance_loss=float(loss),
+        test_examples=int(task.examples),
     )
 
 
@@ -152,6 +152,11 @@ def place_of(length: Any, width: int) -> jax.Array:
 def mask_of(length: Any, width: int) -> jax.Array:
     """Where sequences of one length, padded to a width, have begun: booleans `[width]`."""
     return place_of(length, width) >= 0
+
+
+def blanked(tokens: Array, mask: jax.Array) -> jax.Array:
+    """Tokens `[..., time]` with `PADDING` where a mask, which may have fewer axes, is False."""
+    return jnp.where(mask, jnp.asarray(tokens, jnp.int32), PADDING)
 
 
 def cut_inputs(inputs: Array, kind: Tokens | Vectors, width: int) -> Array:

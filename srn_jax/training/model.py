@@ -22,7 +22,7 @@ from srn_jax.cells.recurrence import ALL_STATES, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
-from srn_jax.tasks.task import PADDING, Task, Tokens
+from srn_jax.tasks.task import PADDING, Task, Tokens, blanked
 
 Parameters = dict[str, Any]  # arrays by module and name
 
@@ -161,10 +161,11 @@ class Network(nnx.Module):
         tokens = hasattr(self, "vocabulary")
         if isinstance(self.cell, Cell) and tokens:
             rows = self.cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
+            if mask is not None:  # whatever a task has drawn there
+                inputs, mask = blanked(inputs, mask), mask.T
             one_hot = jax.nn.one_hot(inputs.T, self.vocabulary, dtype=rows.dtype)
             # In padding the one-hot row is zero, so neither W nor b enters.
             plan = plan._replace(blank=True)
-            mask = None if mask is None else mask.T
             return output(self.cell.scan(one_hot, rows, mask, plan=plan))
         vectors = self.embedding(jnp.maximum(inputs, 0)) if tokens else inputs
         start = None

@@ -17,7 +17,8 @@ def new_optimizer(config: ExperimentConfig, hyper: Hyperparameters) -> optax.Gra
         return optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8)
     if config.optimizer == "sgd":
         return optax.sgd(rate)
-    # Optax adds eps under the root, PyTorch 1e-8 beside it; where it counts they are the same.
+    # Optax adds eps under the root, PyTorch 1e-8 beside it, which makes the steps of the smallest
+    # gradients shorter: of 1e-7 by a tenth.
     return optax.rmsprop(rate, decay=0.9, eps=1e-16)
 
 

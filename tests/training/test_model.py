@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from srn_jax import SRN, Embedding, ExperimentConfig, Network, Task, Tokens, UserError, Vectors
+from srn_jax.cells.loops import InPlace, Stacked
 from srn_jax.config import CELLS
 from srn_jax.tasks import Adding, DigitSum, Recall
 from srn_jax.tasks.task import PADDING
@@ -50,6 +51,26 @@ def test_the_folded_input_side_equals_the_network_as_it_is_written(cell):
     network, digits = network_of(cell), digits_of(6, 9)
     plainly = network.output(network.cell(network.embedding(digits))[:, -1])
     assert np.asarray(network(digits)) == pytest.approx(np.asarray(plainly), abs=1e-6)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("form", [InPlace(), Stacked()], ids=repr)
+def test_what_a_task_writes_into_padding_changes_nothing(cell, form):
+    parameters, digits = parameters_of(network_of(cell)), digits_of(6, 5)
+    config = ExperimentConfig(cell=cell, embedding_size=5, hidden_size=7)
+
+    @jax.jit
+    def gradient(parameters, inputs, mask):
+        def total(parameters):
+            return jnp.sum(network_with(TASK, config, parameters)(inputs, mask, form) ** 2)
+
+        return jax.grad(total)(parameters)
+
+    padded = jnp.pad(digits, [(0, 0), (3, 0)], constant_values=7)
+    ours = gradient(parameters, padded, (jnp.arange(8) >= 3)[None])
+    plain = gradient(parameters, digits, None)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_several_answers_are_those_of_the_last_positions():
