@@ -51,6 +51,8 @@ def _run(path: Path, content: bytes) -> types.ModuleType:
     module = types.ModuleType(f"{path.stem}_{hashlib.sha256(content).hexdigest()[:8]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
+    if b"\0" in content:  # of which Python does not say where it is
+        raise UserError(f"{path}: holds a null byte, expected Python")
     with own_mistakes(path):
         exec(compile(content, str(path), "exec"), module.__dict__)
     return module

@@ -252,16 +252,20 @@ def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
 def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
     """What the task wants to be looked for, `[example]` each; several columns are numbered.
 
-    Raises `UserError` for values that are not whole numbers.
+    Raises `UserError` for values that are not whole numbers, one or more for each example.
     """
     found: dict[str, Array] = {}
-    for name, values in task.probe_targets(examples).items():
-        columns = values.reshape(len(values), -1)
-        if not jnp.issubdtype(columns.dtype, jnp.integer):
+    told = task.probe_targets(examples)
+    if not isinstance(told, dict):
+        raise UserError(f"probe_targets gives {type(told).__name__}, expected arrays by name")
+    for name, values in told.items():
+        shape, dtype = jnp.shape(values), jnp.result_type(values)
+        if shape[:1] != examples.targets.shape[:1] or not jnp.issubdtype(dtype, jnp.integer):
             raise UserError(
-                f"probe target {name} is {columns.dtype}, expected whole numbers "
-                "(see probe_targets of the task)"
+                f"probe target {name} is {dtype} of shape {shape}, expected whole numbers "
+                "[example] (see probe_targets of the task)"
             )
+        columns = jnp.reshape(values, (shape[0], -1))
         names = [f"{name} {n + 1}" for n in range(columns.shape[1])]
         found |= dict(zip(names if len(names) > 1 else [name], columns.T, strict=True))
     return found
@@ -296,4 +300,8 @@ def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
         values = cell.gate_values(side, *sides_of(cell, before))
     if not values:
         raise UserError(f"{type(cell).__name__} has no gates to show, leave out --gates")
+    wanted = (side.shape[0], 1, network.hidden_size)
+    for name, gate in values.items():
+        if jnp.shape(gate) != wanted:
+            raise UserError(f"gate {name} has shape {jnp.shape(gate)}, expected {wanted}")
     return {name: gate[:, 0].T for name, gate in values.items()}

@@ -9,10 +9,13 @@ import numpy as np
 from srn_jax.analysis.tables import plain_table
 from srn_jax.ensemble.sweep import map_experiments
 from srn_jax.errors import UserError
+from srn_jax.own_files import own_mistakes, path_of
 from srn_jax.runs.restore import Networks, accuracies
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Tokens
 from srn_jax.training.model import network_with
+
+MOST_NAMED = 3  # answers that are equally frequent
 
 
 def print_accuracies(networks: Networks, data: str | None, by_seed: bool = True) -> None:
@@ -45,9 +48,9 @@ def parse_tokens(text: str, vocabulary: int, option: str = "--predict") -> np.nd
         parts = list(parts[0])
     known = [p.isascii() and p.isdigit() and len(p) < 10 and int(p) < vocabulary for p in parts]
     if not parts or not all(known):
-        raise UserError(
-            f"{option} wants numbers 0 to {vocabulary - 1} like '3 4 0', got {text!r}"[:300]
-        )
+        last = vocabulary - 1
+        example = " ".join(str(min(digit, last)) for digit in (3, 4, 0))
+        raise UserError(f"{option} wants numbers 0 to {last} like '{example}', got {text!r}"[:300])
     return np.array([int(part) for part in parts], np.int32)
 
 
@@ -72,7 +75,8 @@ def print_predictions(networks: Networks, text: str) -> None:
     shares = map_experiments(answer, networks.parameters)  # [experiment, (answer,) class]
     shares = shares.reshape(len(networks), task.answers, task.outputs)
     answers = [" ".join(map(str, classes)) for classes in shares.argmax(axis=-1).tolist()]
-    found = task.right_answer(tokens)
+    with own_mistakes(path_of(networks.config.experiment.task)):
+        found = task.right_answer(tokens)
     right = None if found is None else " ".join(map(str, np.atleast_1d(found).tolist()))
     rows = [["trained on length", "seed", "answer", "probability", *(["right"] if right else [])]]
     for row, (length, seed) in enumerate(networks.experiments):
@@ -95,6 +99,14 @@ def summary(networks: Networks, answers: list[str], right: str | None) -> str:
     if right is not None:
         counts = [f"{n}: {own.count(right)} of {len(own)}" for n, own in said.items()]
         return f"the right answer is {right}, given by, for each length  {'  '.join(counts)}"
-    common = [(n, len(own), *Counter(own).most_common(1)[0]) for n, own in said.items() if own]
-    counts = [f"{n}: {one} ({times} of {of})" for n, of, one, times in common]
+    counts = [f"{n}: {most_frequent(own)}" for n, own in said.items() if own]
     return f"most frequent answer by length  {'  '.join(counts)}"
+
+
+def most_frequent(answers: list[str]) -> str:
+    """The commonest answer and how often it was given, or all that tie, or how many of many do."""
+    counts = Counter(answers)
+    times = max(counts.values())
+    tied = [answer for answer, count in counts.items() if count == times]
+    words = " or ".join(tied) if len(tied) <= MOST_NAMED else f"{len(tied)} answers tie"
+    return f"{words} ({times} of {len(answers)}{' each' if len(tied) > 1 else ''})"

@@ -10,6 +10,7 @@ import numpy as np
 
 from srn_jax.cells import Cell, cell_class
 from srn_jax.cells.kernels import Kernels
+from srn_jax.checks import shown
 from srn_jax.config import DEFAULTS, ExperimentConfig, SweepConfig, option_name
 from srn_jax.errors import UserError, warn_once
 from srn_jax.own_files import own_mistakes, path_of
@@ -34,8 +35,9 @@ def try_out(config: SweepConfig, kernel: bool | None = None) -> None:
         UserError: for what is wrong, by line where it is in a user's file.
     """
     task = task_of(config)
-    if path_of(config.experiment.task) is not None:
-        check_task(config.experiment.task, task)
+    if (file := path_of(config.experiment.task)) is not None:
+        with own_mistakes(file):
+            check_task(config.experiment.task, task)
     for length in config.lengths if config.data is None else ():
         check_length(task, length)
     steps = program_of(config, form=Kernels() if kernel else None).steps
@@ -87,6 +89,7 @@ def try_own(config: SweepConfig, task: Task, length: int) -> None:
         check_draw(settings.task, task, length, settings.multiplicity)
         if path_of(settings.task) is not None:
             check_values(settings.task, task, length)
+            check_scores(settings.task, task, length)
     else:
         tokens = jax.ShapeDtypeStruct((task.examples, length), jnp.int16)
         labels = jax.ShapeDtypeStruct((task.examples,), jnp.int32)
@@ -112,9 +115,13 @@ def check_task(name: str, task: Task) -> None:
     for key, value in (counts | {"inputs": task.inputs[0]}).items():
         if not isinstance(value, Integral) or value < 1:
             raise UserError(f"{name}: {key} must be a whole number from 1, got {value!r}")
-    for key in ("chance", "chance_loss"):
-        if not isinstance(value := getattr(task, key), Real | None):
-            raise UserError(f"{name}: {key} must be a number or None, got {value!r}")
+    for key, largest in (("chance", 1.0), ("chance_loss", 1e30)):
+        value = getattr(task, key)
+        if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= largest):
+            wanted = "from 0 to 1" if key == "chance" else "from 0"
+            raise UserError(f"{name}: {key} must be a number {wanted} or None, got {value!r}")
+    if not isinstance(task.question, str) or "\n" in task.question:
+        raise UserError(f"{name}: question must be one line of text, got {shown(task.question)}")
 
 
 def check_draw(name: str, task: Task, length: int, units: int) -> None:
@@ -142,8 +149,19 @@ def check_draw(name: str, task: Task, length: int, units: int) -> None:
 
 
 def check_values(name: str, task: Task, length: int) -> None:
-    """Raise `UserError` for tokens or classes that a task says it does not have."""
-    drawn = jax.jit(lambda n: task.draw(jax.random.key(0), task.examples, n, length))(length)
+    """Raise `UserError` for tokens or classes that a task says it does not have.
+
+    So it does for what does not come from the key: as a program it would be the same always.
+    """
+
+    def draw() -> Examples:  # traced anew each time
+        return jax.jit(lambda n: task.draw(jax.random.key(0), task.examples, n, length))(length)
+
+    drawn = draw()
+    if not jax.tree.all(jax.tree.map(np.array_equal, drawn, draw())):
+        raise UserError(
+            f"{name}: draw gives other examples for the same key: draw all from it, with jax.random"
+        )
     limits = {}
     if isinstance(task.inputs, Tokens):
         limits["inputs"] = task.inputs.vocabulary
@@ -152,9 +170,28 @@ def check_values(name: str, task: Task, length: int) -> None:
     for part, limit in limits.items():
         values = np.asarray(getattr(drawn, part))
         wrong = values[(values < 0) | (values >= limit)]
-        if values.dtype.kind not in "iub" or wrong.size:
+        if values.dtype.kind not in "iu" or wrong.size:
             found = wrong[0] if wrong.size else values.dtype
             raise UserError(
                 f"{name}: draw gives {part} with {found}, expected whole numbers "
                 f"from 0 to {limit - 1}"
+            )
+
+
+def check_scores(name: str, task: Task, length: int) -> None:
+    """Raise `UserError` for a loss or `correct` that are not one value for each answer."""
+    number = task.examples
+    answers = () if task.answers == 1 else (task.answers,)
+    drawn = jax.eval_shape(lambda n: task.draw(jax.random.key(0), number, n, length), length)
+    outputs = jax.ShapeDtypeStruct((number, *answers, task.outputs), jnp.float32)
+    for method, kind, wanted in (
+        ("loss", jnp.floating, "floats"),
+        ("correct", jnp.bool_, "booleans"),
+    ):
+        found = jax.eval_shape(getattr(task, method), outputs, drawn.targets)
+        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", type(found).__name__)
+        if shape != (number, *answers) or not jnp.issubdtype(dtype, kind):
+            raise UserError(
+                f"{name}: {method} gives {dtype} {shape or ''}, for {number} examples expected "
+                f"{wanted} {(number, *answers)}"
             )

@@ -28,6 +28,8 @@ def check_cell(config: ExperimentConfig) -> None:
     for key in ("gates", "states"):
         if not isinstance(value := getattr(cell, key), Integral) or value < 1:
             raise UserError(f"{config.cell}: {key} must be a whole number from 1, got {value!r}")
+    if cell.forget_gate not in (None, *range(cell.gates)):
+        raise UserError(f"{config.cell}: forget_gate must be a gate's number, from 0, or None")
     side = jax.ShapeDtypeStruct((2, cell.gates * config.hidden_size), jnp.float32)
     one = jax.ShapeDtypeStruct((2, config.hidden_size), jnp.float32)
     state = one if cell.states == 1 else (one,) * cell.states

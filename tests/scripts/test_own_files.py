@@ -313,6 +313,10 @@ def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own
         assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
 
 
+LOSS = "def loss(self, o, targets):\n        found = super().loss(o, targets)\n        return"
+RIGHT = "def correct(self, o, targets):\n        return super().correct(o, targets)"
+OOPS = "@property\n    def chance(self):\n        return oops"
+RANDOM = "(lambda shape: jnp.asarray(__import__('numpy').random.random(shape)) < 0.5)("
 SET = "def draw_set(self, key, units, n, w):\n        return self.draw(key, "
 
 
@@ -326,7 +330,16 @@ SET = "def draw_set(self, key, units, n, w):\n        return self.draw(key, "
         ("outputs = 2", "outputs = 1", "draw gives targets with 1, expected whole numbers from 0"),
         ("Tokens(2)", "Tokens(1)", "draw gives inputs with 1, expected whole numbers from 0 to 0"),
         ("inputs = Tokens(2)", "inputs = 2", "inputs must be Tokens(vocabulary) or Vectors(size)"),
-        ("outputs = 2", "outputs, chance = 2, 'half'", "chance must be a number or None"),
+        ("outputs = 2", "outputs, chance = 2, 'half'", "chance must be a number from 0 to 1 or No"),
+        ("outputs = 2", "outputs, chance = 2, 2.0", "chance must be a number from 0 to 1 or None"),
+        ("question = ", "question = 5  # ", "question must be one line of text, got 5"),
+        ("Examples(bits", "Examples(bits > 0", "draw gives inputs with bool, expected whole numbers"),
+        ("jax.random.bernoulli(key, shape=", RANDOM, "draw gives other examples for the same key"),
+        ("def draw(", f"{LOSS} jnp.mean(found)\n\n    def draw(", "loss gives float32 , for 100"),
+        ("def draw(", f"{LOSS} found > 1\n\n    def draw(", "loss gives bool (100,), for 100 examples"),
+        ("def draw(", f"{RIGHT} * 1.0\n\n    def draw(", "correct gives float32 (100,), for 100"),
+        ("def draw(", f"{OOPS}\n\n    def draw(", "line 14: NameError: name 'oops'"),
+        ("import jax\n", "import jax  # \0\n", "parity.py: holds a null byte, expected Python"),
         ("return Examples(", "return (", "draw gives tuple, expected Examples"),
         ("def draw(", "def __init__(self, n):\n        ...\n\n    def draw(", "without arguments"),
         ("def draw(", "def correct(self, *_):\n        oops\n\n    def draw(", "line 13: NameErr"),
