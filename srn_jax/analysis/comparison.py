@@ -114,7 +114,7 @@ class Comparison:
         if pairs := max((row.difference.pairs for row in self.rows), default=0):
             notes += [f"Difference: the run minus {self.baseline}, paired seed by seed.", P_NOTE]
             smallest = min(map(self.smallest_p, self.runs))
-            if smallest > 0.05:
+            if smallest > 0.05 and pairs > 1:  # one alone is not tested
                 notes.append(f"With {pairs} pairs at most, no p can be below {smallest:.3f}.")
         base = self.runs[self.baseline]
         for name, run in self.runs.items():

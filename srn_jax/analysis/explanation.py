@@ -248,15 +248,17 @@ def sentences(rows: Sequence[Row], reference: float, below: str, above: str) -> 
 def page(found: Explanation, rows: Sequence[Row], question: str, notes: Sequence[str] = ()) -> str:
     """The page: one paragraph for each finding, written from the rows of the summary."""
     many = sum(not np.isnan(row["interval"].low) for row in rows)
+    misses = f"; of the {many} intervals in `summary.csv` one in twenty misses"
+    misses = f"{misses}, so single ones prove little" if many else ""
     lines = [
         "# Why it forgets",
         f"{len(found.length)} networks were asked for {question}; left out, because they diverged "
         f"or no evaluation had a right answer: {found.left_out}. Numbers are means over seeds with "
         "their 95 % intervals, or shares of networks with Wilson's. A claim is made only where the "
-        f"whole interval supports it; of the {many} intervals in `summary.csv` one in twenty "
-        f"misses, so single ones prove little. Fewer than {FEWEST} networks have no interval. "
-        "Solvers are told by the test sequences that readouts are tested on, so a readout of the "
-        "answer must be better in them.",
+        f"whole interval supports it{misses}. Fewer than {FEWEST} networks have no interval. "
+        "Lines and bands in figures are medians and 5-95 % of seeds; in `why.png`, of several "
+        "runs, means and their 95 % intervals. Solvers are told by the test sequences that "
+        "readouts are tested on, so a readout of the answer must be better in them.",
         *notes,
     ]
 

@@ -35,12 +35,21 @@ from srn_jax.analysis.explanation import (
     summary_rows,
 )
 from srn_jax.analysis.figures import RUN_COLORS, draw_seeds
-from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below, save_figure
+from srn_jax.analysis.look import (
+    DEFAULT_LOOK,
+    LINE_HEIGHT,
+    PNG_DPI,
+    SMALLEST_TYPE,
+    Look,
+    legend_below,
+    save_figure,
+)
 from srn_jax.analysis.results import write_atomically
 from srn_jax.analysis.tables import csv_table
 from srn_jax.analysis.words import words_of
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several runs
+NUMBER_WIDTH = 3.0  # of `0.50` and its margin, in units of the type's size
 NARROWEST, ROW = 1.6, 2.72  # inches: a panel's least width, a row's height with type of 10 points
 
 
@@ -50,8 +59,12 @@ def panels(
     labels: Sequence[str],
     look: Look,
     across: str = "position",
+    note: str = "",
 ) -> Figure:
-    """A panel a length, each drawn by `draw[kind](axes, length)`; each kind starts a new row."""
+    """A panel a length, each drawn by `draw[kind](axes, length)`; each kind starts a new row.
+
+    The note is about all lines, above their legend.
+    """
     most = int((look.width or 12.8) / NARROWEST)
     columns = min(4, len(lengths), max(1, most))
     deep = -(-len(lengths) // columns)  # rows of a kind
@@ -69,11 +82,17 @@ def panels(
             draw[kind](axes, lengths[which])
             title = look.say("length {length}", length=lengths[which])
             axes.set(title=title, xlabel=look.say(across))
-            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], integer=True))
+            ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+            axes.xaxis.set_major_locator(ticks)
             if place % columns == 0:
                 axes.set_ylabel(labels[kind])
-        legend_below(figure)
+        legend_below(figure, note)
     return figure
+
+
+def note_of(found: Explanation, look: Look) -> str:
+    """What lines and bands are, where a figure has both."""
+    return look.say("median and 5-95 % of seeds") if np.unique(found.seed).size > 1 else ""
 
 
 def stage_figure(
@@ -87,7 +106,7 @@ def stage_figure(
             style = RUN_COLORS[stage], ("-", "--", "-.")[stage]
             draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, look.say(name))
 
-    return panels(found.lengths, [draw], [look.say(label)], look, across)
+    return panels(found.lengths, [draw], [look.say(label)], look, across, note_of(found, look))
 
 
 def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -> Figure:
@@ -109,7 +128,8 @@ def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -
         axes.axhline(chance, color="0.4", linestyle=":", label=look.say("chance"))
         axes.set_ylim(0, 1.03)
 
-    return panels(found.lengths, [draw], [look.say("accuracy of a linear readout")], look)
+    label = look.say("accuracy of a linear readout")
+    return panels(found.lengths, [draw], [label], look, note=note_of(found, look))
 
 
 def unseen_figure(found: Explanation, look: Look) -> Figure:
@@ -117,9 +137,13 @@ def unseen_figure(found: Explanation, look: Look) -> Figure:
     table = np.stack([found.unseen[found.length == n].mean(axis=0) for n in found.lengths])
     with look.axes(5.0, 0.85) as (figure, axes):
         image = axes.imshow(table, "viridis", aspect="auto", vmin=0, vmax=1, origin="lower")
+        points = np.array(axes.get_window_extent().size) * 72 / PNG_DPI
+        wide, high = points / table.shape[::-1]  # of a cell
+        size = min(rcParams["font.size"], wide / NUMBER_WIDTH, high / LINE_HEIGHT)
         for (row, column), mean in np.ndenumerate(table):
             color = "white" if mean < 0.6 else "black"
-            axes.text(column, row, f"{mean:.2f}", color=color, ha="center", va="center")
+            words = f"{mean:.2f}" if size >= SMALLEST_TYPE else ""
+            axes.text(column, row, words, color=color, size=size, ha="center", va="center")
             if found.tested[column] == found.lengths[row]:
                 corner = column - 0.5, row - 0.5
                 frame = Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", lw=2.5)

@@ -12,11 +12,13 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox, TransformedBbox
 
-from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
+from srn_jax.analysis.look import DEFAULT_LOOK, PNG_DPI, Look, legend_below
 from srn_jax.analysis.results import Histories, Results, Run, loss_stride, window_means
 from srn_jax.analysis.summary import mean_interval, mean_of
 from srn_jax.analysis.words import words_of
@@ -35,7 +37,8 @@ NORM_PROBE = "gradient_norm"
 NORM_STYLES = {"W": ("#e4007f", "-"), "U": ("#f19ec2", "-."), "b": ("#000000", "--")}
 FIRST_STEPS = {"6.8": 40, "6.9": 100}
 MOST_POINTS = 400  # of a probe's line, each a mean over some steps in long runs
-MOST_TICKS = 12
+LOWEST = 0.05  # a logarithmic axis with zeros to leave out begins a decade below this quantile
+DIGIT_WIDTH = 0.64  # of a tick's label, in units of the type's size
 LABEL_WIDTH = 70  # characters of a legend that fit under a figure
 
 
@@ -112,14 +115,18 @@ def draw_seeds(
     values = np.where(np.isfinite(values), values.astype(float), np.nan)
     known = ~np.isnan(values).all(axis=0)
     steps, values = steps[known], values[:, known]
-    draw_line = partial(axes.plot, color=color, linestyle=line, label=label, zorder=3)
-    if len(values) == 1 or not steps.size:
-        draw_line(steps, values[0], marker="o" if steps.size == 1 else None)  # or it is invisible
-        return values[0]
+    if axes.get_yscale() == "log":  # on which a zero is a gap, and no wall down to the axis
+        values = np.where(values > 0, values, np.nan)
     low, median, high = quantiles(values, [0.05, 0.5, 0.95])
-    draw_line(steps, median, marker="o" if steps.size == 1 else None)
-    band = axes.fill_between(steps, low, high, linestyle=line, linewidth=0.6, hatch=hatch)
-    band.set(facecolor=(color, 0.0 if hatch else 0.18), edgecolor=(color, 0.6))
+    (drawn,) = axes.plot(steps, median, color=color, linestyle=line, label=label, zorder=3)
+    gap = np.isnan(np.pad(median, 1, constant_values=np.nan))
+    if (lone := ~gap[1:-1] & gap[:-2] & gap[2:]).any():  # or they are invisible
+        drawn.set(marker="o" if steps.size == 1 else ".", markevery=np.flatnonzero(lone).tolist())
+        # Whole at the first and the last step.
+        drawn.set_clip_box(TransformedBbox(Bbox([[-1, 0], [2, 1]]), axes.transAxes))
+    if len(values) > 1:
+        band = axes.fill_between(steps, low, high, linestyle=line, linewidth=0.6, hatch=hatch)
+        band.set(facecolor=(color, 0.0 if hatch else 0.18), edgecolor=(color, 0.6))
     return high
 
 
@@ -128,8 +135,8 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 
     `np.nanquantile` takes a hundred times as long, so it sees only the steps that need it.
     """
-    found = np.quantile(values, shares, axis=0)
-    if (some := np.isnan(values).any(axis=0)).any():
+    found, missing = np.quantile(values, shares, axis=0), np.isnan(values)
+    if (some := missing.any(axis=0) & ~missing.all(axis=0)).any():
         found[:, some] = np.nanquantile(values[:, some], shares, axis=0)
     return found
 
@@ -139,26 +146,32 @@ def probe_figure(
 ) -> Figure:
     """What a probe recorded at one length, a line for each series; seeds as in a loss figure.
 
-    In a long run each point is the mean over as many steps as make a few hundred points.
+    In a long run each point is the mean over as many steps as make a few hundred points. Zeros,
+    which have no place on a logarithmic axis, are left out there.
     """
     rows, count = histories.length == length, histories.train_loss.shape[1]
     window = -(-count // MOST_POINTS)
     middles = (np.arange(-(-count // window)) + 0.5) * window - 0.5
-    above = [1.0]
+    names = histories.probes[probe]
+    values = np.stack([window_means(histories.steps[name][rows], window) for name in names])
+    values[~np.isfinite(values)] = np.nan
+    above = np.stack([quantiles(one, [0.95]) for one in values])
+    above = np.append(above[above > 0], 1.0)
     with look.axes(6.4, 0.66) as (figure, axes):
-        for place, name in enumerate(histories.probes[probe]):
-            values = window_means(histories.steps[name][rows], window)
+        if above.max() > 100 * above.min():
+            axes.set_yscale("log")
+        for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
             label = words_of(name.partition(".")[2] or name)
-            drawn = draw_seeds(axes, middles, values, style, label)
-            above.extend(drawn[drawn > 0])
-        if max(above) > 100 * min(above):
-            axes.set_yscale("log")
+            draw_seeds(axes, middles, values[place], style, label)
         words = "{name}, mean of {window} steps" if window > 1 else "{name}"
         label = look.say(words, name=look.say(probe.replace("_", " ")), window=window)
         finish_step_axes(axes, length, int(rows.sum()), label, look)
         axes.set_xlim(0, max(count - 1, 1))
-        legend_below(figure)
+        zeros = axes.get_yscale() == "log" and (values == 0).any()
+        if zeros:
+            axes.set_ylim(bottom=np.quantile(values[values > 0], LOWEST) / 10)
+        legend_below(figure, look.say("zeros left out") if zeros else "")
     return figure
 
 
@@ -233,16 +246,26 @@ def spacing(lengths: np.ndarray) -> float:
 def finish_accuracy_axes(
     axes: Axes, lengths: np.ndarray, facts: Facts, look: Look, name: str
 ) -> None:
-    """Add the chance line, labels, limits, and a tick at every length as long as they fit."""
+    """Add the chance line, labels, limits, and a tick at every length that has room for it."""
     if not math.isnan(facts.chance):
         label = look.say("chance, {chance:.2f}", chance=facts.chance)
         axes.axhline(facts.chance, color="0.4", linestyle=":", linewidth=1.2, label=label)
     axes.set(xlabel=look.say("sequence length"), ylabel=look.say(name), ylim=(0, 1.03))
     places = np.unique(lengths)
-    if places.size <= MOST_TICKS:
-        axes.set_xticks(places)
     if places.size:
-        axes.set_xlim(places[0] - spacing(places) / 2, places[-1] + spacing(places) / 2)
+        low, high = places[0] - spacing(places) / 2, places[-1] + spacing(places) / 2
+        label = DIGIT_WIDTH * (len(str(places[-1])) + 1) * rcParams["font.size"] / 72  # inches
+        room = label * PNG_DPI * (high - low) / axes.get_window_extent().width
+        axes.set(xlim=(low, high), xticks=apart(places.tolist(), room))
+
+
+def apart(places: Sequence[float], least: float) -> list[float]:
+    """The first of ascending places, and each that is at least so far from the one before it."""
+    found: list[float] = []
+    for place in places:
+        if not found or place - found[-1] >= least:
+            found.append(place)
+    return found
 
 
 def overview_figure(
@@ -275,7 +298,11 @@ def comparison_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Fig
     with look.axes(6.4, 0.66) as (figure, axes):
         for place, (name, run) in enumerate(runs.items()):
             seeds = np.unique(run.results.seed).size
-            label = look.say("{name} (seeds: {seeds})", name=name, seeds=seeds)
+            scored = np.unique(run.results.seed[~np.isnan(run.results.test_accuracy)]).size
+            words = "{name} (seeds: {seeds})"
+            if scored < seeds:
+                words = "{name} (seeds: {scored} of {seeds})"
+            label = look.say(words, name=name, seeds=seeds, scored=scored)
             style = {
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],

@@ -158,7 +158,7 @@ def boxes_told() -> Iterator[None]:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
-def legend_below(figure: Figure) -> None:
+def legend_below(figure: Figure, title: str = "") -> None:
     """Put one legend of all axes below them, where it hides nothing, in columns that fit.
 
     The figure grows by its height. Call it within `Look.applied`.
@@ -172,8 +172,10 @@ def legend_below(figure: Figure) -> None:
     widest = max((sum(1 + (ord(c) > 0x2E80) for c in line) for line in lines), default=1)
     fit = figure.get_figwidth() / letter / (LETTER_WIDTH * widest + HANDLE_WIDTH)
     columns = int(np.clip(fit, 1, 4))
-    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * letter * len(lines) / columns)
+    deep = len(lines) / columns + bool(title)
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * letter * deep)
     where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
+    where |= {"title": title, "title_fontsize": "small"}
     legend = figure.legend(list(entries.values()), list(entries), **where)
     for handle in filter(None, legend.legend_handles):
         handle.set_alpha(None)  # points may be too faint to see one by one

@@ -158,12 +158,17 @@ def run_report(run: Run, figures: Sequence[str | PurePath] = ()) -> str:
         blocks += ["## Exploding gradients", table, EXPLOSION_NOTE]
     if figures:
         blocks += ["## Figures", *map(figure_link, figures), *spikes_note(run)]
-    if settings := dict(flat(info.get("settings") or {})):
-        blocks += ["## Settings", "\n".join(f"- `{name}`: {settings[name]}" for name in settings)]
+    settings = dict(flat(info.get("settings") or {}))
+    unused = () if run.folder is None else ("task", "multiplicity")  # where files are the task
+    if told := [f"- `{name}`: {settings[name]}" for name in settings if name not in unused]:
+        blocks += ["## Settings", "\n".join(told)]
     told = [f"- {name}: {info[name]}" for name in PROVENANCE if info.get(name)]
     if info.get("seconds") is not None:
         told.append(f"- time: {duration(info['seconds'])}")
     told += [f"- {name}: {version}" for name, version in (info.get("versions") or {}).items()]
+    for place in info.get("went_on", ()):
+        found = dict(flat(place))
+        told.append("- went on: " + ", ".join(f"{name} {found[name]}" for name in found))
     blocks += ["## Run", "\n".join(told)] if told else []
     if command := info.get("command"):
         text = command if isinstance(command, str) else shlex.join(map(str, command))

@@ -29,7 +29,7 @@ from srn_jax.analysis.explanation_figures import (
     write_explanation,
 )
 from srn_jax.analysis.look import CHINESE, Look
-from srn_jax.analysis.summary import Interval, mean_interval, wilson_interval
+from srn_jax.analysis.summary import UNKNOWN, Interval, mean_interval, wilson_interval
 
 LENGTHS, SEEDS = (5, 8), 24
 NUMBER = r"-?\d+\.\d{3}"
@@ -211,6 +211,33 @@ def test_all_figures_are_drawn_and_arrays_written(found, written):
     assert np.array_equal(arrays["readout"], found.readout, equal_nan=True)
 
 
+def test_figures_of_several_seeds_say_what_lines_and_bands_are(found, written):
+    one = dataclasses.replace(found, seed=np.zeros_like(found.seed))
+    for explanation, said in ((found, "median and 5-95 % of seeds"), (one, "")):
+        drawn = {stem: draw() for stem, draw in figures_of(explanation).items()}
+        notes = {
+            stem: f.legends[0].get_title().get_text() for stem, f in drawn.items() if f.legends
+        }
+        assert notes == dict.fromkeys(drawn.keys() - {"unseen_lengths"}, said)
+    text = (written[0] / "explanation.md").read_text()
+    assert "medians and 5-95 % of seeds; in `why.png`" in text
+
+
+def test_the_only_position_of_a_panel_is_a_whole_number():
+    axes = figures_of(an_explanation((2,)))["jacobian"]().axes[0]
+    assert [n for n in axes.get_xticks() if axes.get_xlim()[0] < n < axes.get_xlim()[1]] == [2]
+
+
+@pytest.mark.parametrize(("number", "width", "shown"), [(2, 3.3, 4), (12, None, 144), (12, 3.3, 0)])
+def test_numbers_of_unseen_lengths_fit_into_their_cells_or_are_left_out(number, width, shown):
+    figure = figures_of(an_explanation(range(2, 2 + number)), Look(width=width))["unseen_lengths"]()
+    figure.draw_without_rendering()
+    axes, texts = figure.axes[0], [text for text in figure.axes[0].texts if text.get_text()]
+    cell = axes.get_window_extent().width / number
+    assert len(texts) == shown
+    assert all(text.get_window_extent().width < 0.9 * cell for text in texts)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [3.3, 5, 7, None])
 @pytest.mark.parametrize("lengths", [(20,), (5, 10, 15), (5, 10, 15, 20, 25, 30, 35)])
@@ -276,6 +303,9 @@ def test_few_networks_have_no_interval(found):
         for row in rows
         if row["measure"] == "gradient slope"
     }
+    none = [row | {"interval": UNKNOWN} for row in rows]
+    assert "intervals in `summary.csv` one in twenty misses" in page(found, rows, "the sum")
+    assert "one in twenty" not in page(found, none, "the sum")
     assert known == {
         (5, "all"): True,
         (5, "solvers"): True,

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -157,7 +158,11 @@ def test_a_short_run_is_drawn_at_every_step():
     results, histories = a_run(seeds=1, steps=38)
     (axes,) = drawn(loss_figure(histories, results, 5, FACTS)).axes
     assert len(line(axes, "train").get_xdata()) == 38
-    assert line(axes, "dev").get_marker() == "o"  # its only evaluation stays visible
+    only = line(axes, "dev")
+    assert only.get_marker() == "o"  # its only evaluation stays visible, and whole at the edge
+    assert only.get_xdata() == axes.get_xlim()[1]
+    assert only.get_clip_box().x1 > axes.get_window_extent().x1 + 10
+    assert only.get_clip_box().y1 == axes.get_window_extent().y1
 
 
 def test_a_run_still_going_on_is_drawn_up_to_now_on_an_axis_for_all_of_it():
@@ -311,6 +316,52 @@ def test_any_probe_is_a_figure_with_a_line_for_each_of_its_series():
     np.testing.assert_allclose(line(axes, "U").get_ydata()[:333], np.median(values, axis=0))
     (axes,) = drawn(probe_figure(histories, "mine", 20)).axes
     assert [item.get_label() for item in axes.lines] == ["mine"]
+
+
+def test_zeros_are_gaps_on_a_logarithmic_axis_which_a_few_tiny_values_do_not_stretch():
+    norms = np.full((2, 300), 1e-3)
+    norms[:, 0], norms[:, 10:290:2], norms[0, 20:], norms[1, 5] = 1e3, 0, 0, 1e-30
+    for seeds in (1, 2):
+        _, histories = a_run(lengths=(20,), seeds=seeds, steps=300)
+        steps = {**histories.steps, "norm.W": norms[-seeds:]}
+        figure = drawn(probe_figure(dataclasses.replace(histories, steps=steps), "norm", 20))
+        (axes,) = figure.axes
+        assert axes.get_yscale() == "log" and 1e-6 < axes.get_ylim()[0] < 1e-3
+        drawn_line = line(axes, "W")
+        known = ~np.isnan(drawn_line.get_ydata())
+        assert known.tolist() == (norms[-1] > 0).tolist()  # where any seed is above zero
+        assert drawn_line.get_markevery() == list(range(11, 289, 2))
+        assert figure.legends[0].get_title().get_text() == "zeros left out"
+        bands = [path for band in axes.collections for path in band.get_paths()]
+        assert all(path.vertices[:, 1].min() > 0 for path in bands)
+        assert len(axes.collections) == seeds - 1
+        steps["norm.W"] = np.where(norms[-seeds:] > 0, 1.0, 0.0)  # which a linear axis shows
+        figure = probe_figure(dataclasses.replace(histories, steps=steps), "norm", 20)
+        assert not np.isnan(line(figure.axes[0], "W").get_ydata()).any()
+        assert figure.legends[0].get_title().get_text() == ""
+
+
+@pytest.mark.parametrize("width", [3.3, 2, None])
+def test_labels_of_lengths_do_not_run_together(width):
+    results, histories = a_run((3, 4, 5, 6, 8, 9, 10, 12, 15, 20, 25, 30), seeds=1, steps=100)
+    look = Look(width=width)
+    for figure in (
+        accuracy_figure(results, FACTS, look),
+        overview_figure(histories, results, FACTS, look),
+    ):
+        (axes,) = [axes for axes in drawn(figure).axes if axes.get_xlabel() == "sequence length"]
+        assert {3} < {*axes.get_xticks()} < {*results.length}
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_the_comparison_counts_the_seeds_that_have_a_score():
+    results, _ = a_run(seeds=3)
+    none = dataclasses.replace(results, test_accuracy=np.full(len(results), np.nan))
+    some = np.where((results.seed == 1) & (results.length > 5), np.nan, results.test_accuracy)
+    runs = {"none": Run(none), "some": Run(dataclasses.replace(results, test_accuracy=some))}
+    said = legend_texts(comparison_figure(runs))
+    assert {"none (seeds: 0 of 3)", "some (seeds: 3)"} < {*said}
 
 
 def test_figures_are_named_by_the_textbooks_section_or_by_what_they_show():
@@ -565,8 +616,12 @@ def test_labels_are_chinese_where_a_font_is_there_and_one_line_says_so_where_non
         accuracy_figure(results, FACTS, look),
         overview_figure(histories, results, FACTS, look),
     ]
-    figures += [comparison_figure({"x": Run(results)}, look)]
+    nothing = dataclasses.replace(results, test_accuracy=np.full(len(results), np.nan))
+    figures += [comparison_figure({"x": Run(results), "y": Run(nothing)}, look)]
     figures += [probe_figure(with_probe(histories), "gradient_norm", 5, look)]
+    norms = np.tile([1e3, 1, 0], (len(results), 400))[:, : histories.train_loss.shape[1]]
+    with_zeros = dataclasses.replace(histories, steps={**histories.steps, "x.W": norms})
+    figures += [probe_figure(with_zeros, "x", 5, look)]
     for figure in figures:
         texts = [text.get_text() for text in figure.findobj(Text)]
         assert not [

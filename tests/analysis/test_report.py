@@ -98,6 +98,16 @@ def test_a_report_tells_everything_about_its_run():
     assert text.endswith("\n") and "\n\n\n" not in text
 
 
+def test_a_report_of_a_run_on_files_leaves_out_what_only_a_task_uses():
+    settings = {"experiment": {"task": "digit-sum", "epochs": 5}, "multiplicity": 3}
+    files = {"data": {"path": "mine", "sha256": "0" * 64}}
+    drawn = run_report(Run(GOOD, info={"settings": settings}))
+    assert "- `task`: digit-sum" in drawn and "- `multiplicity`: 3" in drawn
+    text = run_report(Run(GOOD, info={"settings": settings | files}))
+    assert "- `epochs`: 5" in text and "- `path`: mine" in text
+    assert "`task`" not in text and "`multiplicity`" not in text
+
+
 @pytest.mark.parametrize("missing", RUN_INFO)
 def test_a_report_does_without_any_one_fact_about_its_run(missing):
     info = {key: value for key, value in RUN_INFO.items() if key != missing}
@@ -271,6 +281,9 @@ def test_a_comparison_says_how_small_a_p_value_can_be():
     assert "With" not in comparison_table({"a": a_run({5: [0.1] * 8}), "b": a_run({5: [0.2] * 8})})
     one_length = a_run({5: scores[5]})  # which is corrected for one
     assert "With" not in comparison_table({"a": a_run(scores), "b": one_length})
+    pair, single = ({"a": a_run({5: [0.1] * n}), "b": a_run({5: [0.2] * n})} for n in (2, 1))
+    assert "With 2 pairs at most, no p can be below 0.500." in comparison_table(pair)
+    assert "pairs at most" not in comparison_table(single)
 
 
 def test_a_comparison_of_runs_without_common_seeds_leaves_the_difference_open():

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from srn_jax.analysis.results import read_histories, read_results
-from srn_jax.cli.answers import parse_tokens
+from srn_jax.cli.answers import most_frequent, parse_tokens
+from srn_jax.errors import UserError
 from srn_jax.runs.folder import RUN_FILE
 
 SMALL = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 3, "--epochs", 12)
@@ -174,6 +175,22 @@ def test_evaluate_predicts_any_tokens_and_marks_nothing_where_no_answer_is_known
     assert done.stdout.splitlines()[-1].startswith("most frequent answer by length  2: ")
     wrong = run_here("evaluate.py", tmp_path / "run", "--predict", "12 3", "--platform", "cpu")
     assert wrong.returncode == 2 and "--predict wants numbers 0 to 11" in wrong.stderr
+
+
+@pytest.mark.no_jax
+def test_answers_that_are_equally_frequent_are_all_named_or_counted():
+    assert most_frequent(["7", "3", "7"]) == "7 (2 of 3)"
+    assert most_frequent(["7", "3", "1 2"]) == "7 or 3 or 1 2 (1 of 3 each)"
+    assert most_frequent(list("1231")) == "1 (2 of 4)"
+    assert most_frequent(list("1234")) == "4 answers tie (1 of 4 each)"
+
+
+@pytest.mark.no_jax
+@pytest.mark.parametrize("vocabulary", [1, 2, 4, 10, 12])
+def test_the_example_of_a_sequence_is_one_that_can_be_predicted(vocabulary):
+    with pytest.raises(UserError) as refused:
+        parse_tokens("x", vocabulary)
+    assert len(parse_tokens(str(refused.value).split("'")[1], vocabulary)) == 3
 
 
 def test_the_same_command_again_shows_the_same_results_and_trains_nothing(run, run_here):
