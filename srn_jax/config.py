@@ -157,7 +157,7 @@ class SweepConfig:
         if self.data is not None and self.experiment.task != DEFAULTS.task:
             raise UserError("--data holds digits and a label, leave out --task")
         if self.data is not None and self.experiment.fresh_data:
-            raise UserError("--fresh-data draws its examples, leave out --data")
+            raise UserError("--fresh-data draws its examples, leave out --data or --textbook")
 
     @property
     def experiments(self) -> tuple[tuple[int, int], ...]:

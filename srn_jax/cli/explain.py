@@ -1,6 +1,7 @@
 """From a run's networks, before training, at the best step and at the end, to their explanation."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from srn_jax.analysis.figures import gate_figure
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, save_figure
 from srn_jax.cells import cell_class
 from srn_jax.cli.answers import parse_tokens
+from srn_jax.cli.options import called
 from srn_jax.errors import UserError, warn
+from srn_jax.own_files import own_mistakes
 from srn_jax.runs.examine import NothingToExplain, examine
 from srn_jax.runs.folder import (
+    EXPLANATION_FOLDER,
     check_place,
     make_folder,
     read_configs,
@@ -26,6 +30,7 @@ from srn_jax.runs.folder import (
     runs_in,
 )
 from srn_jax.runs.restore import Networks, check_trained, find_experiment, restore
+from srn_jax.runs.settings import own_paths
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Tokens
 
@@ -38,13 +43,17 @@ FAMILY_NOTE = (
 def explain_all(given: Path, options: argparse.Namespace, look: Look) -> list[Path]:
     """Explain a run, or each of a folder of variants and all side by side; returns what it wrote.
 
-    Raises `UserError` as `explain`.
+    Raises `UserError` as `explain`, and for a run that is not finished.
     """
     runs = runs_in(given)
-    out = Path(options.out or given / "explanation")
+    out = Path(options.out or given / EXPLANATION_FOLDER)
     found: dict[str, Explanation] = {}
     paths: list[Path] = []
     check_place(out)
+    for run in runs:
+        if not read_run(run)["finished"]:
+            again = shlex.join([*called("sweep"), "--resume", str(given)])
+            raise UserError(f"{run} is not finished, {again} goes on")
     if len(runs) == 1:
         return explain(runs[0], out, options, look)[1]
     cells = [cell_class(config.experiment.cell) for config in read_configs(given)]
@@ -73,20 +82,18 @@ def explain(
 
     A cell without gates is an error only where the run is alone.
 
-    Raises `UserError` for a run that is not finished or cannot be explained, and for gates that
-    cannot be shown.
+    Raises `UserError` for a run that cannot be explained, and for gates that cannot be shown.
     """
-    info = read_run(run)
-    if not info["finished"]:
-        raise UserError(f"{run} is not finished, python scripts/sweep.py --resume {run} goes on")
     trained = {which: restore(run, which=which) for which in STAGES[1:]}
     config = trained["best"].config
     gates: dict[str, np.ndarray] = {}
     wanted = alone or memory.has_gates(cell_class(config.experiment.cell))
     if options.gates is not None and wanted:  # what is wrong with the sequence should show now
-        gates, tokens = gates_along(trained["best"], options.gates, options.seed)
-    results = read_finished(run, info).results
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        with own_mistakes(*own_paths(config)):
+            gates, tokens = gates_along(trained["best"], options.gates, options.seed)
+    results = read_finished(run, read_run(run)).results
+    shown = Progress(transient=True, disable=not sys.stdout.isatty())
+    with own_mistakes(*own_paths(config)), shown as bar:
         task = bar.add_task("examining networks", total=None)
         found = examine(
             config,

@@ -101,9 +101,8 @@ def name_of(program: Program, about: Any) -> str:
     task = program.task
     settings["task"] = type(task), sorted(vars(task).items())
     origin = [
-        code(),
+        code_and_versions(),
         sys.version,
-        [version(name) for name in LIBRARIES],
         sorted(jax.config.values.items()),
         os.environ.get("XLA_FLAGS"),
         processor(),
@@ -115,10 +114,11 @@ def name_of(program: Program, about: Any) -> str:
 
 
 @cache
-def code() -> str:
-    """The digest of the code from which programs are traced."""
+def code_and_versions() -> list[str]:
+    """The digest of the code from which programs are traced, and the versions of its libraries."""
     files = [file for room in ROOMS for file in sorted((PACKAGE / room).glob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return [code, *map(version, LIBRARIES)]
 
 
 def processor() -> list[str]:

@@ -161,8 +161,8 @@ def restore_together(
     for run, own in zip(runs, found, strict=True):
         if own is None and (blocks_in(run) or blocks_in(run, DAMAGED)):
             raise UserError(
-                f"{run / CHECKPOINTS_FOLDER}: every checkpoint is damaged; "
-                "scripts/sweep.py --overwrite starts the run afresh"
+                f"{run / CHECKPOINTS_FOLDER}: every checkpoint is damaged; --overwrite starts the "
+                "run afresh"
             )
     if set_aside:
         for run, own in zip(runs, found, strict=True):

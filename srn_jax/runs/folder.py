@@ -51,6 +51,7 @@ LOCK_FILE = "lock"
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
 TABLES_FOLDER = "tables"
+EXPLANATION_FOLDER = "explanation"
 NEW_SEEDS_FOLDER = "new-seeds"  # a run of the seeds that another one lacks, until they are joined
 OLD_KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file without a digest holds
     "settings": dict,
@@ -61,7 +62,7 @@ OLD_KINDS: dict[str, type | tuple[type, ...]] = {  # what a run file without a d
     "finished": bool,
 }
 OURS = (
-    *("checkpoints", "explanation", "figures", CODE_FOLDER, TABLES_FOLDER, NEW_SEEDS_FOLDER),
+    *("checkpoints", "figures", EXPLANATION_FOLDER, CODE_FOLDER, TABLES_FOLDER, NEW_SEEDS_FOLDER),
     *(HISTORIES_FILE, LOG_FILE, PAGE_FILE, REPORT_FILE, RESULTS_FILE, RUN_FILE),
 )
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -263,15 +264,24 @@ def read_configs(folder: Path) -> list[SweepConfig]:
 def check_single(folder: Path) -> None:
     """Raise `UserError` for a folder of several variants, where a run is wanted."""
     if os.path.lexists(folder / STUDY_FILE) and not os.path.lexists(folder / RUN_FILE):
-        runs = ", ".join(map(str, runs_in(folder)))
+        runs = ", ".join(str(folder / name) for name in read_study(folder))
         raise UserError(f"{folder} holds several runs, choose one: {runs}")
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run folders that a folder of variants holds; of anything else, the folder itself."""
+    """The run folders that a folder of variants holds; of anything else, the folder itself.
+
+    Raises `UserError` if a variant has not been begun.
+    """
     if not os.path.lexists(folder / STUDY_FILE):
         return [folder]
-    return [folder / name for name in read_study(folder)]
+    runs = [folder / name for name in read_study(folder)]
+    missing = [run.name for run in runs if not os.path.lexists(run / RUN_FILE)]
+    if missing:
+        raise UserError(
+            f"{folder} is not finished, {missing[0]} has not begun: --resume {folder} goes on"
+        )
+    return runs
 
 
 def with_seeds(run: Path, number: int) -> list[SweepConfig]:
@@ -315,6 +325,14 @@ def locked(folder: Path) -> Iterator[os.stat_result]:
             yield os.stat(folder / LOCK_FILE)
     except Timeout:
         raise UserError(f"{folder} is in use by another process, wait for it or stop it") from None
+
+
+def check_free(folders: Sequence[Path]) -> None:
+    """Raise `UserError` if another process holds one of some folders, before any is changed."""
+    for folder in folders:
+        if (folder / LOCK_FILE).exists():
+            with locked(folder):
+                pass
 
 
 @dataclass

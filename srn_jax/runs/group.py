@@ -4,9 +4,10 @@ Process 0 alone touches the folders. What it refuses ends the others before anyo
 """
 
 import dataclasses
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from srn_jax.analysis.results import (
     write_results,
 )
 from srn_jax.config import SweepConfig
+from srn_jax.ensemble.compiling import code_and_versions
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
@@ -38,13 +40,21 @@ from srn_jax.runs.loop import (
     resume,
 )
 from srn_jax.runs.outcome import collect
-from srn_jax.runs.provenance import describe_devices, provenance
+from srn_jax.runs.provenance import (
+    changes,
+    describe_devices,
+    places_of,
+    provenance,
+    went_on,
+)
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import digest, flat, settings_of
 from srn_jax.runs.signals import Interrupted, stop_requests
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import facts_of
 from srn_jax.training.experiment import program_of
+
+KERNEL = (None, False, True)  # whether the kernels are asked for, as what processes can tell
 
 
 class Member(NamedTuple):
@@ -109,11 +119,21 @@ def run_group(
             ]
             if not all(there):
                 files()  # what is wrong with them leaves no folder behind
-            runs = [held.enter_context(open_run(m, reporter, options)) for m in members]
+            for folder, _ in members:
+                run_folder.make_folder(folder)
+            # All before any is changed: one may be in use.
+            locks = [held.enter_context(run_folder.locked(folder)) for folder, _ in members]
+            runs = [
+                open_run(member, lock, reporter, options)
+                for member, lock in zip(members, locks, strict=True)
+            ]
             together = restore_all([run for run in runs if run.run is None], reporter)
-        check_agreement([run.config for run in runs])
+            options = as_begun(options, runs, reporter)
+        check_agreement([run.config for run in runs], options)
         blocks = [-1 if run.run else run.start.block if run.start else 0 for run in runs]
-        _, together, *blocks = agree(0, together, *blocks)  # as process 0 has found it
+        kernel = KERNEL.index(options.kernel)
+        _, together, kernel, *blocks = agree(0, together, kernel, *blocks)  # as process 0 found it
+        options = dataclasses.replace(options, kernel=KERNEL[kernel])
         going = [number for number, block in enumerate(blocks) if block >= 0]
         for group in [going] if together and going else [[number] for number in going]:
             own = [runs[number] for number in group]
@@ -121,33 +141,47 @@ def run_group(
     return [run.run for run in runs]
 
 
-@contextmanager
-def open_run(member: Member, reporter: Reporter, options: RunOptions) -> Iterator[OpenRun]:
-    """Hold the folder of a run, which is begun if it is not there; a finished one is read."""
+def open_run(
+    member: Member, lock: os.stat_result, reporter: Reporter, options: RunOptions
+) -> OpenRun:
+    """A run whose folder is held; it is begun if it is not there, and read if it is finished."""
     folder, config = member
-    run_folder.make_folder(folder)
-    with run_folder.locked(folder) as lock:
-        if options.overwrite:
-            run_folder.clear(folder)
-        settings = settings_of(config)
-        if not run_folder.check_folder(folder, settings):
-            about = {"settings": settings, "command": options.command, **provenance()}
-            run_folder.write_run(folder, {**about, "seconds": 0.0, "finished": False})
-        info = run_folder.read_run(folder)
-        run_folder.keep_own_files(folder, config)
-        stored = run_folder.config_in(folder, info["settings"])
-        if config.data is not None and stored.data is not None:  # old runs knew less of their data
-            data = dataclasses.replace(stored.data, path=config.data.path)
-            config = dataclasses.replace(config, data=data)
-        run = OpenRun(folder, config, info, lock)
-        if info["finished"]:
-            try:
-                run.run = run_folder.read_finished(folder, info)
-                reporter.say(f"{folder} is finished, nothing is left to train")
-            except UserError as error:
-                reporter.warn(f"{error}; its results come from its checkpoint again")
-                run.write(finished=False)
-        yield run
+    if options.overwrite:
+        run_folder.clear(folder)
+    settings = settings_of(config)
+    if not run_folder.check_folder(folder, settings):
+        about = {"settings": settings, "command": options.command, **provenance()}
+        about |= {"kernel": options.kernel, "seconds": 0.0, "finished": False}
+        run_folder.write_run(folder, about)
+    info = run_folder.read_run(folder)
+    run_folder.keep_own_files(folder, config)
+    stored = run_folder.config_in(folder, info["settings"])
+    if config.data is not None and stored.data is not None:  # old runs knew less of their data
+        data = dataclasses.replace(stored.data, path=config.data.path)
+        config = dataclasses.replace(config, data=data)
+    run = OpenRun(folder, config, info, lock)
+    if info["finished"]:
+        try:
+            run.run = run_folder.read_finished(folder, info)
+            reporter.say(f"{folder} is finished, nothing is left to train")
+        except UserError as error:
+            reporter.warn(f"{error}; its results come from its checkpoint again")
+            run.write(finished=False)
+    return run
+
+
+def as_begun(options: RunOptions, runs: Sequence[OpenRun], reporter: Reporter) -> RunOptions:
+    """The options with the form of the loops that the runs were begun with, unless one is given.
+
+    Results differ between the forms in their last digits.
+    """
+    begun = runs[0].info.get("kernel")
+    if options.kernel is None:
+        return dataclasses.replace(options, kernel=begun)
+    if options.kernel != begun and any(run.start for run in runs):
+        form = "--kernel" if options.kernel else "--no-kernel"
+        reporter.warn(f"{runs[0].folder} goes on with {form}, which is not how it began")
+    return options
 
 
 def restore_all(runs: Sequence[OpenRun], reporter: Reporter) -> bool:
@@ -187,12 +221,13 @@ def train(
             resume(sweep, starts)
             done = sweep.eval_steps[block - 1] + 1
             reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
+        note_place(held, block, reporter)
         items, stopped_by = advance(sweep, block, writer, reporter, options, stop)
         if stopped_by:
             writer.close()
         for run in held:
             seconds = run.info["seconds"] + time.monotonic() - began
-            run.write(seconds=seconds, device=describe_devices())
+            run.write(seconds=seconds)
         if stopped_by:
             raise Interrupted(stopped_by)
         tests = by_run(sweep, sweep.gather((sweep.data.test, sweep.data.overlap)))
@@ -205,6 +240,19 @@ def train(
         writer.close()
     for run, outcome in zip(held, outcomes, strict=True):
         finish(run, files, *outcome)
+
+
+def note_place(runs: Sequence[OpenRun], block: int, reporter: Reporter) -> None:
+    """Keep where runs are trained from a block on, and warn where that can change their results."""
+    now = provenance()
+    for run in runs:
+        if not block:  # nothing was trained anywhere else
+            run.info |= now
+        elif places := went_on(run.info, [now]):
+            if other := changes(places_of(run.info)[-1], now):
+                told = "; ".join(other)
+                reporter.warn(f"{run.folder} goes on in another place ({told}): other last digits")
+            run.info["went_on"] = places
 
 
 def finish(
@@ -222,14 +270,18 @@ def finish(
     run.run = Run(table, histories, run.info)
 
 
-def check_agreement(configs: Sequence[SweepConfig]) -> None:
-    """Raise `UserError` in a process that was started with other settings than process 0."""
-    own = int(digest_of([flat(settings_of(config)) for config in configs])[:7], 16)
-    if agree(0, own)[1] != own:
-        raise UserError(
-            f"process {jax.process_index()} has other settings, data or files than process 0: "
-            "start all with the same command"
-        )
+def check_agreement(configs: Sequence[SweepConfig], options: RunOptions) -> None:
+    """Raise `UserError` in a process that would train something else than process 0."""
+    settings = [flat(settings_of(config)) for config in configs]
+    for told, what, advice in (
+        ([settings, options.chunk], "settings, data or files", "with the same command"),
+        (code_and_versions(), "code or libraries", "from the same version with the same libraries"),
+    ):
+        own = int(digest_of(told)[:7], 16)
+        if agree(0, own)[1] != own:
+            raise UserError(
+                f"process {jax.process_index()} has other {what} than process 0: start all {advice}"
+            )
 
 
 def counted(number: int, word: str) -> str:

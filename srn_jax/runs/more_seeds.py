@@ -18,6 +18,7 @@ from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.group import Member, run_group
 from srn_jax.runs.loop import Reporter, RunOptions
+from srn_jax.runs.provenance import places_of, went_on
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import settings_of
 
@@ -39,7 +40,7 @@ def add_seeds(
     """
     read_data_of(config)  # what is wrong with its data leaves no folder behind
     info, settings = run_folder.read_run(run), settings_of(config)
-    begun = {"settings": settings, "command": options.command, "finished": False}
+    begun: dict[str, Any] = {"settings": settings, "command": options.command, "finished": False}
     new = folder / run_folder.NEW_SEEDS_FOLDER
     run_folder.make_folder(folder)
     with run_folder.locked(folder):
@@ -57,7 +58,10 @@ def add_seeds(
             if len({part.block for part in found}) != 1 or len(found) < 2:
                 raise UserError(f"{run}: its last checkpoint is missing or damaged")
             later = run_folder.read_run(new)
-            write_run(folder, later | begun | {"seconds": info["seconds"] + later["seconds"]})
+            begun["seconds"] = info["seconds"] + later["seconds"]
+            if places := went_on(info, places_of(later)):
+                begun["went_on"] = places
+            write_run(folder, info | begun)
             items = joined(len(config.lengths), *(part.items for part in found))
             checkpoint.write(folder, found[0].block, items, settings)
         shutil.rmtree(new, ignore_errors=True)

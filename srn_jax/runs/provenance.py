@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,34 @@ def provenance() -> dict[str, Any]:
         | {"python": sys.version.split()[0]},
     }
     return {name: value for name, value in found.items() if value}
+
+
+PLACE = ("device", "processor", "commit", "versions")  # of what `provenance` tells
+
+
+def places_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where a run was trained, one place after another, as its run file tells."""
+    first = {name: info[name] for name in ("date", *PLACE) if name in info}
+    return [first, *info.get("went_on", ())]
+
+
+def went_on(info: Mapping[str, Any], more: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The places after its first of a run that goes on at some more, without repeating one."""
+    places = places_of(info)
+    for place in more:
+        if any(place.get(name) != places[-1].get(name) for name in PLACE):
+            places.append(place)
+    return places[1:]
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What rounds otherwise in one place than in another, as `jax 0.7.2, now 0.10.2`."""
+    told = [
+        {"processor": place.get("processor"), **place.get("versions", {})}
+        for place in (before, now)
+    ]
+    names = [n for n in told[1] if told[0].get(n) and told[0][n] != told[1][n]]
+    return [f"{name} {told[0][name]}, now {told[1][name]}" for name in names]
 
 
 def processor() -> str:

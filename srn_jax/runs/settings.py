@@ -160,7 +160,7 @@ def default_folder(configs: Sequence[SweepConfig]) -> Path:
             text = "+".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
             named = knob in ("task", "cell", "optimizer", "recurrent_init")
             first = "" if named else knob.partition("_")[0]
-            words.append(first if values == [True] else first + text.replace(".py:", "."))
+            words.append(first if values[0] is True else first + text.replace(".py:", "."))
     if sweep.data is not None:
         words.append(Path(sweep.data.path).name)
     if sweep.lengths != TEXTBOOK_LENGTHS:

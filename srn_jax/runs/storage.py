@@ -5,8 +5,8 @@ processes trained them, so it restores on any platform:
 
     models     {"best": parameters, "last": parameters}
     training   the rest of `experiment.TrainState`, and the histories by name
-    manifest   shape, dtype and SHA-256 of every array, the settings of the sweep, and the SHA-256
-               of all that
+    manifest   shape, dtype and SHA-256 of every array, the settings of the sweep, the number of the
+               checkpoint, and the SHA-256 of all that
 """
 
 import errno
@@ -62,6 +62,7 @@ def save(path: Path, items: dict[str, Any], settings: dict[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
     manifest: dict[str, Any] = {"arrays": describe(items), "settings": settings}
+    manifest["block"] = int(path.name)
     manifest["sha256"] = digest_of(manifest)
     trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     args = ocp.args.Composite(manifest=ocp.args.JsonSave(manifest), **trees)
@@ -89,11 +90,11 @@ def load(path: Path) -> Checkpoint:
             settle()
     if problem is not None:
         raise problem
-    items, settings = checked(restored)
+    items, settings = checked(restored, int(path.name))
     return Checkpoint(int(path.name), translate_items(items), settings)
 
 
-def checked(restored: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def checked(restored: Any, block: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Items and settings of a checkpoint; raises `Damage` unless they are what was saved."""
     try:
         manifest, items = dict(restored["manifest"]), {name: restored[name] for name in ITEMS}
@@ -108,6 +109,8 @@ def checked(restored: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     for name in sorted(names):
         if found.get(name) != wanted.get(name):
             raise Damage(f"{name} is not what was saved")
+    if manifest.get("block", block) != block:  # old versions did not say it
+        raise Damage(f"it was saved as number {manifest['block']}")
     return items, settings
 
 

@@ -63,6 +63,14 @@ def found_after(folder, original):
     return True
 
 
+def test_a_checkpoint_under_another_number_is_not_taken_for_that(stopped):
+    (stopped / "checkpoints" / "9").rename(stopped / "checkpoints" / "12")
+    reporter = Recorder()
+    assert checkpoint.restore(stopped, reporter.warn).block == 5
+    (warning,) = reporter.warned
+    assert "12 is damaged (it was saved as number 9)" in warning
+
+
 @pytest.mark.slow
 def test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used(stopped):
     original, newest = checkpoint.restore(stopped), stopped / "checkpoints" / "9"

@@ -9,9 +9,21 @@ import time
 from functools import partial
 
 import pytest
-from running import BLOCKS, COMMAND, Script, assert_same_run, checkpoints_of, slowly, wait_until
+from running import (
+    BLOCKS,
+    COMMAND,
+    SWEEP,
+    Script,
+    assert_same_run,
+    checkpoints_of,
+    slowly,
+    wait_until,
+)
 
+from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
+from srn_jax.runs import group
+from srn_jax.runs.loop import RunOptions
 
 SOON = 15  # seconds within which all have ended
 
@@ -21,11 +33,10 @@ def start_two(folder, *arguments, others=(), prepare=(slowly, slowly)):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    place = ["--cpu-devices", 1, "--coordinator", address, "--processes", 2, "--process"]
+    place = ["--coordinator", address, "--processes", 2, "--process"]
+    command = [*COMMAND, "--cpu-devices", 1, *arguments]
     return [
-        Script(
-            folder, "sweep.py", *COMMAND, *arguments, *own, *place, number, prepare=prepare[number]
-        )
+        Script(folder, "sweep.py", *command, *own, *place, number, prepare=prepare[number])
         for number, own in enumerate([(), others])
     ]
 
@@ -117,10 +128,14 @@ def test_a_refusal_of_one_ends_both_before_anyone_trains(tmp_path):
     for status, output, errors in ends:
         assert status == 2 and len(errors) == 1 and "step" not in output, ends
         assert "in use by another process" in errors[0]
-    both = start_two(tmp_path, "--out", run, others=["--learning-rate", 0.5])
-    for status, output, errors in assert_all_end_soon(both, time.monotonic() + 30):
-        assert status == 2 and len(errors) == 1 and "step" not in output, errors
-        assert "process 1 has other settings" in errors[0]
+    for others, says in (
+        (["--learning-rate", 0.5], "process 1 has other settings"),
+        (["--cpu-devices", 2], "process 1 has another number of devices than process 0, 2 and 1"),
+    ):
+        both = start_two(tmp_path, "--out", run, others=others)
+        for status, output, errors in assert_all_end_soon(both, time.monotonic() + 30):
+            assert status == 2 and len(errors) == 1 and "step" not in output, errors
+            assert says in errors[0]
 
 
 def test_the_death_of_the_first_is_told_since_jax_does_not_see_it(tmp_path):
@@ -163,6 +178,41 @@ def test_a_coordinator_that_does_not_exist_is_refused_at_once(tmp_path):
     assert time.monotonic() - began < SOON
     (line,) = errors
     assert status == 2 and "no-such-host.invalid:1234: no such host" in line
+
+
+def test_a_port_in_use_is_refused_before_jax_ends_without_a_word(tmp_path):
+    with socket.create_server(("localhost", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        place = ["--coordinator", address, "--processes", 2, "--process", 0]
+        status, _, errors = Script(tmp_path, "sweep.py", *COMMAND, *place).wait()
+    (line,) = errors
+    assert status == 2 and f"{address}: port {address[10:]} is not to be had" in line
+
+
+def test_who_waits_for_others_can_be_interrupted(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    place = ["--coordinator", address, "--processes", 2, "--process", 0]
+    script = Script(tmp_path, "sweep.py", *COMMAND, *place)
+    wait_until(lambda: "waiting for the others" in script.out.read_text(), script)
+    time.sleep(0.5)
+    os.kill(script.pid, signal.SIGINT)
+    assert script.wait(SOON)[0] == -signal.SIGINT
+
+
+def test_other_code_or_another_chunk_is_no_agreement(monkeypatch):
+    told = []
+    monkeypatch.setattr(group, "agree", lambda first, own: (first, told.append(own) or own))
+    for chunk in (None, 2):
+        group.check_agreement([SWEEP], RunOptions(chunk=chunk))
+    monkeypatch.setattr(group, "code_and_versions", lambda: ["another"])
+    group.check_agreement([SWEEP], RunOptions())
+    settings, code, with_chunk, same_code, again, other_code = told
+    assert settings == again != with_chunk and code == same_code != other_code
+    monkeypatch.setattr(group, "agree", lambda first, own: (first, own + 1))
+    with pytest.raises(UserError, match="has other settings, data or files than process 0"):
+        group.check_agreement([SWEEP], RunOptions())
 
 
 def test_a_single_process_prints_nothing_of_others():

@@ -139,7 +139,6 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
     empty = tmp_path / "without"
     shutil.copytree(uninterrupted, empty, ignore=shutil.ignore_patterns("checkpoints"))
     for run, options, words in (
-        (stopped_once, OPTIONS, "is not finished"),
         (empty, OPTIONS, "no checkpoint in it"),
         (uninterrupted, with_options(gates="1 2 0"), "SRN has no gates"),
         (
@@ -153,6 +152,8 @@ def test_what_cannot_be_explained_costs_one_line(uninterrupted, stopped_once, tm
         with pytest.raises(UserError, match=words) as error:
             explain(run, tmp_path / "out", options)
         assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=f"is not finished, .* --resume {stopped_once} goes on"):
+        explain_all(stopped_once, with_options(out=tmp_path / "out"), LOOK)
     assert not (tmp_path / "out").exists()
     status, _, complaints = Script(tmp_path, "explain.py", empty, "--platform", "cpu").wait()
     assert status == 2 and len(complaints) == 1
@@ -165,7 +166,7 @@ def test_a_folder_that_cannot_be_made_is_the_users_mistake(uninterrupted, tmp_pa
 
 
 @pytest.mark.slow
-def test_of_variants_with_several_answers_those_with_gates_show_them(tmp_path):
+def test_of_variants_with_several_answers_those_with_gates_show_them(uninterrupted, tmp_path):
     study, plain, out = (tmp_path / name for name in ("study", "plain", "out"))
     settings = [SMALL | {"task": "recall", "cell": cell, "epochs": 1} for cell in ("srn", "lstm")]
     configs = [SweepConfig((6,), (0,), ExperimentConfig(**its)) for its in settings]
@@ -174,7 +175,12 @@ def test_of_variants_with_several_answers_those_with_gates_show_them(tmp_path):
     for name, config in variants_of(configs).items():
         run_sweep(config, study / name, Recorder())
     options = with_options(gates="1 2 8 9 9 9", lengths=[6], out=out)
-    write_study(plain, [with_settings(), with_settings(learning_rate=2e-3)])
+    others = [with_settings(), with_settings(learning_rate=2e-3)]
+    write_study(plain, others)
+    with pytest.raises(UserError, match=r"learning_rate=0.001 has not begun: --resume .*/plain"):
+        explain_all(plain, options, LOOK)
+    for name in variants_of(others):
+        shutil.copytree(uninterrupted, plain / name)
     with pytest.raises(UserError, match=r"no cell in .* has gates to show, leave out --gates"):
         explain_all(plain, options, LOOK)
     explain_all(study, options, LOOK)

@@ -150,6 +150,8 @@ def test_the_default_folder_does_not_depend_on_where_files_are(tmp_path, monkeyp
     assert [*variants_of([SWEEP, one])] == ["cell=srn", "cell=mine.Mine"]
     with pytest.raises(UserError, match="same name"):
         variants_of([one, two])
+    assert "-forget1-" in default_folder([with_settings(forget_bias=1.0, cell="lstm")]).name
+    assert "-fresh-" in default_folder([with_settings(fresh_data=True)]).name
 
 
 # What a run wrote

@@ -18,7 +18,7 @@ from running import (
 from srn_jax.cli import study
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.group import Member, groups_of, run_group, run_sweep
+from srn_jax.runs.group import Member, as_begun, groups_of, run_group, run_sweep
 from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.signals import Interrupted
 
@@ -115,6 +115,54 @@ def test_a_refusal_of_one_run_touches_none(both, tmp_path):
     with pytest.raises(UserError, match=r"learning_rate: 0\.01, now 0\.7"):
         run_group(wrong, Recorder())
     assert contents_of(both) == before and not (tmp_path / "new").exists()
+
+
+def test_a_run_goes_on_in_the_form_it_began_in_unless_it_is_told(tmp_path):
+    reporter, start = Recorder(), object()
+    for begun, asked, expected in ((True, None, True), (None, None, None), (True, False, False)):
+        run = run_folder.OpenRun(tmp_path, SWEEP, {"kernel": begun}, start=start)
+        options = as_begun(RunOptions(kernel=asked), [run], reporter)
+        assert options.kernel is expected
+    (warning,) = reporter.warned
+    assert "goes on with --no-kernel, which is not how it began" in warning
+    assert as_begun(RunOptions(), [run_folder.OpenRun(tmp_path, SWEEP)], reporter).kernel is None
+
+
+@pytest.mark.slow
+def test_nothing_is_overwritten_while_one_is_in_use(both):
+    before = contents_of(both)
+    with (
+        run_folder.locked(both / "other"),
+        pytest.raises(UserError, match="other is in use by another process"),
+    ):
+        run_group(members(both), Recorder(), RunOptions(overwrite=True))
+    assert contents_of(both) == before
+
+
+def test_variants_in_use_are_found_before_any_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "run_and_publish", lambda *_: pytest.fail("it trains"))
+    variants = [SWEEP, with_settings(hidden_size=4)]
+    run_folder.write_study(tmp_path, variants)
+    run_folder.make_folder(tmp_path / "hidden_size=4")
+    with (
+        run_folder.locked(tmp_path / "hidden_size=4"),
+        pytest.raises(UserError, match="hidden_size=4 is in use by another process"),
+    ):
+        study.run_study(variants, tmp_path, RunOptions())
+
+
+def test_a_comparison_that_is_overwritten_loses_its_explanation(tmp_path, monkeypatch):
+    told = {name: None for name in ("hidden_size=8", "hidden_size=4")}
+    monkeypatch.setattr(study, "run_and_publish", lambda *_: told)
+    for name in ("write_variants", "publish_comparison"):
+        monkeypatch.setattr(study, name, lambda *_: None)
+    variants = [SWEEP, with_settings(hidden_size=4)]
+    (tmp_path / "explanation").mkdir()
+    run_folder.write_study(tmp_path, variants)
+    study.run_study(variants, tmp_path, RunOptions())
+    assert (tmp_path / "explanation").exists()
+    study.run_study(variants, tmp_path, RunOptions(overwrite=True))
+    assert not (tmp_path / "explanation").exists()
 
 
 @pytest.mark.slow
