@@ -17,6 +17,7 @@ from srn_jax.checks import shown, switch, whole
 from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import lengths_in, read_data
+from srn_jax.runs.signals import Interrupted, deferred
 
 if TYPE_CHECKING:
     from srn_jax.training.model import Network
@@ -121,12 +122,12 @@ def train(
     where = None if folder is None else path_from("folder", folder)
     if files is not None:
         config = dataclasses.replace(config, data=read_data(str(files), lengths)[0])
-    start_jax()
-    from srn_jax.analysis.drawing import start_helpers
-    from srn_jax.cli.study import run_study
-    from srn_jax.runs.loop import RunOptions
-    from srn_jax.runs.settings import default_folder
-    from srn_jax.runs.signals import Interrupted
+    with deferred():
+        start_jax()
+        from srn_jax.analysis.drawing import start_helpers
+        from srn_jax.cli.study import run_study
+        from srn_jax.runs.loop import RunOptions
+        from srn_jax.runs.settings import default_folder
 
     where = where or default_folder([config])
     told = {"lengths": [*lengths], "seeds": [*seeds], **settings}

@@ -72,9 +72,7 @@ def sweep(arguments: list[str]) -> None:
                 begin_with_more_seeds(finished, configs, folder, how)
             run_study(configs, folder, how, helpers, bool(options.textbook))
         except Interrupted as stop:
-            asked = {None: [], True: ["--kernel"], False: ["--no-kernel"]}[options.kernel]
-            resume = ["--resume", str(folder), *asked]
-            again = resume if finished is None else arguments
+            again = ["--resume", str(folder)] if finished is None else arguments
             print(f"stopped; to go on: {shlex.join([*called, *again])}")
             sys.exit(128 + stop.signal)
 

@@ -10,15 +10,18 @@ import re
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from srn_jax.cli import processes
 from srn_jax.errors import UserError, warn
+from srn_jax.runs.signals import deferred, interruptible
 
 PLATFORMS = ("auto", "cpu", "gpu", "tpu")
 EXTRAS = {"gpu": "cuda13", "tpu": "tpu"}
@@ -79,11 +82,13 @@ def configure(
         jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
     use_compilation_cache()
     coordinator = ""
+    looks_for_tpu = platform in ("auto", "tpu") and find_spec("libtpu") is not None
     try:
-        with without_libtpu():
+        with without_libtpu() if looks_for_tpu else nullcontext():
             if distributed is not None:
                 coordinator = join(distributed)
-            jax.devices()
+            with deferred():
+                jax.devices()
     except (RuntimeError, AssertionError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -93,6 +98,13 @@ def configure(
 
         place = (jax.process_index(), jax.process_count(), coordinator)
         processes.connect(*place, global_state.client)
+        counts = Counter(device.process_index for device in jax.devices())
+        own = jax.process_index()
+        if counts[own] != counts[0]:
+            raise UserError(
+                f"process {own} has another number of devices than process 0, {counts[own]} and "
+                f"{counts[0]}: all need as many (--cpu-devices)"
+            )
 
 
 def join(distributed: Distributed) -> str:
@@ -101,11 +113,16 @@ def join(distributed: Distributed) -> str:
 
     if distributed.coordinator is not None:
         host, _, port = distributed.coordinator.rpartition(":")
+        fault = "no such host"
         try:
             socket.getaddrinfo(host.strip("[]"), int(port))
+            if distributed.process == 0:
+                fault = f"port {port} is not to be had"
+                processes.listen_on(int(port)).close()
         except OSError as error:
+            reason = (error.strerror or str(error)).partition(" (")[0]
             raise UserError(
-                f"--coordinator {distributed.coordinator}: no such host ({error.strerror})"
+                f"--coordinator {distributed.coordinator}: {fault} ({reason})"
             ) from None
         own = f"process {distributed.process} of {distributed.processes}"
         print(f"{own}: waiting for the others at {distributed.coordinator}", flush=True)
@@ -119,7 +136,8 @@ def join(distributed: Distributed) -> str:
         place = ClusterEnv.auto_detect_unset_distributed_params(*place, None, None, 300)[:3]
     coordinator, count, process = place
     address = processes.relay(coordinator) if coordinator and process else coordinator
-    jax.distributed.initialize(address, count, process)
+    with interruptible():
+        jax.distributed.initialize(address, count, process)
     return coordinator or ""
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import io
 import itertools
+import os
 import re
 import signal
 import sys
@@ -87,6 +88,9 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     The exit status is 2 for a user's mistake, 1 for a failure of the machine (a full disk), and
     128 + n where signal n stopped it.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed, and its number must not become a file's
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     gc.set_threshold(GARBAGE)

@@ -181,7 +181,8 @@ def reporter_for(config: SweepConfig, textbook: bool = False) -> PlainReporter:
     ipython: Any = sys.modules.get("IPython")
     if "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None:
         return NotebookReporter(config)
-    return BarReporter(config) if sys.stdout.isatty() else PlainReporter(config)
+    shows_bars = sys.stdout.isatty() and not Console().is_dumb_terminal
+    return BarReporter(config) if shows_bars else PlainReporter(config)
 
 
 def headline(progress: Progress, rate: float) -> str:

@@ -271,7 +271,7 @@ def test_probe_targets_are_whole_numbers_and_columns_are_numbered():
     adding = Adding()
     assert list(memory.labels_of(adding, examples_of(adding))) == ["sum in tenths"]
     adding.probe_targets = lambda examples: {"sum": examples.targets}
-    with pytest.raises(UserError, match="probe target sum is float32 of shape .*, expected whole numbers"):
+    with pytest.raises(UserError, match="target sum is float32 of shape"):
         memory.labels_of(adding, examples_of(adding))
     with pytest.raises(UserError, match="go from -1 to 3"):
         memory.number_of_classes(np.array([-1, 3]))
