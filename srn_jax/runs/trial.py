@@ -189,9 +189,10 @@ def check_scores(name: str, task: Task, length: int) -> None:
         ("correct", jnp.bool_, "booleans"),
     ):
         found = jax.eval_shape(getattr(task, method), outputs, drawn.targets)
-        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", type(found).__name__)
+        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
         if shape != (number, *answers) or not jnp.issubdtype(dtype, kind):
+            told = type(found).__name__ if shape is None else f"{dtype} {shape}"
             raise UserError(
-                f"{name}: {method} gives {dtype} {shape or ''}, for {number} examples expected "
+                f"{name}: {method} gives {told}, for {number} examples expected "
                 f"{wanted} {(number, *answers)}"
             )

@@ -339,7 +339,7 @@ SET = "def draw_set(self, key, units, n, w):\n        return self.draw(key, "
             "draw gives inputs with bool, expected whole",
         ),
         ("jax.random.bernoulli(key, shape=", RANDOM, "draw gives other examples for the same key"),
-        ("def draw(", f"{LOSS} jnp.mean(found)\n\n    def draw(", "loss gives float32 , for 100"),
+        ("def draw(", f"{LOSS} jnp.mean(found)\n\n    def draw(", "loss gives float32 (), for 100"),
         (
             "def draw(",
             f"{LOSS} found > 1\n\n    def draw(",
