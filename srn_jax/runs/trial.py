@@ -189,7 +189,7 @@ def check_scores(name: str, task: Task, length: int) -> None:
         ("correct", jnp.bool_, "booleans"),
     ):
         found = jax.eval_shape(getattr(task, method), outputs, drawn.targets)
-        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
+        shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", object)
         if shape != (number, *answers) or not jnp.issubdtype(dtype, kind):
             told = type(found).__name__ if shape is None else f"{dtype} {shape}"
             raise UserError(
