@@ -9,7 +9,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.ensemble import compiling
-from srn_jax.ensemble.compiling import code, has_users_code, name_of
+from srn_jax.ensemble.compiling import code_and_versions, has_users_code, name_of
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.training.experiment import program_of
 
@@ -149,8 +149,8 @@ def test_other_code_settings_or_flags_are_another_program(monkeypatch, tmp_path)
     digests = []
     for text in ("x = 1\n", "x = 2\n"):
         (copy / "one.py").write_text(text)
-        code.cache_clear()
-        digests.append(code())
+        code_and_versions.cache_clear()
+        digests.append(code_and_versions())
         assert is_new()
-    code.cache_clear()
+    code_and_versions.cache_clear()
     assert digests[0] != digests[1]
