@@ -60,6 +60,7 @@ def test_another_thread_than_the_first_has_no_signals_to_wait_for():
     assert done == ["loaded"]
 
 
+@pytest.mark.slow
 def test_what_xla_says_before_it_aborts_is_seen():
     code = "from srn_jax.cli import devices; devices.configure('cpu')"
     flags = os.environ | {"XLA_FLAGS": "--xla_nonsense=4"}

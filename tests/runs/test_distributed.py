@@ -180,6 +180,7 @@ def test_a_coordinator_that_does_not_exist_is_refused_at_once(tmp_path):
     assert status == 2 and "no-such-host.invalid:1234: no such host" in line
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused_before_jax_ends_without_a_word(tmp_path):
     with socket.create_server(("localhost", 0)) as taken:
         address = f"localhost:{taken.getsockname()[1]}"
@@ -189,6 +190,7 @@ def test_a_port_in_use_is_refused_before_jax_ends_without_a_word(tmp_path):
     assert status == 2 and f"{address}: port {address[10:]} is not to be had" in line
 
 
+@pytest.mark.slow
 def test_who_waits_for_others_can_be_interrupted(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
