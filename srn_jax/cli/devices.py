@@ -113,17 +113,18 @@ def join(distributed: Distributed) -> str:
 
     if distributed.coordinator is not None:
         host, _, port = distributed.coordinator.rpartition(":")
-        fault = "no such host"
+        its = host.strip("[]"), int(port)
         try:
-            socket.getaddrinfo(host.strip("[]"), int(port))
-            if distributed.process == 0:
-                fault = f"port {port} is not to be had"
-                processes.listen_on(int(port)).close()
+            socket.getaddrinfo(*its)
         except OSError as error:
-            reason = (error.strerror or str(error)).partition(" (")[0]
             raise UserError(
-                f"--coordinator {distributed.coordinator}: {fault} ({reason})"
+                f"--coordinator {distributed.coordinator}: no such host ({error.strerror})"
             ) from None
+        if distributed.process == 0:  # or JAX crashes
+            with suppress(OSError), socket.create_connection(its, 1):
+                raise UserError(
+                    f"--coordinator {distributed.coordinator}: its port is in use, choose another"
+                )
         own = f"process {distributed.process} of {distributed.processes}"
         print(f"{own}: waiting for the others at {distributed.coordinator}", flush=True)
     with suppress(AttributeError):  # a signal is told to all by our own loop

@@ -58,7 +58,9 @@ class Lines:
             self.watch(line, 0)
             return
         deadline, word = time.monotonic() + PATIENCE, secrets.token_hex(16)
-        with listen_on(0) as server:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as server:
             store.key_value_set("srn_jax/line", f"{server.getsockname()[1]} {word}")
             while len(self.sockets) < processes - 1:
                 server.settimeout(max(deadline - time.monotonic(), 0.01))
@@ -105,13 +107,6 @@ class Lines:
             for listener in self.listeners:
                 if listener is not threading.current_thread():
                     listener.join(max(deadline - time.monotonic(), 0))
-
-
-def listen_on(port: int) -> socket.socket:
-    """A socket that listens on a port of this machine, 0 for a free one; raises `OSError`."""
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    return socket.create_server(("", port), family=family, dualstack_ipv6=both)
 
 
 def relay(coordinator: str) -> str:

@@ -54,7 +54,7 @@ from srn_jax.tasks import task_of
 from srn_jax.tasks.task import facts_of
 from srn_jax.training.experiment import program_of
 
-KERNEL = (None, False, True)  # whether the kernels are asked for, as what processes can tell
+KERNEL = (None, False, True)  # of `RunOptions`, by the numbers that processes exchange
 
 
 class Member(NamedTuple):

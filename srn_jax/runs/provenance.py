@@ -29,6 +29,7 @@ def provenance() -> dict[str, Any]:
 
 
 PLACE = ("device", "processor", "commit", "versions")  # of what `provenance` tells
+ROUNDS = ("processor", "jax", "jaxlib", "flax", "optax")
 
 
 def places_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -47,13 +48,10 @@ def went_on(info: Mapping[str, Any], more: Iterable[dict[str, Any]]) -> list[dic
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What rounds otherwise in one place than in another, as `jax 0.7.2, now 0.10.2`."""
-    told = [
-        {"processor": place.get("processor"), **place.get("versions", {})}
-        for place in (before, now)
-    ]
-    names = [n for n in told[1] if told[0].get(n) and told[0][n] != told[1][n]]
-    return [f"{name} {told[0][name]}, now {told[1][name]}" for name in names]
+    """What may round otherwise in one place than in another, as `jax 0.7.2, now 0.10.2`."""
+    old, new = ({"processor": p.get("processor"), **p.get("versions", {})} for p in (before, now))
+    names = [name for name in ROUNDS if None not in (old.get(name), new.get(name))]
+    return [f"{name} {old[name]}, now {new[name]}" for name in names if old[name] != new[name]]
 
 
 def processor() -> str:
