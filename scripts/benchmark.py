@@ -11,7 +11,7 @@ from pathlib import Path
 from srn_jax.cli import options as cli
 from srn_jax.config import option_name
 from srn_jax.errors import UserError
-from srn_jax.runs.folder import check_place
+from srn_jax.runs.folder import check_place, make_folder
 
 MEASURING = ("platform", "cells", "quick", "whole_process")  # what --estimate has no use for
 
@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> None:
         return
     if platform == "gpu":
         report.check_gpu()
+    make_folder(Path(options.out))  # before it measures for half an hour
     measured = report.run_all(platform, options.quick, options.whole_process, cells)
     print("\nwritten:", *report.write(measured, Path(options.out)), sep="\n  ")
 

@@ -1,6 +1,7 @@
 """`python -m srn_jax COMMAND ...`, or `srn-jax COMMAND ...`: the scripts, without a clone."""
 
 import sys
+from pathlib import Path
 
 from srn_jax.cli import commands, options
 from srn_jax.cli.convert import convert
@@ -26,7 +27,8 @@ def dispatch(arguments: list[str]) -> None:
         return
     if name not in COMMANDS:
         raise UserError(f"no command {name!r}, expected one of {', '.join(COMMANDS)}")
-    sys.argv[0] = f"srn-jax {name}"
+    module = Path(sys.argv[0]).name == "__main__.py"
+    sys.argv[0] = f"{'python -m srn_jax' if module else 'srn-jax'} {name}"
     COMMANDS[name](rest)
 
 

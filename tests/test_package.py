@@ -275,7 +275,7 @@ def test_the_module_is_the_program(tmp_path):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
 
     assert "sweep" in run().stdout and "Train all lengths and many seeds" in run("--help").stdout
-    assert run("sweep", "--help").stdout.startswith("usage: srn-jax sweep")
+    assert run("sweep", "--help").stdout.startswith("usage: python -m srn_jax sweep")
     assert run("generate-data", "--out", "data", "--lengths", "3").returncode == 0
     assert (tmp_path / "data" / "3" / "train.txt").exists()
     wrong = run("sweeep")

@@ -158,7 +158,7 @@ def probe_figure(
     above = np.stack([quantiles(one, [0.95]) for one in values])
     above = np.append(above[above > 0], 1.0)
     with look.axes(6.4, 0.66) as (figure, axes):
-        if above.max() > 100 * above.min():
+        if above.max() > 100 * above.min() and not (values < 0).any():
             axes.set_yscale("log")
         for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]

@@ -25,6 +25,7 @@ from srn_jax.errors import UserError, warn_once
 
 FORMATS = ("pdf", "png", "svg")
 SMALLEST_TYPE = 6.5  # points
+NARROWEST = 1.5  # inches, in which a figure has room beside its labels
 PNG_DPI = 150
 FASTER: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 1}}}  # and a tenth larger
 UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
@@ -49,8 +50,9 @@ class Look:
     language: str = "en"  # or zh
 
     def __post_init__(self) -> None:
-        if self.width is not None and not 1 <= self.width <= 100:
-            raise UserError(f"--width must be a number of inches from 1 to 100, got {self.width:g}")
+        if self.width is not None and not NARROWEST <= self.width <= 100:
+            wanted = f"a number of inches from {NARROWEST} to 100"
+            raise UserError(f"--width must be {wanted}, got {self.width:g}")
         if not self.formats or not set(self.formats) <= set(FORMATS):
             got = " ".join(self.formats) or "none"
             raise UserError(f"--format must be one or more of {', '.join(FORMATS)}, got {got}")

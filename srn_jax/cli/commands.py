@@ -72,7 +72,9 @@ def sweep(arguments: list[str]) -> None:
                 begin_with_more_seeds(finished, configs, folder, how)
             run_study(configs, folder, how, helpers, bool(options.textbook))
         except Interrupted as stop:
-            again = ["--resume", str(folder)] if finished is None else arguments
+            resume = ["--resume", str(folder)]
+            resume += ["--platform", options.platform] if options.platform != "auto" else []
+            again = resume if finished is None else arguments
             print(f"stopped; to go on: {shlex.join([*called, *again])}")
             sys.exit(128 + stop.signal)
 

@@ -241,6 +241,6 @@ def explain(platform: str, distributed: Distributed | None, error: Exception) ->
     if platform in EXTRAS:
         return (
             f"no {platform.upper()} found by JAX ({reason}); on a machine that has one, "
-            f"run pip install -e '.[{EXTRAS[platform]}]', or use --platform auto"
+            f"run pip install 'jax[{EXTRAS[platform]}]', or use --platform auto"
         )
     return f"JAX found no device for --platform {platform} ({reason})"

@@ -111,7 +111,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
         processes.wait_for_verdict()
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-            advice = "fewer --seeds, smaller sizes, or a smaller --chunk on an accelerator"
+            advice = "fewer --seeds, smaller sizes, or a smaller --chunk"
             sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
         if DEVICE_FAILS.match(f"{type(error).__name__}: {error}"):
             advice = "the same command goes on from the newest checkpoint"
@@ -365,5 +365,6 @@ def seeds_chosen(options: argparse.Namespace) -> tuple[int, ...] | None:
 
 def called(command: str) -> list[str]:
     """How this program was called, as the words of a command line."""
-    installed = Path(sys.argv[0]).name.startswith("srn-jax")
-    return ["srn-jax", command] if installed else ["python", f"scripts/{command}.py"]
+    without_clone = sys.argv[0].startswith(("srn-jax", "python -m"))  # by `__main__.dispatch`
+    words = sys.argv[0].split()[:-1]
+    return [*words, command] if without_clone else ["python", f"scripts/{command}.py"]

@@ -45,6 +45,7 @@ def pack(lengths: np.ndarray, devices: int, batch: int, mixed: bool = False) -> 
     shared = np.array_split(distinct, 1 if mixed else min(MAX_WIDTHS, len(distinct)))
     order = np.argsort(-lengths, kind="stable")
     alike = [order] if mixed else [order[lengths[order] == length] for length in distinct[::-1]]
+    batch = min(batch, max(map(len, alike)))  # as many as there are
     members = [own[start : start + batch] for own in alike for start in range(0, len(own), batch)]
     length_of = [int(lengths[own].max()) for own in members]
 

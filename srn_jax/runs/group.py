@@ -178,10 +178,18 @@ def as_begun(options: RunOptions, runs: Sequence[OpenRun], reporter: Reporter) -
     begun = runs[0].info.get("kernel")
     if options.kernel is None:
         return dataclasses.replace(options, kernel=begun)
-    if options.kernel != begun and any(run.start for run in runs):
+    same = options.kernel == begun or not (options.kernel or begun or on_gpu())
+    if not same and any(run.start for run in runs):
         form = "--kernel" if options.kernel else "--no-kernel"
         reporter.warn(f"{runs[0].folder} goes on with {form}, which is not how it began")
+    for run in runs:
+        run.info["kernel"] = options.kernel
     return options
+
+
+def on_gpu() -> bool:
+    """Whether kernels may be what is taken where nothing is asked for."""
+    return jax.default_backend() == "gpu"
 
 
 def restore_all(runs: Sequence[OpenRun], reporter: Reporter) -> bool:

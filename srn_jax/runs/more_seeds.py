@@ -52,6 +52,8 @@ def add_seeds(
             added = replace(config, seeds=config.seeds[len(old.seeds) :])
             more = f"{len(added.seeds)} more seed{'s' * (len(added.seeds) > 1)}"
             reporter.say(f"{run} stays as it is; it and {more} are the run in {folder}")
+            if options.kernel is None:  # in the form that the others were trained in
+                options = replace(options, kernel=info.get("kernel"))
             run_group([Member(new, added)], reporter, options)
             parts = [checkpoint.restore(path, reporter.warn) for path in (run, new)]
             found = [part for part in parts if part is not None]

@@ -29,7 +29,7 @@ def provenance() -> dict[str, Any]:
 
 
 PLACE = ("device", "processor", "commit", "versions")  # of what `provenance` tells
-ROUNDS = ("processor", "jax", "jaxlib", "flax", "optax")
+ROUNDS = ("device", "processor", "jax", "jaxlib", "flax", "optax")
 
 
 def places_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -49,7 +49,11 @@ def went_on(info: Mapping[str, Any], more: Iterable[dict[str, Any]]) -> list[dic
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What may round otherwise in one place than in another, as `jax 0.7.2, now 0.10.2`."""
-    old, new = ({"processor": p.get("processor"), **p.get("versions", {})} for p in (before, now))
+    old, new = (
+        {"processor": p.get("processor"), **p.get("versions", {})}
+        | {"device": p["device"].partition(" x ")[2] if "device" in p else None}  # without number
+        for p in (before, now)
+    )
     names = [name for name in ROUNDS if None not in (old.get(name), new.get(name))]
     return [f"{name} {old[name]}, now {new[name]}" for name in names if old[name] != new[name]]
 

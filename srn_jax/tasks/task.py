@@ -15,6 +15,7 @@ import optax
 from srn_jax.config import Facts
 from srn_jax.errors import UserError
 
+SETS = 3  # of data: training, development, test
 PADDING = -1  # stands in a padded position of tokens; vectors have zeros there
 Array = jax.Array | np.ndarray
 
@@ -118,11 +119,24 @@ class Task:
 
 def draw_dataset(task: Task, key: jax.Array, units: int, length: Any, width: int) -> Dataset:
     """Draw the training, development and test set of one experiment."""
-    keys = jax.random.split(key, 3)
-    train = task.draw_set(keys[0], units, length, width)
+    keys = jax.random.split(key, SETS)
+
+    def draw(key: jax.Array, units: int) -> Examples:
+        return blanked(task.draw_set(key, units, length, width), mask_of(length, width))
+
+    train = draw(keys[0], units)
     # One after the other: programs that draw are large, and two of them take longer to compile.
-    others = jax.lax.map(lambda other: task.draw_set(other, 1, length, width), keys[1:])
+    others = jax.lax.map(lambda other: draw(other, 1), keys[1:])
     return Dataset(train, *map(Examples, *others))
+
+
+def draw_fresh(
+    task: Task, key: jax.Array, step: jax.Array, number: int, length: Any, width: int
+) -> Examples:
+    """Draw the examples of a training step; `key` is that of the data."""
+    # `split` gives the keys 0, 1 and 2 of `fold_in`, with which the sets of a run are drawn.
+    drawn = task.draw(jax.random.fold_in(key, SETS + step), number, length, width)
+    return blanked(drawn, mask_of(length, width))
 
 
 def check_length(task: Task, length: int) -> None:
@@ -154,9 +168,18 @@ def mask_of(length: Any, width: int) -> jax.Array:
     return place_of(length, width) >= 0
 
 
-def blanked(tokens: Array, mask: jax.Array) -> jax.Array:
-    """Tokens `[..., time]` with `PADDING` where a mask, which may have fewer axes, is False."""
-    return jnp.where(mask, jnp.asarray(tokens, jnp.int32), PADDING)
+def blanked(examples: Examples, mask: jax.Array) -> Examples:
+    """Examples with nothing in their padding, whatever a task has drawn there."""
+    inputs = examples.inputs
+    if inputs.ndim == 2:
+        return examples._replace(inputs=blank_tokens(inputs, mask[None]))
+    return examples._replace(inputs=jnp.where(mask[None, :, None], inputs, 0))
+
+
+def blank_tokens(tokens: Array, mask: jax.Array) -> jax.Array:
+    """Tokens `[batch, time]` with `PADDING` where a mask, so or `[1, time]`, is False."""
+    signed = jnp.issubdtype(tokens.dtype, jnp.signedinteger)
+    return jnp.where(mask, tokens if signed else jnp.asarray(tokens, jnp.int32), PADDING)
 
 
 def cut_inputs(inputs: Array, kind: Tokens | Vectors, width: int) -> Array:
@@ -171,12 +194,14 @@ def to_batches(examples: Examples, batch_size: int, reduction: str = "mean") -> 
     filled = batches * batch_size
     weights = batch_weights(number, batch_size, reduction) * batches
 
-    def cut(array: Array, filler: int = 0) -> jax.Array:
+    def cut(array: Array, **filler: Any) -> jax.Array:
         padding = [(0, filled - number)] + [(0, 0)] * (array.ndim - 1)
-        array = jnp.pad(jnp.asarray(array), padding, constant_values=filler)
+        array = jnp.pad(jnp.asarray(array), padding, **filler)
         return array.reshape(batches, batch_size, *array.shape[1:])
 
-    return Batches(cut(examples.inputs), cut(examples.targets), cut(weights))
+    # With an example that there is: a loss need not be finite for another.
+    inputs, targets = (cut(array, mode="edge") for array in examples)
+    return Batches(inputs, targets, cut(weights))
 
 
 def batch_weights(number: int, batch_size: int, reduction: str = "mean") -> np.ndarray:

@@ -38,7 +38,7 @@ from srn_jax.cells.kernels import (
 )
 from srn_jax.cells.loops import add_to_output
 from srn_jax.cells.planes import Planes
-from srn_jax.tasks.task import PADDING, Batches, Task, Tokens, blanked
+from srn_jax.tasks.task import PADDING, Batches, Task, Tokens
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 NEVER = -1e9  # bias of a class that does not exist
@@ -107,9 +107,8 @@ def train_block(
     _, batch, time = batches.inputs.shape
     rows = max(8, pl.next_power_of_2(batch))
     missing = [(0, 0), (0, rows - batch)]
-    inputs = batches.inputs if mask is None else blanked(batches.inputs, mask[None])
     filled = Batches(
-        jnp.pad(inputs, [*missing, (0, 0)], constant_values=PADDING),
+        jnp.pad(batches.inputs, [*missing, (0, 0)], constant_values=PADDING),
         jnp.pad(batches.targets, missing),
         jnp.pad(batches.weights, missing),
     )

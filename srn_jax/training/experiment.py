@@ -19,6 +19,7 @@ from srn_jax.cells import cell_class
 from srn_jax.cells.kernels import Kernels, check_size
 from srn_jax.cells.loops import Form, at, put
 from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.own_files import load_class, path_of
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import (
     Batches,
@@ -28,6 +29,7 @@ from srn_jax.tasks.task import (
     batch_weights,
     cut_inputs,
     draw_dataset,
+    draw_fresh,
     mask_of,
     overlap,
     to_batches,
@@ -54,6 +56,7 @@ class Program:
     cell: Any  # the class: one's own file may have changed under its name
     config: ExperimentConfig  # what changes no shape is at its default
     probes: tuple[str, ...] = ()
+    own_probes: tuple[Any, ...] = ()  # the classes of those out of the user's files, likewise
     inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
     train_examples: int = 300
     form: Form | None = None  # of the loops over time; None takes the one that suits the platform
@@ -110,7 +113,9 @@ def program_of(
     if files is not None:
         number = len(files[config.lengths[0]].train)
     cell = cell_class(config.experiment.cell)
-    return Program(task, cell, config.experiment.program, config.probes, inits, number, form)
+    own = tuple(load_class(name) for name in config.probes if path_of(name) is not None)
+    what = task, cell, config.experiment.program, config.probes, own
+    return Program(*what, inits, number, form)
 
 
 class TrainState(NamedTuple):
@@ -287,8 +292,8 @@ def batch_of(program: Program, data: ExperimentData, step: jax.Array, width: int
     if data.train is not None:
         return at(data.train, step % len(data.train.weights))
     size = program.config.batch_size
-    key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=GENERATOR), step)
-    examples = program.task.draw(key, size, data.length, width)
+    key = jax.random.wrap_key_data(data.key, impl=GENERATOR)
+    examples = draw_fresh(program.task, key, step, size, data.length, width)
     weights = batch_weights(size, size, program.config.loss_reduction)
     return Batches(*map(jnp.asarray, (*examples, weights)))
 

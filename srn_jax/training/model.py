@@ -22,7 +22,7 @@ from srn_jax.cells.recurrence import ALL_STATES, Plan
 from srn_jax.config import RECURRENT_INITS, ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes, path_of
-from srn_jax.tasks.task import PADDING, Task, Tokens, blanked
+from srn_jax.tasks.task import PADDING, Task, Tokens, blank_tokens
 
 Parameters = dict[str, Any]  # arrays by module and name
 
@@ -162,7 +162,7 @@ class Network(nnx.Module):
         if isinstance(self.cell, Cell) and tokens:
             rows = self.cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
             if mask is not None:  # whatever a task has drawn there
-                inputs, mask = blanked(inputs, mask), mask.T
+                inputs, mask = blank_tokens(inputs, mask), mask.T
             one_hot = jax.nn.one_hot(inputs.T, self.vocabulary, dtype=rows.dtype)
             # In padding the one-hot row is zero, so neither W nor b enters.
             plan = plan._replace(blank=True)

@@ -335,10 +335,11 @@ def test_zeros_are_gaps_on_a_logarithmic_axis_which_a_few_tiny_values_do_not_str
         bands = [path for band in axes.collections for path in band.get_paths()]
         assert all(path.vertices[:, 1].min() > 0 for path in bands)
         assert len(axes.collections) == seeds - 1
-        steps["norm.W"] = np.where(norms[-seeds:] > 0, 1.0, 0.0)  # which a linear axis shows
-        figure = probe_figure(dataclasses.replace(histories, steps=steps), "norm", 20)
-        assert not np.isnan(line(figure.axes[0], "W").get_ydata()).any()
-        assert figure.legends[0].get_title().get_text() == ""
+        for values in (norms[-seeds:] > 0, -norms[-seeds:]):  # which a linear axis shows
+            steps["norm.W"] = np.asarray(values, float)
+            figure = probe_figure(dataclasses.replace(histories, steps=steps), "norm", 20)
+            assert not np.isnan(line(figure.axes[0], "W").get_ydata()).any()
+            assert figure.legends[0].get_title().get_text() == ""
 
 
 @pytest.mark.parametrize("width", [3.3, 2, None])

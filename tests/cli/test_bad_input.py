@@ -349,7 +349,7 @@ PLOT = [
     ("runs-of/empty-histories.npz", "histories.npz: not a file of histories"),
     ("run --platform abacus", "invalid choice: 'abacus'"),
     ("run --lang fr", "--lang must be en or zh, got fr"),
-    ("run --width 0", "--width must be a number of inches from 1 to 100, got 0"),
+    ("run --width 0", "--width must be a number of inches from 1.5 to 100, got 0"),
     ("run --format bmp", "--format must be one or more of pdf, png, svg, got bmp"),
 ]
 
@@ -519,7 +519,7 @@ def test_a_platform_that_is_not_there_costs_one_line_with_the_command_to_install
 ):
     done = run_script("sweep.py", "--platform", "gpu", "--out", "new", cwd=world)
     assert done.returncode == 2
-    assert_one_line_about("pip install -e '.[cuda13]'", done.stdout, done.stderr)
+    assert_one_line_about("pip install 'jax[cuda13]'", done.stdout, done.stderr)
     assert not (world / "new").exists()
 
 

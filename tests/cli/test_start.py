@@ -39,6 +39,19 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(kind, bar, monkeypatc
     assert isinstance(reporter_for(SweepConfig()), BarReporter) == bar
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("srn-jax explain", ["srn-jax", "sweep"]),
+        ("python -m srn_jax explain", ["python", "-m", "srn_jax", "sweep"]),
+        ("scripts/explain.py", ["python", "scripts/sweep.py"]),
+    ],
+)
+def test_a_hint_names_the_program_as_it_was_called(name, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [name])
+    assert cli.called("sweep") == words
+
+
 def test_ctrl_c_waits_for_what_is_loading():
     done = []
     with pytest.raises(KeyboardInterrupt), deferred():

@@ -272,6 +272,7 @@ def test_evaluating_restored_parameters_does_not_depend_on_how_many_there_are(si
 def test_packing_gives_every_experiment_exactly_one_place_that_fits(devices, batch, mixed):
     lengths = np.repeat([35, 5, 12, 7, 20], 6)
     packing = pack(lengths, devices, batch, mixed)
+    batch = min(batch, 30 if mixed else 6)  # there are no more
     shards = len(packing.length)
     assert shards % devices == 0
     assert packing.experiment.shape == (shards, batch)

@@ -123,6 +123,9 @@ def test_a_run_goes_on_in_the_form_it_began_in_unless_it_is_told(tmp_path):
         run = run_folder.OpenRun(tmp_path, SWEEP, {"kernel": begun}, start=start)
         options = as_begun(RunOptions(kernel=asked), [run], reporter)
         assert options.kernel is expected
+    same = run_folder.OpenRun(tmp_path, SWEEP, {"kernel": None}, start=start)
+    as_begun(RunOptions(kernel=False), [same], reporter)  # on a CPU that is no change
+    assert same.info["kernel"] is False
     (warning,) = reporter.warned
     assert "goes on with --no-kernel, which is not how it began" in warning
     assert as_begun(RunOptions(), [run_folder.OpenRun(tmp_path, SWEEP)], reporter).kernel is None

@@ -63,3 +63,20 @@ def test_variants_get_more_seeds_in_a_folder_named_by_their_settings(run_here, t
     assert new.name.startswith("srn-learning0.01+0.02-steps4-length3-2seeds-")
     assert (new / "comparison.md").exists()
     assert len((new / "variants.csv").read_text().splitlines()) == 5
+
+
+def test_more_seeds_are_trained_in_the_form_that_the_others_were(uninterrupted, monkeypatch):
+    info, given = run_folder.read_run(uninterrupted), []
+    monkeypatch.setattr(run_folder, "read_run", lambda _: info | {"kernel": False})
+
+    def train(members, reporter, options):
+        given.append(options.kernel)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(more_seeds, "run_group", train)
+    new = uninterrupted.parent / "more"
+    with pytest.raises(KeyboardInterrupt):
+        more_seeds.add_seeds(
+            uninterrupted, replace(SWEEP, seeds=(0, 1, 2)), new, Recorder(), AS_USUAL
+        )
+    assert given == [False]

@@ -33,6 +33,9 @@ def test_places_are_told_once_each_and_only_what_rounds_otherwise_is_a_change():
     assert module.went_on(first, [here, here, there]) == [here, there]
     assert module.went_on({**first, "went_on": [here]}, [here]) == [here]
     assert module.changes(first, here) == []
+    assert module.changes(here, {**here, "device": "1 x NVIDIA H200"}) == [
+        "device cpu, now NVIDIA H200"
+    ]
     assert module.changes(here, there) == ["jax 0.7.2, now 0.10.2"]
 
 

@@ -15,6 +15,7 @@ from srn_jax.errors import warn_once
 from srn_jax.runs import trial
 from srn_jax.runs.restore import restore_network
 from srn_jax.runs.settings import config_of, settings_of, variants_of
+from srn_jax.training.experiment import program_of
 
 OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_jax_0.7.2"
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -74,6 +75,14 @@ def test_in_one_process_a_changed_file_is_another_cell(own):
         sweep.advance(0, 1)
         trained.append(sweep.gather_histories().steps["train_loss"][0])
     assert trained[0].tolist() != trained[1].tolist()
+
+
+def test_in_one_process_a_changed_probe_is_another_program(own):
+    config, programs = SweepConfig((3,), (0,), probes=("own.py:Probe",)), []
+    for factor in (1, 2):
+        (own / "own.py").write_text(PROBE.format(f"{{'a': {factor} * step.loss}}"))
+        programs.append(program_of(config))
+    assert programs[0] != programs[1] == program_of(config)
 
 
 @pytest.mark.slow

@@ -13,7 +13,18 @@ from srn_jax.errors import UserError
 from srn_jax.tasks import Adding, DigitSum, FromFiles, Recall, Task, task_of
 from srn_jax.tasks.adding import TOLERANCE
 from srn_jax.tasks.recall import BLANK, MARK, REMEMBERED, SYMBOLS
-from srn_jax.tasks.task import PADDING, Tokens, check_length, draw_dataset, facts_of
+from srn_jax.tasks.task import (
+    PADDING,
+    Examples,
+    Tokens,
+    Vectors,
+    check_length,
+    draw_dataset,
+    draw_fresh,
+    facts_of,
+    overlap,
+    to_batches,
+)
 
 ALL = [DigitSum(), Adding(), Recall()]
 by_task = pytest.mark.parametrize("task", ALL, ids=lambda task: type(task).__name__)
@@ -35,6 +46,59 @@ def test_padding_is_on_the_left_and_changes_no_draw(task):
     filler = PADDING if isinstance(task.inputs, Tokens) else 0
     assert (padded.inputs[:, :5] == filler).all()
     assert np.array_equal(padded.targets, plain.targets)
+
+
+class Careless(Task):
+    """Leaves in padding what it has drawn."""
+
+    inputs, outputs, examples = Tokens(2), 2, 12
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def draw(self, key, number, length, width):
+        bits = jax.random.bernoulli(key, shape=(width, number))[::-1].T
+        return Examples(bits.astype(self.dtype), jnp.zeros(number, jnp.int32))
+
+
+class Infinite(Task):
+    inputs, outputs = Vectors(1), 2
+
+    def draw(self, key, number, length, width):
+        return Examples(jnp.full((number, width, 1), -jnp.inf), jnp.zeros(number, jnp.int32))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32"])
+def test_what_a_task_leaves_in_padding_is_blanked_so_all_is_as_it_is_alone(dtype):
+    task, key = Careless(dtype), jax.random.key(0)
+    draw_padded = jax.jit(partial(draw_dataset, task, key, 3), static_argnums=1)
+    alone, padded = draw_padded(3, 3), draw_padded(3, 9)
+    for one, other in zip(alone, padded, strict=True):
+        assert (other.inputs[:, :6] == PADDING).all()
+        assert np.array_equal(other.inputs[:, 6:], one.inputs)
+    assert overlap(alone) == overlap(padded) > 0
+
+
+def test_vectors_in_padding_are_zero_whatever_a_task_has_there():
+    drawn = draw_fresh(Infinite(), jax.random.key(0), jnp.int32(0), 4, 3, 9)
+    assert (drawn.inputs[:, :6] == 0).all() and np.isinf(drawn.inputs[:, 6:]).all()
+
+
+@pytest.mark.parametrize("task", [Adding(), Recall()], ids=lambda task: type(task).__name__)
+def test_fresh_examples_are_those_of_no_set(task):
+    key = jax.random.key(0)
+    sets = jax.jit(lambda: draw_dataset(task, key, 1, 8, 8))()
+    draw_step = jax.jit(lambda step: draw_fresh(task, key, step, 500, 8, 8))
+    fresh = [draw_step(jnp.int32(step)) for step in range(6)]
+    first = [np.asarray(part.inputs[:3]).tobytes() for part in (*sets, *fresh)]
+    assert len({*first}) == len(first)
+
+
+def test_a_batch_is_filled_up_with_an_example_that_there_is():
+    examples = Examples(jnp.arange(1, 11).reshape(5, 2), jnp.arange(1, 6))
+    batches = to_batches(examples, 3)
+    assert batches.inputs[1].tolist() == [[7, 8], [9, 10], [9, 10]]
+    assert batches.targets[1].tolist() == [4, 5, 5] and batches.weights[1, 2] == 0
 
 
 @pytest.mark.slow
