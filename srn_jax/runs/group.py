@@ -39,14 +39,9 @@ from srn_jax.runs.loop import (
     by_run,
     resume,
 )
+from srn_jax.runs.origin import as_begun, note_place
 from srn_jax.runs.outcome import collect
-from srn_jax.runs.provenance import (
-    changes,
-    describe_devices,
-    places_of,
-    provenance,
-    went_on,
-)
+from srn_jax.runs.provenance import describe_devices, provenance
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import digest, flat, settings_of
 from srn_jax.runs.signals import Interrupted, stop_requests
@@ -170,28 +165,6 @@ def open_run(
     return run
 
 
-def as_begun(options: RunOptions, runs: Sequence[OpenRun], reporter: Reporter) -> RunOptions:
-    """The options with the form of the loops that the runs were begun with, unless one is given.
-
-    Results differ between the forms in their last digits.
-    """
-    begun = runs[0].info.get("kernel")
-    if options.kernel is None:
-        return dataclasses.replace(options, kernel=begun)
-    same = options.kernel == begun or not (options.kernel or begun or on_gpu())
-    if not same and any(run.start for run in runs):
-        form = "--kernel" if options.kernel else "--no-kernel"
-        reporter.warn(f"{runs[0].folder} goes on with {form}, which is not how it began")
-    for run in runs:
-        run.info["kernel"] = options.kernel
-    return options
-
-
-def on_gpu() -> bool:
-    """Whether kernels may be what is taken where nothing is asked for."""
-    return jax.default_backend() == "gpu"
-
-
 def restore_all(runs: Sequence[OpenRun], reporter: Reporter) -> bool:
     """Find where each run goes on; returns whether they can do so together."""
     if not runs:
@@ -248,19 +221,6 @@ def train(
         writer.close()
     for run, outcome in zip(held, outcomes, strict=True):
         finish(run, files, *outcome)
-
-
-def note_place(runs: Sequence[OpenRun], block: int, reporter: Reporter) -> None:
-    """Keep where runs are trained from a block on, and warn where that can change their results."""
-    now = provenance()
-    for run in runs:
-        if not block:  # nothing was trained anywhere else
-            run.info |= now
-        elif places := went_on(run.info, [now]):
-            if other := changes(places_of(run.info)[-1], now):
-                told = "; ".join(other)
-                reporter.warn(f"{run.folder} goes on in another place ({told}): other last digits")
-            run.info["went_on"] = places
 
 
 def finish(

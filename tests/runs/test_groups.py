@@ -18,8 +18,9 @@ from running import (
 from srn_jax.cli import study
 from srn_jax.errors import UserError
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs.group import Member, as_begun, groups_of, run_group, run_sweep
+from srn_jax.runs.group import Member, groups_of, run_group, run_sweep
 from srn_jax.runs.loop import RunOptions
+from srn_jax.runs.origin import as_begun
 from srn_jax.runs.signals import Interrupted
 
 OTHER = with_settings(learning_rate=0.01)

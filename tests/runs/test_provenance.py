@@ -8,7 +8,7 @@ from running import Recorder, stop_at
 
 from srn_jax.analysis.report import run_report
 from srn_jax.runs import folder as run_folder
-from srn_jax.runs import group
+from srn_jax.runs import origin
 from srn_jax.runs import provenance as module
 from srn_jax.runs.group import run_sweep
 from srn_jax.runs.signals import Interrupted
@@ -42,7 +42,7 @@ def test_places_are_told_once_each_and_only_what_rounds_otherwise_is_a_change():
 @pytest.mark.slow
 def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both_places(stopped, monkeypatch):
     there = {"processor": "another", "versions": {"jax": "9.9"}}
-    monkeypatch.setattr(group, "provenance", lambda: there)
+    monkeypatch.setattr(origin, "provenance", lambda: there)
     began, reporter = run_folder.read_run(stopped), stop_at(12)
     config = run_folder.config_in(stopped, began["settings"])
     with pytest.raises(Interrupted):
