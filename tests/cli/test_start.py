@@ -53,12 +53,12 @@ def test_a_hint_names_the_program_as_it_was_called(name, words, monkeypatch):
 
 
 def test_ctrl_c_waits_for_what_is_loading():
-    done = []
+    done, before = [], signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), deferred():
         signal.raise_signal(signal.SIGINT)
         done.append("loaded")
     assert done == ["loaded"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_another_thread_than_the_first_has_no_signals_to_wait_for():

@@ -166,7 +166,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     os.kill(script.pid, signal.SIGINT)  # for SIGTERM see test_distributed.py
     ended, output, errors = script.wait()
     assert (ended, errors) == (130, [])
-    to_go_on = f"stopped; to go on: python scripts/sweep.py --resume '{folder}'"
+    to_go_on = f"stopped; to go on: python scripts/sweep.py --resume '{folder}' --platform cpu"
     assert output.splitlines()[-1] == to_go_on
     assert checkpoint.restore(folder).block == checkpoints_of(folder)[-1] < BLOCKS
     assert not run_folder.read_run(folder)["finished"]
