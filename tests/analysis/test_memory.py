@@ -244,6 +244,12 @@ def test_gates_are_those_that_made_the_states():
     with pytest.raises(UserError, match="SRN has no gates"):
         memory.gates_of(network_of(SRN), inputs)
 
+    class Short(LSTM):
+        gate_values = classmethod(lambda cls, x, h, state: {"I": x[0]})
+
+    with pytest.raises(UserError, match=r"gate I has shape \(1, .*, expected"):
+        memory.gates_of(network_of(Short), inputs)
+
 
 def test_a_cell_has_the_gates_that_it_names_and_not_those_of_another_update():
     class Other(LSTM):
@@ -272,6 +278,12 @@ def test_probe_targets_are_whole_numbers_and_columns_are_numbered():
     assert list(memory.labels_of(adding, examples_of(adding))) == ["sum in tenths"]
     adding.probe_targets = lambda examples: {"sum": examples.targets}
     with pytest.raises(UserError, match="target sum is float32 of shape"):
+        memory.labels_of(adding, examples_of(adding))
+    adding.probe_targets = lambda examples: {"sum": np.arange(3, dtype=np.int32)}
+    with pytest.raises(UserError, match="target sum is int32 of shape"):
+        memory.labels_of(adding, examples_of(adding))
+    adding.probe_targets = lambda examples: 5
+    with pytest.raises(UserError, match="probe_targets gives int, expected arrays by name"):
         memory.labels_of(adding, examples_of(adding))
     with pytest.raises(UserError, match="go from -1 to 3"):
         memory.number_of_classes(np.array([-1, 3]))

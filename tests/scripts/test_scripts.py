@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from srn_jax.analysis.results import read_histories, read_results
+from srn_jax.cli import answers
 from srn_jax.cli.answers import most_frequent, parse_tokens
+from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.runs.folder import RUN_FILE
+from srn_jax.runs.restore import Networks
 
 SMALL = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 3, "--epochs", 12)
 
@@ -183,6 +186,20 @@ def test_answers_that_are_equally_frequent_are_all_named_or_counted():
     assert most_frequent(["7", "3", "1 2"]) == "7 or 3 or 1 2 (1 of 3 each)"
     assert most_frequent(list("1231")) == "1 (2 of 4)"
     assert most_frequent(list("1234")) == "4 answers tie (1 of 4 each)"
+
+
+def test_a_mistake_in_ones_own_right_answer_is_one_line(tmp_path, monkeypatch):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from srn_jax.tasks import DigitSum\n\n"
+        "class Own(DigitSum):\n    def right_answer(self, tokens):\n        return 1 / 0\n"
+    )
+    config = SweepConfig((3,), (0,), ExperimentConfig(task=f"{own}:Own"))
+    networks = Networks(config, config.experiments, {}, np.ones(1, bool))
+    shares = np.zeros((1, 19), np.float32)
+    monkeypatch.setattr(answers, "map_experiments", lambda *_: shares)
+    with pytest.raises(UserError, match="line 5: ZeroDivisionError"):
+        answers.print_predictions(networks, "1 2 0")
 
 
 @pytest.mark.no_jax

@@ -1,6 +1,8 @@
 """The tasks: what they draw, what is right, and what guessing is worth."""
 
+import dataclasses
 import itertools
+import json
 from functools import partial
 
 import jax
@@ -92,6 +94,13 @@ def test_fresh_examples_are_those_of_no_set(task):
     fresh = [draw_step(jnp.int32(step)) for step in range(6)]
     first = [np.asarray(part.inputs[:3]).tobytes() for part in (*sets, *fresh)]
     assert len({*first}) == len(first)
+
+
+def test_numbers_of_numpys_that_a_task_says_can_be_kept():
+    task = Infinite()
+    task.chance, task.chance_loss, task.examples = np.float32(0.5), np.float32(1), np.int64(40)
+    told = json.loads(json.dumps(dataclasses.asdict(facts_of(task))))
+    assert (told["chance"], told["chance_loss"], told["test_examples"]) == (0.5, 1.0, 40)
 
 
 def test_a_batch_is_filled_up_with_an_example_that_there_is():
