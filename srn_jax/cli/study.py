@@ -21,7 +21,6 @@ from srn_jax.cli.publish import attempt, publish, publish_comparison
 from srn_jax.config import SweepConfig
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.checkpoint import CHECKPOINTS_FOLDER
-from srn_jax.runs.folder import EXPLANATION_FOLDER
 from srn_jax.runs.group import Member, groups_of, run_group
 from srn_jax.runs.loop import RunOptions
 from srn_jax.runs.more_seeds import add_seeds
@@ -59,7 +58,7 @@ def run_study(
         run_folder.check_folders(folder, configs, options.overwrite)
         run_folder.check_free([folder / name for name in variants])
         if options.overwrite:  # what is told of the variants that were compared
-            shutil.rmtree(folder / EXPLANATION_FOLDER, ignore_errors=True)
+            shutil.rmtree(folder / run_folder.EXPLANATION_FOLDER, ignore_errors=True)
         run_folder.write_study(folder, configs)
     runs: dict[str, Run] = {}
     for group in groups_of([Member(folder / name, own) for name, own in variants.items()]):

@@ -18,6 +18,7 @@ from srn_jax.runs import checkpoint
 from srn_jax.runs import folder as run_folder
 from srn_jax.runs.group import Member, run_group
 from srn_jax.runs.loop import Reporter, RunOptions
+from srn_jax.runs.origin import as_begun
 from srn_jax.runs.provenance import places_of, went_on
 from srn_jax.runs.restore import read_data_of
 from srn_jax.runs.settings import settings_of
@@ -52,8 +53,7 @@ def add_seeds(
             added = replace(config, seeds=config.seeds[len(old.seeds) :])
             more = f"{len(added.seeds)} more seed{'s' * (len(added.seeds) > 1)}"
             reporter.say(f"{run} stays as it is; it and {more} are the run in {folder}")
-            if options.kernel is None:  # in the form that the others were trained in
-                options = replace(options, kernel=info.get("kernel"))
+            options = as_begun(options, [run_folder.OpenRun(run, old, info)], reporter)
             run_group([Member(new, added)], reporter, options)
             parts = [checkpoint.restore(path, reporter.warn) for path in (run, new)]
             found = [part for part in parts if part is not None]

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "matplotlib", "srn_jax")
+PLACE = ("device", "processor", "commit", "versions")  # of what `provenance` tells
+ROUNDS = ("device", "processor", "jax", "jaxlib", "flax", "optax")  # on which last digits depend
 
 
 def provenance() -> dict[str, Any]:
@@ -26,10 +28,6 @@ def provenance() -> dict[str, Any]:
         | {"python": sys.version.split()[0]},
     }
     return {name: value for name, value in found.items() if value}
-
-
-PLACE = ("device", "processor", "commit", "versions")  # of what `provenance` tells
-ROUNDS = ("device", "processor", "jax", "jaxlib", "flax", "optax")
 
 
 def places_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -50,12 +48,16 @@ def went_on(info: Mapping[str, Any], more: Iterable[dict[str, Any]]) -> list[dic
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What may round otherwise in one place than in another, as `jax 0.7.2, now 0.10.2`."""
     old, new = (
-        {"processor": p.get("processor"), **p.get("versions", {})}
-        | {"device": p["device"].partition(" x ")[2] if "device" in p else None}  # without number
-        for p in (before, now)
+        {**place, **place.get("versions", {}), "device": kind_of(place.get("device", ""))}
+        for place in (before, now)
     )
-    names = [name for name in ROUNDS if None not in (old.get(name), new.get(name))]
-    return [f"{name} {old[name]}, now {new[name]}" for name in names if old[name] != new[name]]
+    both = [name for name in ROUNDS if old.get(name) and new.get(name)]
+    return [f"{name} {old[name]}, now {new[name]}" for name in both if old[name] != new[name]]
+
+
+def kind_of(device: str) -> str:
+    """`cpu` of `2 x cpu`."""
+    return device.partition(" x ")[2]
 
 
 def processor() -> str:

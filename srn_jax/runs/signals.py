@@ -5,7 +5,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -33,14 +34,10 @@ def stop_requests() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {n: signal.signal(n, receive) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(receive, signal.SIGINT, signal.SIGTERM):
         yield received
         if received:
             raise Interrupted(max(received))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -50,26 +47,29 @@ def deferred() -> Iterator[None]:
         yield
         return
     received: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
-    try:
+    with handled(lambda number, _: received.append(number), signal.SIGINT):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
     if received:
         raise KeyboardInterrupt
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> AbstractContextManager[None]:
     """Let Ctrl-C end this process at once, though it waits outside of Python."""
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return handled(signal.SIG_DFL, signal.SIGINT)
+
+
+@contextmanager
+def handled(handler: Any, *numbers: int) -> Iterator[None]:
+    """Another handler of some signals, undone at the end."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def show_cursor() -> None:
     """Show the terminal's cursor, which a progress bar hides, before a process leaves at once."""
-    if sys.stdout is not None and sys.stdout.isatty():
+    if sys.stdout.isatty():
         os.write(sys.stdout.fileno(), b"\x1b[?25h")

@@ -17,7 +17,7 @@ from srn_jax.own_files import own_mistakes, path_of
 from srn_jax.runs.settings import own_files, own_paths
 from srn_jax.runs.trial_of_cells import check_cell, check_module
 from srn_jax.tasks import task_of
-from srn_jax.tasks.task import Dataset, Examples, Task, Tokens, Vectors, check_length
+from srn_jax.tasks.task import Array, Dataset, Examples, Task, Tokens, Vectors, check_length
 from srn_jax.training.experiment import batch_of, evaluate, prepare, program_of, train_step
 from srn_jax.training.model import hyperparameters_of, options_of
 
@@ -88,8 +88,8 @@ def try_own(config: SweepConfig, task: Task, length: int) -> None:
     if config.data is None:
         check_draw(settings.task, task, length, settings.multiplicity)
         if path_of(settings.task) is not None:
-            check_values(settings.task, task, length)
-            check_scores(settings.task, task, length)
+            drawn = check_values(settings.task, task, length)
+            check_scores(settings.task, task, drawn.targets)
     else:
         tokens = jax.ShapeDtypeStruct((task.examples, length), jnp.int16)
         labels = jax.ShapeDtypeStruct((task.examples,), jnp.int32)
@@ -148,8 +148,8 @@ def check_draw(name: str, task: Task, length: int, units: int) -> None:
                 )
 
 
-def check_values(name: str, task: Task, length: int) -> None:
-    """Raise `UserError` for tokens or classes that a task says it does not have.
+def check_values(name: str, task: Task, length: int) -> Examples:
+    """Some examples; raises `UserError` for tokens or classes that a task says it does not have.
 
     So it does for what does not come from the key: as a program it would be the same always.
     """
@@ -176,23 +176,21 @@ def check_values(name: str, task: Task, length: int) -> None:
                 f"{name}: draw gives {part} with {found}, expected whole numbers "
                 f"from 0 to {limit - 1}"
             )
+    return drawn
 
 
-def check_scores(name: str, task: Task, length: int) -> None:
-    """Raise `UserError` for a loss or `correct` that are not one value for each answer."""
-    number = task.examples
-    answers = () if task.answers == 1 else (task.answers,)
-    drawn = jax.eval_shape(lambda n: task.draw(jax.random.key(0), number, n, length), length)
-    outputs = jax.ShapeDtypeStruct((number, *answers, task.outputs), jnp.float32)
+def check_scores(name: str, task: Task, targets: Array) -> None:
+    """Raise `UserError` for a loss or `correct` that are not one value for each of the targets."""
+    outputs = jax.ShapeDtypeStruct((*targets.shape, task.outputs), jnp.float32)
     for method, kind, wanted in (
         ("loss", jnp.floating, "floats"),
         ("correct", jnp.bool_, "booleans"),
     ):
-        found = jax.eval_shape(getattr(task, method), outputs, drawn.targets)
+        found = jax.eval_shape(getattr(task, method), outputs, targets)
         shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", object)
-        if shape != (number, *answers) or not jnp.issubdtype(dtype, kind):
+        if shape != targets.shape or not jnp.issubdtype(dtype, kind):
             told = type(found).__name__ if shape is None else f"{dtype} {shape}"
             raise UserError(
-                f"{name}: {method} gives {told}, for {number} examples expected "
-                f"{wanted} {(number, *answers)}"
+                f"{name}: {method} gives {told}, for {len(targets)} examples expected "
+                f"{wanted} {targets.shape}"
             )

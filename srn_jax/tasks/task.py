@@ -122,7 +122,7 @@ def draw_dataset(task: Task, key: jax.Array, units: int, length: Any, width: int
     keys = jax.random.split(key, SETS)
 
     def draw(key: jax.Array, units: int) -> Examples:
-        return blanked(task.draw_set(key, units, length, width), mask_of(length, width))
+        return blanked(task.draw_set(key, units, length, width), length)
 
     train = draw(keys[0], units)
     # One after the other: programs that draw are large, and two of them take longer to compile.
@@ -136,7 +136,7 @@ def draw_fresh(
     """Draw the examples of a training step; `key` is that of the data."""
     # `split` gives the keys 0, 1 and 2 of `fold_in`, with which the sets of a run are drawn.
     drawn = task.draw(jax.random.fold_in(key, SETS + step), number, length, width)
-    return blanked(drawn, mask_of(length, width))
+    return blanked(drawn, length)
 
 
 def check_length(task: Task, length: int) -> None:
@@ -168,9 +168,10 @@ def mask_of(length: Any, width: int) -> jax.Array:
     return place_of(length, width) >= 0
 
 
-def blanked(examples: Examples, mask: jax.Array) -> Examples:
-    """Examples with nothing in their padding, whatever a task has drawn there."""
+def blanked(examples: Examples, length: Any) -> Examples:
+    """Examples of a length with nothing in their padding, whatever a task has drawn there."""
     inputs = examples.inputs
+    mask = mask_of(length, inputs.shape[1])
     if inputs.ndim == 2:
         return examples._replace(inputs=blank_tokens(inputs, mask[None]))
     return examples._replace(inputs=jnp.where(mask[None, :, None], inputs, 0))

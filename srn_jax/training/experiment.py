@@ -114,8 +114,8 @@ def program_of(
         number = len(files[config.lengths[0]].train)
     cell = cell_class(config.experiment.cell)
     own = tuple(load_class(name) for name in config.probes if path_of(name) is not None)
-    what = task, cell, config.experiment.program, config.probes, own
-    return Program(*what, inits, number, form)
+    settings = config.experiment.program
+    return Program(task, cell, settings, config.probes, own, inits, number, form)
 
 
 class TrainState(NamedTuple):

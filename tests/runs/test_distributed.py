@@ -28,12 +28,15 @@ from srn_jax.runs.loop import RunOptions
 SOON = 15  # seconds within which all have ended
 
 
-def start_two(folder, *arguments, others=(), prepare=(slowly, slowly)):
-    """Two processes of a run, the second with other arguments."""
+def free_address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    place = ["--coordinator", address, "--processes", 2, "--process"]
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start_two(folder, *arguments, others=(), prepare=(slowly, slowly)):
+    """Two processes of a run, the second with other arguments."""
+    place = ["--coordinator", free_address(), "--processes", 2, "--process"]
     command = [*COMMAND, "--cpu-devices", 1, *arguments]
     return [
         Script(folder, "sweep.py", *command, *own, *place, number, prepare=prepare[number])
@@ -192,10 +195,7 @@ def test_a_port_in_use_is_refused_before_jax_ends_without_a_word(tmp_path):
 
 @pytest.mark.slow
 def test_who_waits_for_others_can_be_interrupted(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    place = ["--coordinator", address, "--processes", 2, "--process", 0]
+    place = ["--coordinator", free_address(), "--processes", 2, "--process", 0]
     script = Script(tmp_path, "sweep.py", *COMMAND, *place)
     wait_until(lambda: "waiting for the others" in script.out.read_text(), script)
     time.sleep(0.5)
