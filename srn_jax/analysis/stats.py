@@ -106,6 +106,15 @@ def mean_estimate(values: Any, limits: tuple[float, float] = NO_LIMITS) -> Estim
     return Estimate(mean, max(limits[0], mean - half), min(limits[1], mean + half))
 
 
+def mean_estimates(
+    values: Any, limits: tuple[float, float] = NO_LIMITS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`mean_estimate` of each column of `values [seed, column]`: values, low ends, high ends."""
+    found = [mean_estimate(column, limits) for column in np.asarray(values, float).T]
+    value, low, high = np.array([[one.value, one.low, one.high] for one in found]).reshape(-1, 3).T
+    return value, low, high
+
+
 def share_estimate(successes: int, trials: int) -> Estimate:
     """A share with the score interval of Wilson (1927): inside 0..1 and never of zero width."""
     if trials == 0:
@@ -289,9 +298,7 @@ def memory_span(results: pd.DataFrame, threshold: float = THRESHOLD) -> Span:
     shares = np.linspace(0, index[-1], index[-1] * PLACES + 1)
     places = np.interp(shares, index, lengths)  # all lengths, and places between them
     curves = np.stack([np.interp(places, lengths, row) for row in scores])  # NaN beside a NaN
-    band = [mean_estimate(column) for column in curves.T]
-    edges = np.array([[estimate.low for estimate in band], [estimate.high for estimate in band]])
-    low, high = crossings(places, edges, threshold).tolist()
+    low, high = crossings(places, np.stack(mean_estimates(curves)[1:]), threshold).tolist()
     return Span(value, min(low, value), max(high, value), *ends)
 
 
