@@ -318,41 +318,44 @@ def page(
     """The page as Markdown and as HTML, by the names of its files, with figures by their stems."""
     claims = Claims(summary)
     told = answers(found, claims)
-    environment = Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
-    targets = [f"readout of {name}" for name in found.targets]
-    text = environment.get_template("explanation.md").render(
+    return rendered(
+        "explanation.md",
+        pictures,
         claim=claims.claim,
         undecided=claims.undecided,
-        undecided_title=UNDECIDED,
-        picture=lambda stem: pictures[stem].name if stem in pictures else "",
-        number=len(found.length),
+        found=found,
         question=question,
-        left_out=found.left_out,
         many=int(summary.interval_low.notna().sum()),
         family=not np.isnan(found.gradient).all(),
         answers=told,
-        targets=found.targets,
-        threshold=f"{found.threshold:g}",
         fates=FATES,
-        compared=["gradient slope", "perturbation", *targets],
+        compared=["gradient slope", "perturbation", *(f"readout of {n}" for n in found.targets)],
     )
-    return {"explanation.md": text, "explanation.html": html_of(environment, text, pictures)}
 
 
-def html_of(environment: Environment, text: str, pictures: Mapping[str, Path]) -> str:
-    """A Markdown page as one of HTML that needs nothing else; what is not decided is folded."""
+def overview(
+    found: Mapping[str, Explanation], question: str, pictures: Mapping[str, Path]
+) -> dict[str, str]:
+    """The page about several variants, as `page`."""
+    told = {name: answer_lines({name: one}) for name, one in found.items()}
+    return rendered("explanations.md", pictures, answers=told, question=question, undecided=[])
 
-    def embedded(found: re.Match[str]) -> str:
-        path = next(path for path in pictures.values() if path.name == found[0])
+
+def rendered(template: str, pictures: Mapping[str, Path], **values: Any) -> dict[str, str]:
+    """A page as Markdown, and as HTML that needs nothing else; what is not decided is folded."""
+
+    def embedded(match: re.Match[str]) -> str:
+        path = next(path for path in pictures.values() if path.name == match[0])
         kind = "svg+xml" if path.suffix == ".svg" else "png"
         return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
-    parts = text.partition(f"## {UNDECIDED}\n")
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return environment.get_template("explanation.html").render(
-        title=text.partition("\n")[0].lstrip("# "),
-        body=re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(parts[0])),
-        undecided=markdown.render(parts[2]),
-        undecided_title=UNDECIDED,
-        number=parts[2].count("\n- "),
-    )
+    environment = Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
+    names = {stem: path.name for stem, path in pictures.items()}
+    values |= {"pictures": names, "undecided_title": UNDECIDED}
+    text = environment.get_template(template).render(values)
+    body, _, rest = text.partition(f"## {UNDECIDED}\n")
+    markdown = MarkdownIt("commonmark", {"html": False})
+    values |= {"body": re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(body))}
+    values |= {"rest": markdown.render(rest), "title": text.partition("\n")[0].lstrip("# ")}
+    html = environment.get_template("explanation.html").render(values)
+    return {"explanation.md": text, "explanation.html": html}

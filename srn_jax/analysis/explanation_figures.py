@@ -21,6 +21,7 @@ from srn_jax.analysis.look import Look, save_figure
 from srn_jax.files import write_atomically
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
+FEWEST = 8  # solvers or others, below which their interval would cover the others
 NARROWEST, ROW = 1.55, 2.2  # inches: a panel's least width, a row's height
 STAGE_STYLES = (("0.55", ":"), ("#0072b2", "-"), ("#d55e00", "--"))
 COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets, and of variants
@@ -58,8 +59,9 @@ def panels(
             handles, labels = axes.get_legend_handles_labels()
             entries |= dict(zip(labels, handles, strict=True))
         fit = figure.get_figwidth() / (0.6 + 0.07 * max(map(len, entries)))
-        ncols = int(np.clip(fit, 1, len(entries)))
-        more = 0.2 * (-(-len(entries) // ncols) + bool(note))
+        below = -(-len(entries) // max(1, int(fit)))  # lines of the legend
+        ncols = -(-len(entries) // below)
+        more = 0.2 * (below + bool(note))
         figure.set_figheight(figure.get_figheight() + more)
         place_of: Any = {"loc": "outside lower center", "ncols": ncols, "title": note}
         figure.legend(list(entries.values()), list(entries), **place_of, title_fontsize="small")
@@ -177,7 +179,7 @@ def comparison_figure(
             for group, stage, words, line in lines:
                 rows = table[(table.length == length) & (table.group == group)]
                 rows = rows[(rows.stage == STAGES[stage]) & rows.interval_low.notna()]
-                if len(rows):
+                if len(rows) and (group == ALL or rows.networks.max() >= FEWEST):
                     at, low, high = rows.position, rows.interval_low, rows.interval_high
                     axes.plot(at, rows["mean"], line, color=color, label=f"{name}, {words}")
                     axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)

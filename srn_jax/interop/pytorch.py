@@ -28,7 +28,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.cells import cell_class
 from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.files import write_atomically

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from srn_jax.analysis.records import LOG_FILE, RESULTS_FILE
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.files import (
@@ -33,13 +34,11 @@ from srn_jax.runs.settings import CODE_FOLDER, configs_of, is_nameless, own_file
 from srn_jax.runs.table import check_info
 
 RUN_FILE = "run.json"
-RESULTS_FILE = "results.csv"
-HISTORIES_FILE = "histories.npz"  # of a part
 PARTS_FOLDER = "parts"
 LOCK_FILE = "lock"
 OURS = (  # the run file last: what a kill leaves of a run that is removed is still one
     *(PARTS_FOLDER, "figures", "explanation", CODE_FOLDER, "tables"),
-    *("log.txt", "report.md", "report.html", RESULTS_FILE, RUN_FILE),
+    *(LOG_FILE, "report.md", "report.html", RESULTS_FILE, RUN_FILE),
 )
 PASSING = (LOCK_FILE, *(name + PARTIAL for name in OURS))
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -103,7 +102,9 @@ def configs_in(
         if not is_nameless(value):
             return value
         given = objects.get(name, ())
-        every = given if isinstance(given, list | tuple) and not hasattr(given, "_fields") else [given]
+        every = (
+            given if isinstance(given, list | tuple) and not hasattr(given, "_fields") else [given]
+        )
         names = [describe(one) for one in every]
         if value in names:
             return every[names.index(value)]
