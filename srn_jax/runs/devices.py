@@ -110,10 +110,10 @@ def configure(
     check_settings()
     # A full disk or a read-only home must not be told by JAX as well, in lines of its own.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    number = cpu_devices or int(os.environ.get("JAX_NUM_CPU_DEVICES") or available_cores())
+    jax.config.update("jax_num_cpu_devices", number)  # first: it says if JAX has been started
     if platform != "auto":
         jax.config.update("jax_platforms", BACKENDS.get(platform, platform))
-    if cpu_devices is not None or "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
     use_compilation_cache()
     with jax_said() as said:
         try:
