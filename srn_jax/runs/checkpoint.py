@@ -95,7 +95,7 @@ def check_handles() -> None:
     """Raise `OSError` where too few files may be open, which Orbax' threads would print."""
     handles: list[int] = []
     try:
-        handles.append(os.open(os.curdir, os.O_RDONLY))
+        handles.append(os.open(os.devnull, os.O_RDONLY))
         handles += [os.dup(handles[0]) for _ in range(HANDLES)]
     finally:
         for handle in handles:
@@ -175,6 +175,12 @@ def _sync(folder: Path) -> dict[str, str]:
                 os.fsync(opened.fileno())
         sync_folder(Path(path))
     return digests
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, without all of it in memory."""
+    with open(path, "rb") as opened:
+        return _sha256(opened)
 
 
 def _sha256(opened: Any) -> str:
