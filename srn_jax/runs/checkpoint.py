@@ -34,7 +34,7 @@ from srn_jax.files import (
     check_plain,
     naming,
     parse_manifest,
-    sync_folder,
+    sync,
     write_manifest,
 )
 
@@ -95,7 +95,7 @@ def check_handles() -> None:
     """Raise `OSError` where too few files may be open, which Orbax' threads would print."""
     handles: list[int] = []
     try:
-        handles.append(os.open(os.curdir, os.O_RDONLY))
+        handles.append(os.open(os.devnull, os.O_RDONLY))
         handles += [os.dup(handles[0]) for _ in range(HANDLES)]
     finally:
         for handle in handles:
@@ -127,7 +127,7 @@ def write(folder: Path, block: int, items: dict[str, Any], settings: str) -> Non
         told["arrays"] = {name: [list(shape), kind] for name, (shape, kind) in layout.items()}
         write_manifest(partial / CHECKPOINT_FILE, told)
         os.rename(partial, place / str(block))
-        sync_folder(place)
+        sync(place)
     for old in blocks_in(folder)[KEEP:]:
         remove(place / str(old))
     for damaged in blocks_in(folder, DAMAGED):
@@ -170,15 +170,16 @@ def _sync(folder: Path) -> dict[str, str]:
         folders.sort()
         for name in sorted(names):
             file = Path(path, name)
-            with open(file, "rb") as opened:
-                digests[file.relative_to(folder).as_posix()] = _sha256(opened)
-                os.fsync(opened.fileno())
-        sync_folder(Path(path))
+            digests[file.relative_to(folder).as_posix()] = digest_of_file(file)
+            sync(file)
+        sync(Path(path))
     return digests
 
 
-def _sha256(opened: Any) -> str:
-    return hashlib.file_digest(opened, "sha256").hexdigest()
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, without all of it in memory."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def blocks_in(folder: Path, ending: str = "") -> list[int]:
@@ -248,9 +249,8 @@ def _checked(path: Path) -> dict[str, Any]:
         for name, sha256 in told["files"].items():
             if ".." in Path(name).parts or Path(name).is_absolute():
                 raise ValueError(f"{shown(name)} is not in it")
-            with open(path / name, "rb") as opened:
-                if _sha256(opened) != sha256:
-                    raise ValueError(f"{name} is not what was saved")
+            if digest_of_file(path / name) != sha256:
+                raise ValueError(f"{name} is not what was saved")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damage(f"{Path(error.filename).name} is missing") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -25,7 +25,7 @@ from srn_jax.files import (
     naming,
     read_manifest,
     read_written,
-    sync_folder,
+    sync,
     write_atomically,
     write_manifest,
 )
@@ -56,7 +56,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         UserError: if it is missing or damaged, or there is a link in the place of a file of ours.
     """
     path = folder / RUN_FILE
-    check_plain(folder, (*OURS, *PASSING))
+    with possible(folder):
+        check_plain(folder, (*OURS, *PASSING))
     info = read_manifest(path, ", expected the folder of a run")
     try:
         check_info(info)
@@ -154,10 +155,10 @@ def holds_run(folder: Path, overwrite: bool = False) -> bool:
     check_place(folder)
     with possible(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        check_plain(folder, (*OURS, *PASSING) if overwrite else PASSING)
     content = names - set(PASSING)
     others = sorted(content - set(OURS))
     if overwrite and not others:
-        check_plain(folder, (*OURS, *PASSING))
         return False
     if RUN_FILE in content and not overwrite:
         return True
@@ -171,7 +172,6 @@ def holds_run(folder: Path, overwrite: bool = False) -> bool:
             f"{folder} is not empty and not the folder of a run (it has {sorted(content)[0]}), "
             "choose another `folder`"
         )
-    check_plain(folder, PASSING)
     return False
 
 
@@ -240,7 +240,7 @@ def try_out(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             _lock(file.fileno())
-        sync_folder(folder)
+        sync(folder)
 
 
 def _lock(descriptor: int) -> None:
