@@ -12,11 +12,14 @@ import numpy as np
 from srn_jax.cells import Cell, cell_class
 from srn_jax.config import DEFAULTS, ExperimentConfig, SweepConfig, is_object
 from srn_jax.errors import UserError, shown, warn_once
-from srn_jax.own_files import describe, load_object, own_mistakes, path_of
+from srn_jax.own_files import describe, own_mistakes, path_of
 from srn_jax.runs import trial_of_cells
 from srn_jax.tasks import task_of
-from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, check_length
-from srn_jax.training.experiment import parameters_of, program_of
+from srn_jax.tasks.task import Dataset, Examples, Task, Tokens, Vectors, check_length
+from srn_jax.training.experiment import batch_of, evaluate, prepare, train_step
+from srn_jax.training.network import hyperparameters_of
+from srn_jax.training.optimizer import new_optimizer
+from srn_jax.training.program import program_of
 
 CHANGES_PATH = re.compile(rb"""^[^#'"\n]*\bsys\.path\s*(\.(insert|append|extend)|\[|\+?=)""", re.M)
 STEPS = 2**31  # as they are counted on the devices
@@ -50,7 +53,7 @@ def try_out(config: SweepConfig, kernel: bool | None = None) -> None:
                 warn_once(f"`{name}` changes nothing {why}")
             if own:
                 try_own(config, task, own)
-            steps = program_of([config]).steps
+            steps = program_of(config).steps
     except UserError:
         raise
     except Exception as error:  # ours goes wrong where theirs is not what it should be
@@ -105,23 +108,34 @@ def try_own(config: SweepConfig, task: Task, own: dict[str, Any]) -> None:
         name = describe(own["task"])
         check_draw(name, task, length, experiment.multiplicity)
         check_scores(name, task, check_values(name, task, length))
-    program = program_of([config])
-    parameters = jax.eval_shape(partial(parameters_of, program), jax.random.key(0))
+    program, hyper = program_of(config), hyperparameters_of(experiment)
     if "cell" in own:
-        trial_of_cells.check_module(task, config)
-    if "optimizer" in own:
-        trial_of_cells.check_optimizer(made(own["optimizer"]), parameters)
+        trial_of_cells.check_module(program, config)
     if "learning_rate" in own:
-        value = own["learning_rate"]
-        schedule = load_object(value) if isinstance(value, str) else value
-        trial_of_cells.check_schedule(schedule, program.steps)
-    try_step(program, config)
+        rate = describe(own["learning_rate"]), program.config.learning_rate
+        trial_of_cells.check_schedule(*rate, program.steps)
+    files = None
+    if config.data is not None:
+        sizes = (program.train_examples, task.examples, task.examples)
+        files = Dataset(*(abstract_examples(size, length) for size in sizes))
+    inputs = jnp.uint32(0), jnp.int32(length), hyper
+    state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
+    if "optimizer" in own:
+        optimizer = new_optimizer(program, hyper)
+        trial_of_cells.check_optimizer(describe(own["optimizer"]), optimizer, state.parameters)
+
+    def step(state, data):
+        batch = batch_of(program, data, jnp.int32(0), length)
+        return train_step(program, data.hyper, state.parameters, state.optimizer, batch)
+
+    jax.eval_shape(step, state, data)
+    jax.eval_shape(partial(evaluate, program), state.parameters, data.dev)
 
 
-def made(optimizer: Any) -> Any:
-    """The optax optimizer that a setting means: itself, or what a function of the user's gives."""
-    found = load_object(optimizer) if isinstance(optimizer, str) else optimizer
-    return found() if callable(found) and not hasattr(found, "update") else found
+def abstract_examples(number: int, length: int) -> Any:
+    """Examples as they are read from files, without what is in them."""
+    tokens = jax.ShapeDtypeStruct((number, length), jnp.int16)
+    return Examples(tokens, jax.ShapeDtypeStruct((number,), jnp.int32))  # type: ignore[arg-type]
 
 
 def check_task(name: str, task: Task) -> None:

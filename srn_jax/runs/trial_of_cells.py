@@ -14,8 +14,9 @@ from srn_jax.cells.recurrence import apply_update
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError, shown
 from srn_jax.own_files import describe
-from srn_jax.tasks.task import PADDING, Task, Tokens
-from srn_jax.training.experiment import new_network, program_of
+from srn_jax.tasks.task import PADDING, Tokens
+from srn_jax.training.network import new_network
+from srn_jax.training.program import Program
 
 FAMILY = ("__call__", "project", "scan")  # the same for all of its cells
 
@@ -78,17 +79,16 @@ def check_update(name: str, cell: Any) -> None:
         )
 
 
-def check_module(task: Task, config: SweepConfig) -> None:
+def check_module(program: Program, config: SweepConfig) -> None:
     """Raise `UserError` for a module of the user's that is no function of parameters and sequence.
 
     Nothing but parameters is kept from one step to the next, so dropout would be the same always.
     Shorter sequences are padded, so where states depend on padding, a network would be tested as
     another one.
     """
-    cell, name = cell_class(config.experiment.cell), describe(config.experiment.cell)
-    if issubclass(cell, Cell):
+    name, task, length = describe(config.experiment.cell), program.task, min(config.lengths)
+    if issubclass(program.cell, Cell):
         return
-    length, program = min(config.lengths), program_of([config])
     if isinstance(task.inputs, Tokens):
         vocabulary, filler = task.inputs.vocabulary, PADDING
         inputs = jnp.arange(1, length + 1)[None] % vocabulary  # padding is embedded as token 0
@@ -136,12 +136,8 @@ def check_module(task: Task, config: SweepConfig) -> None:
         )
 
 
-def check_optimizer(value: Any, parameters: Any) -> None:
-    """Raise `UserError` for an optimizer that is no optax one, or changes shapes."""
-    name = describe(value)
-    if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
-        kind = type(value).__name__
-        raise UserError(f"{name}: expected an optax.GradientTransformation, got {kind}")
+def check_optimizer(name: str, value: Any, parameters: Any) -> None:
+    """Raise `UserError` for an optimizer whose updates or state are not what they were given."""
 
     def step(parameters):
         before = value.init(parameters)
@@ -156,9 +152,8 @@ def check_optimizer(value: Any, parameters: Any) -> None:
             )
 
 
-def check_schedule(value: Any, steps: int) -> None:
+def check_schedule(name: str, value: Any, steps: int) -> None:
     """Raise `UserError` for a learning rate that is no function of the step to finite numbers."""
-    name = describe(value)
     if not callable(value):
         raise UserError(f"{name}: `learning_rate` must be a number or a function of the step")
     rates = [np.asarray(value(jnp.int32(step))) for step in (0, 1, max(steps - 1, 0))]
