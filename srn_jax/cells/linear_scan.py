@@ -15,7 +15,7 @@ from srn_jax.cells.recurrence import layer
 
 
 class LinearCell(nnx.Module):
-    """A cell whose gates see the input x W + b alone; it says `gates` and `keep_and_write`.
+    """A cell whose gates see the input x W + b alone.
 
     W `[M, gates * D]` and b `[1, gates * D]` are uniform on +-1/sqrt(M), like PyTorch's Linear.
     """
@@ -35,7 +35,12 @@ class LinearCell(nnx.Module):
         if mask is not None:  # by a select, so that nothing in padding makes a gradient NaN
             inputs = jnp.where(mask[..., None], inputs, 0)
         sides = layer(inputs, self.W[...]) + self.b[...][None]
-        return linear_scan(*self.keep_and_write(*jnp.split(sides, self.gates, axis=-1)), mask)
+        keep, write = self.keep_and_write(*jnp.split(sides, self.gates, axis=-1))
+        return linear_scan(keep, write, mask)
+
+    def keep_and_write(self, *sides: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What `linear_scan` takes, of a side for each gate, all `[batch, time, D]`."""
+        raise NotImplementedError
 
 
 def positive(a: jax.Array) -> jax.Array:
@@ -52,20 +57,24 @@ def linear_scan(keep: jax.Array, write: jax.Array, mask: jax.Array | None = None
     """The states of `keep` and `write`, all `[batch, time, D]`; they stay where mask is False."""
     if mask is not None:
         keep, write = jnp.where(mask[..., None], keep, 1), jnp.where(mask[..., None], write, 0)
+    return jax.lax.platform_dependent(keep, write, cpu=one_by_one, default=in_parallel)
+
+
+def one_by_one(keep: jax.Array, write: jax.Array) -> jax.Array:
+    """The states, each out of the one before."""
+
+    def step(state, inputs):
+        state = inputs[0] * state + inputs[1]
+        return state, state
+
+    steps = jnp.swapaxes(keep, 0, 1), jnp.swapaxes(write, 0, 1)
+    return jnp.swapaxes(jax.lax.scan(step, jnp.zeros_like(write[:, 0]), steps)[1], 0, 1)
+
+
+def in_parallel(keep: jax.Array, write: jax.Array) -> jax.Array:
+    """The states, out of ever longer pieces of a sequence."""
 
     def after(first, second):
         return second[0] * first[0], second[0] * first[1] + second[1]
 
-    def one_by_one(keep, write):
-        def step(state, inputs):
-            state = inputs[0] * state + inputs[1]
-            return state, state
-
-        steps = jnp.swapaxes(keep, 0, 1), jnp.swapaxes(write, 0, 1)
-        start = jnp.zeros_like(write[:, 0])
-        return jnp.swapaxes(jax.lax.scan(step, start, steps)[1], 0, 1)
-
-    def in_parallel(keep, write):
-        return jax.lax.associative_scan(after, (keep, write), axis=1)[1]
-
-    return jax.lax.platform_dependent(keep, write, cpu=one_by_one, default=in_parallel)
+    return jax.lax.associative_scan(after, (keep, write), axis=1)[1]

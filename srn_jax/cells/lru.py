@@ -20,16 +20,9 @@ class LRU(nnx.Module):
     """  # noqa: D415
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        *,
-        rngs: nnx.Rngs,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 6.28,
+        self, input_size, hidden_size, *, rngs: nnx.Rngs, r_min=0.0, r_max=1.0, max_phase=6.28
     ):
-        def normal(rows: int, scale: float) -> nnx.Param:
+        def normal(rows, scale):
             return nnx.Param(jax.random.normal(rngs.params(), (rows, hidden_size)) / scale**0.5)
 
         shape, above_0 = (hidden_size,), jnp.finfo(jnp.float32).tiny  # 0 has no logarithm

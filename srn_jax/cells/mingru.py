@@ -24,6 +24,7 @@ class MinGRU(LinearCell):
             log_u = chrono_start(chrono, hidden_size, rngs)
             self.b = nnx.Param(self.b[...].at[:, :hidden_size].set(-log_u))
 
-    def keep_and_write(self, z: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """1 - z and z g(a), of what the gates see."""
+    def keep_and_write(self, *sides):
+        """What is kept, 1 - z, and what is written, z g(a)."""
+        z, a = sides
         return jax.nn.sigmoid(-z), jax.nn.sigmoid(z) * positive(a)

@@ -30,8 +30,9 @@ class MinLSTM(LinearCell):
             i = -f
         self.b = nnx.Param(jnp.concatenate([i, f, a], axis=1))
 
-    def keep_and_write(self, i: jax.Array, f: jax.Array, a: jax.Array) -> tuple[jax.Array, ...]:
-        """f' and i' g(a), of what the gates see."""
+    def keep_and_write(self, *sides):
+        """What is kept, f', and what is written, i' g(a)."""
+        i, f, a = sides
         # f / (f + i) is 0 / 0 in float32 where both are closed; this difference never is.
         d = jax.nn.softplus(-f) - jax.nn.softplus(-i)
         return jax.nn.sigmoid(-d), jax.nn.sigmoid(d) * positive(a)

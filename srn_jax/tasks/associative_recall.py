@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from srn_jax.errors import UserError
-from srn_jax.tasks.task import PADDING, Examples, Task, Tokens, place_of
+from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 
 VOCABULARY, PAIRS = 128, 4
 HALF = VOCABULARY // 2  # keys are 1..HALF - 1, values from there on, and 0 is blank
@@ -57,12 +57,10 @@ class AssociativeRecall(Task):
 
         pairs = jnp.stack([keys, values], axis=-1).reshape(number, 2 * PAIRS)
         shown = pairs[:, jnp.clip(place[0], 0, 2 * PAIRS - 1)]
-        inputs = jnp.where(place < 2 * PAIRS, shown, 0)
         here = jnp.arange(number)[:, None], columns
-        inputs = jnp.where(place < 0, PADDING, inputs.at[here].set(keys))
-        nothing = jnp.zeros_like(inputs)
-        weights = nothing.astype(jnp.float32).at[here].set(1)
-        targets = nothing.at[here].set(values)
+        inputs = jnp.where(place < 2 * PAIRS, shown, 0).at[here].set(keys)
+        weights = jnp.zeros(shown.shape).at[here].set(1)
+        targets = jnp.zeros_like(shown).at[here].set(values)
         return Examples(inputs.astype(jnp.int16), targets.astype(jnp.int16), weights=weights)
 
     def probe_targets(self, examples):

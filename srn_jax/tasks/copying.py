@@ -1,15 +1,12 @@
 """The copying problem: ten symbols must be said again after a delay."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
-from srn_jax.tasks.task import PADDING, Examples, Task, Tokens, place_of
+from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 
 SYMBOLS, COPIED = 8, 10
 BLANK, MARK = SYMBOLS, SYMBOLS + 1
-ROUND = 2 * COPIED  # positions of a sequence apart from the delay
 
 
 class Copying(Task):
@@ -29,7 +26,7 @@ class Copying(Task):
     outputs = SYMBOLS + 1
     answers = None
     examples = 1000
-    shortest = ROUND + 1
+    shortest = 2 * COPIED + 1
     chance = 1 / SYMBOLS
     question = f"the first {COPIED} symbols, in order, after the mark"
 
@@ -39,11 +36,7 @@ class Copying(Task):
 
     def counts(self, targets, weights):
         """The last ten, whose answers are symbols."""
-        return (weights > 0) & (targets != BLANK)
-
-    def ignorant_loss(self, length: int) -> float:
-        """The loss of who forgets the symbols, which depends on the length."""
-        return COPIED * math.log(SYMBOLS) / length
+        return super().counts(targets, weights) & (targets != BLANK)
 
     def probe_targets(self, examples):
         """Each symbol."""
@@ -60,23 +53,17 @@ class VariableCopying(Copying):
         lengths = jax.random.randint(length_key, (number,), self.shortest, length + 1)
         return of_lengths(key, lengths, width)._replace(lengths=lengths)
 
-    def ignorant_loss(self, length: int) -> float:
-        """Of all positions of a batch, whose sequences are (21 + length) / 2 long in the mean."""
-        return super().ignorant_loss((self.shortest + length) / 2)
-
 
 def of_lengths(key: jax.Array, lengths: jax.Array, width: int) -> Examples:
     """Examples of `lengths [example]`, padded to a width."""
     symbols = jax.random.randint(key, (len(lengths), COPIED), 0, SYMBOLS)
-    place = place_of(0, width)[None] + lengths[:, None]  # [example, width]
-    to_end = jnp.arange(width)[None] - width + jnp.zeros_like(place)  # -1 at the last position
+    place = place_of(lengths[:, None], width)
+    answer = place - lengths[:, None] + COPIED  # which symbol is asked, negative before
 
-    def shown(place):
-        return jnp.take_along_axis(symbols, jnp.clip(place, 0, COPIED - 1), axis=1)
+    def symbol(number):
+        return jnp.take_along_axis(symbols, jnp.clip(number, 0, COPIED - 1), axis=1)
 
-    inputs = jnp.where(place < COPIED, shown(place), BLANK)
-    inputs = jnp.where(to_end == -COPIED - 1, MARK, inputs)
-    targets = jnp.where(to_end >= -COPIED, shown(to_end + COPIED), BLANK)
-    inputs = jnp.where(place < 0, PADDING, inputs)
-    weights = (place >= 0).astype(jnp.float32)
-    return Examples(inputs.astype(jnp.int8), targets.astype(jnp.int8), weights=weights)
+    inputs = jnp.where(place < COPIED, symbol(place), BLANK)
+    inputs = jnp.where(answer == -1, MARK, inputs)
+    targets = jnp.where(answer >= 0, symbol(answer), BLANK)
+    return Examples(inputs.astype(jnp.int8), targets.astype(jnp.int8))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from srn_jax.tasks.digit_sum import DigitSum
-from srn_jax.tasks.task import PADDING, Examples, Task, Tokens, place_of
+from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 
 SETTINGS: dict[str, Any] = {  # of part one, as `srn_jax.train` takes them
     "task": "digit-sum-2026",
@@ -43,7 +43,7 @@ class DigitSum2026(DigitSum):
         digits = tokens_of(key, number, width, 0, 10)
         place = place_of(length, width)[None]
         label = jnp.sum(jnp.where((place == 0) | (place == 1), digits, 0), axis=1)
-        return Examples(jnp.where(place < 0, PADDING, digits).astype(jnp.int8), label)
+        return Examples(digits.astype(jnp.int8), label)
 
     def draw_set(self, key, units, length, width):
         """As `draw`."""
@@ -73,13 +73,12 @@ class FirstTokens2026(Task):
         length_key, label_key, first_key, other_key = jax.random.split(key, 4)
         lengths = jax.random.randint(length_key, (number,), length - 10, length + 1)
         label = jax.random.randint(label_key, (number,), 0, 2)
-        first = (
-            jax.random.randint(first_key, (number, 3), 1, 4) + jnp.where(label == 1, 0, 3)[:, None]
-        )
-        place = place_of(0, width)[None] + lengths[:, None]
+        kind = jnp.where(label == 1, 0, 3)[:, None]
+        first = kind + jax.random.randint(first_key, (number, 3), 1, 4)
+        place = place_of(lengths[:, None], width)
         early = jnp.take_along_axis(first, jnp.clip(place, 0, 2), axis=1)
         tokens = jnp.where(place < 3, early, tokens_of(other_key, number, width, 7, 25))
-        return Examples(jnp.where(place < 0, PADDING, tokens).astype(jnp.int8), label, lengths)
+        return Examples(tokens.astype(jnp.int8), label, lengths)
 
 
 def tokens_of(key: jax.Array, number: int, width: int, low: int, high: int) -> jax.Array:

@@ -1,9 +1,11 @@
 """Parity: whether the number of ones is odd."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from srn_jax.tasks.task import PADDING, Examples, Task, Tokens, place_of
+from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 
 
 class Parity(Task):
@@ -25,17 +27,12 @@ class Parity(Task):
 
     def draw(self, key, number, length, width):
         """Bits drawn at random."""
-        bits, odd = bits_of(key, jnp.full(number, length), width)
+        bits, odd = bits_of(key, number, length, width)
         return Examples(bits, odd[:, -1])
 
     def right_answer(self, tokens):
         """The number of ones mod 2."""
         return int(sum(tokens)) % 2
-
-    def probe_targets(self, examples):
-        """Whether the number of all ones is odd."""
-        targets = examples.targets
-        return {"parity": targets if self.answers == 1 else targets[..., -1]}
 
 
 class ParityEverywhere(Parity):
@@ -45,8 +42,11 @@ class ParityEverywhere(Parity):
 
     def draw(self, key, number, length, width):
         """Bits drawn at random, and the parity so far."""
-        bits, odd = bits_of(key, jnp.full(number, length), width)
-        return Examples(bits, odd, weights=(bits != PADDING).astype(jnp.float32))
+        return Examples(*bits_of(key, number, length, width))
+
+    def probe_targets(self, examples):
+        """Whether the number of all ones is odd."""
+        return {"parity": examples.targets[..., -1]}
 
 
 class VariableParity(Parity):
@@ -68,13 +68,12 @@ class VariableParity(Parity):
         """Examples whose lengths are uniform on shortest..longest."""
         key, length_key = jax.random.split(key)
         lengths = jax.random.randint(length_key, (number,), shortest, longest + 1)
-        bits, odd = bits_of(key, lengths, width)
+        bits, odd = bits_of(key, number, lengths[:, None], width)
         return Examples(bits, odd[:, -1], lengths)
 
 
-def bits_of(key: jax.Array, lengths: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-    """Bits `[example, width]` of sequences of these lengths, and the parity of those so far."""
-    bits = jax.random.bernoulli(key, shape=(width, len(lengths)))[::-1].T  # from the last one on
-    begun = place_of(0, width)[None] + lengths[:, None] >= 0
-    odd = jnp.cumsum(bits & begun, axis=1) % 2
-    return jnp.where(begun, bits, PADDING).astype(jnp.int8), odd.astype(jnp.int8)
+def bits_of(key: jax.Array, number: int, length: Any, width: int) -> tuple[jax.Array, jax.Array]:
+    """Bits `[number, width]` and the parity of those so far; `length` may be `[number, 1]`."""
+    bits = jax.random.bernoulli(key, shape=(width, number))[::-1].T  # from the last one on
+    bits = bits & jnp.atleast_2d(place_of(length, width) >= 0)
+    return bits.astype(jnp.int8), (jnp.cumsum(bits, axis=1) % 2).astype(jnp.int8)

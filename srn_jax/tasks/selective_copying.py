@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from srn_jax.tasks.task import PADDING, Examples, Task, Tokens, place_of
+from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 
 SYMBOLS, COPIED = 8, 10
 BLANK, MARK = SYMBOLS, SYMBOLS + 1
@@ -35,7 +35,7 @@ class SelectiveCopying(Task):
         lots = jax.random.uniform(place_key, (width, number))[::-1].T  # from the last position on
         lots = jnp.where((place >= 0) & (place < length - COPIED), lots, -1)
         columns = jnp.sort(jax.lax.top_k(lots, COPIED)[1], axis=1)
-        inputs = jnp.where(place >= length - COPIED, MARK, jnp.where(place < 0, PADDING, BLANK))
+        inputs = jnp.where(place >= length - COPIED, MARK, BLANK)
         rows = jnp.arange(number)[:, None]
         inputs = jnp.broadcast_to(inputs, (number, width)).at[rows, columns].set(symbols)
         return Examples(inputs.astype(jnp.int8), symbols)
