@@ -59,10 +59,10 @@ class Tensor(NamedTuple):
 class Optimizer(NamedTuple):
     """What a step does with a gradient; static."""
 
-    moments: tuple[str, ...]  # "mu" and "nu" of Adam, "nu" of RMSprop, none of SGD
-    clip: str | None  # "global", "tensor" or not at all
-    decays: tuple[float, ...] = ()  # of the moments
-    root: float = 0.0  # added under the root; what is added to it is data
+    decays: Mapping[str, float]  # of the moments: "mu" and "nu" of Adam, "nu" of RMSprop, or none
+    root: float = 0.0  # added under the root
+    weight_decay: bool = False
+    clip: str | None = None  # "global", "per-tensor" or not at all
 
 
 class Settings(NamedTuple):
@@ -89,6 +89,7 @@ def run(
     batches: Any,
     networks: list[Mapping[str, jax.Array]],
     settings: Settings,
+    ragged: bool = False,
 ) -> tuple[list[dict[str, jax.Array]], jax.Array]:
     """The steps of a block of one experiment.
 
@@ -99,6 +100,7 @@ def run(
             `[batches, batch]`.
         networks: parameters and their moments, each `[gates, rows, columns]` by name, in `ORDER`.
         settings: see there.
+        ragged: whether sequences begin at different positions.
 
     Returns:
         The networks after, and the losses `[place]`, of which those of the block are to be read.
@@ -142,7 +144,7 @@ def run(
             sync()
             batch = (settings.numbers[0] + place) % len(data[1])
             losses[place] = write_gradient(
-                cell, residuals, sync, trained[0], own, sizes, data, batch, settings, *scratch
+                cell, residuals, ragged, sync, trained[0], own, sizes, data, batch, settings, *scratch
             )
             sync()
             update(optimizer, quotient, own, trained, scratch[0], settings, place)
@@ -183,6 +185,7 @@ def run(
 def write_gradient(
     cell: Any,
     residuals: Residuals,
+    ragged: bool,
     sync: Callable[[], None],
     network: Any,
     own: Mapping[str, Tensor],
@@ -238,6 +241,8 @@ def write_gradient(
         h = [dot(jax.tree.leaves(state)[0], one) for one in u]
         h = h if c is None else [one + bias for one, bias in zip(h, c, strict=True)]
         new, keeps = residuals.forward(x, h, state)
+        if ragged:
+            new = where(tokens(t) >= 0, new, state)
         put(states, t + 1, new)
         put(stored, t, keeps)
         return new, *prefetched
@@ -267,8 +272,11 @@ def write_gradient(
         total, drows, du, dc, new, before, here = carry
         t = time - 1 - turn
         prefetched = at(states, jnp.maximum(t - 1, begins)), tokens(t - 1)
-        dx, dg, total = residuals.backward(at(stored, t), before, new, total)
-        dh, *others = jax.tree.leaves(total)
+        counts = where(here >= 0, total, nothing) if ragged else total
+        dx, dg, dbefore = residuals.backward(at(stored, t), before, new, counts)
+        if ragged:
+            dbefore = jax.tree.map(jnp.add, dbefore, where(here >= 0, nothing, total))
+        dh, *others = jax.tree.leaves(dbefore)
         dh = sum((dot(d, one, (1, 1)) for d, one in zip(dg, u, strict=True)), dh)
         total = jax.tree.unflatten(jax.tree.structure(before), [dh, *others])
         hot, h = one_hot(here, sizes.vocabulary), jax.tree.leaves(before)[0]
@@ -278,6 +286,7 @@ def write_gradient(
             dc = [one + jnp.sum(d, axis=0)[None] for one, d in zip(dc, dg, strict=True)]
         return total, drows, du, dc, before, *prefetched
 
+    nothing = jax.tree.map(jnp.zeros_like, zero)
     dstate = jax.tree.unflatten(jax.tree.structure(zero), [dlast, *others])
     drows, du, dc = (
         [jnp.zeros((rows, size)) for _ in range(cell.gates)] for rows in (sizes.vocabulary, size, 1)
@@ -311,9 +320,9 @@ def update(
 ) -> None:
     """One step of an optimizer on references to the parameters and their moments.
 
-    Adam with the corrections of its moments folded into the rate and into what is added to the
-    root: rate m / (sqrt(v) + epsilon). RMSprop is the same without a first moment, SGD the same
-    without both.
+    Adam is rate m / (sqrt(v) + epsilon), with the corrections of its moments folded into the rate
+    and epsilon, and so the factors 1 - decay: m and v are decaying sums here. RMSprop is the same
+    without m, SGD without both.
     """
     rate, epsilon, left = (settings.steps[n, place] for n in range(3))
     tiles = gradient.shape[0] // TILE
@@ -323,15 +332,14 @@ def update(
         here = pl.ds(tile * TILE, TILE)
         p, *moments = (ref[here] for ref in trained)
         g = step = factors(tile, gradient[here])
-        new = []
-        for name, decay, moment in zip(optimizer.moments, optimizer.decays, moments, strict=True):
-            change = (1 - decay) * g
-            new.append(decay * moment + (change if name == "mu" else change * g))
-        values = dict(zip(optimizer.moments, new, strict=True))
-        step = values.get("mu", g)
-        if "nu" in values:
-            step = quotient(step, values["nu"] + optimizer.root, epsilon)
-        for ref, value in zip(trained, (left * p - rate * step, *new), strict=True):
+        sums = {}
+        for (name, decay), moment in zip(optimizer.decays.items(), moments, strict=True):
+            sums[name] = decay * moment + (g if name == "mu" else g * g)
+        step = sums.get("mu", g)
+        if "nu" in sums:
+            step = quotient(step, sums["nu"] + optimizer.root, epsilon)
+        p = (left * p if optimizer.weight_decay else p) - rate * step
+        for ref, value in zip(trained, (p, *sums.values()), strict=True):
             ref[here] = value
         return nothing
 
@@ -384,6 +392,11 @@ def one_hot(numbers: jax.Array, classes: int) -> jax.Array:
     """One-hot rows `[batch, classes]`, zero for a negative number."""
     every = jax.lax.broadcasted_iota(jnp.int32, (numbers.shape[0], classes), 1)
     return (numbers[:, None] == every).astype(jnp.float32)
+
+
+def where(rows: jax.Array, ones: Any, others: Any) -> Any:
+    """States of `ones` in some rows, of `others` in the rest."""
+    return jax.tree.map(lambda one, other: jnp.where(rows[:, None], one, other), ones, others)
 
 
 def at(refs: Any, t: Any) -> Any:
