@@ -113,14 +113,15 @@ def slopes(gradient: np.ndarray) -> np.ndarray:
     return np.where(number[..., 0] > 1, slope, np.nan)
 
 
-def fates(product: np.ndarray) -> np.ndarray:
-    """What becomes of the perturbation that grows most: an index into `FATES`, -1 if unknown.
+def fates(product: np.ndarray) -> dict[str, np.ndarray]:
+    """What becomes of the perturbation that grows most: 1 or 0 for each of `FATES`, NaN if unknown.
 
     Takes log10 of singular values `[..., value]`, largest first.
     """
     largest = product[..., 0]
-    fate = 1 + (largest > FATE_DECADES).astype(int) - (largest < -FATE_DECADES)
-    return np.where(np.isnan(largest), -1, fate)
+    edges = largest < -FATE_DECADES, np.abs(largest) <= FATE_DECADES, largest > FATE_DECADES
+    hits = [np.where(np.isnan(largest), np.nan, edge) for edge in edges]
+    return dict(zip(FATES, hits, strict=True))
 
 
 def curves(found: Explanation) -> dict[str, np.ndarray]:
@@ -187,16 +188,13 @@ def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame
 
 def summary_table(found: Explanation) -> pd.DataFrame:
     """Every measure at every stage, of all networks of a length, of solvers and of others."""
-    table, fate, rows = staged(found, measures(found)), fates(found.product), []
-    for length in found.lengths:
-        for group, members in found.groups(length).items():
-            for stage, kind in np.ndindex(len(STAGES), len(FATES)):
-                known = int(np.sum(fate[stage, members] >= 0))
-                share = share_estimate(int(np.sum(fate[stage, members] == kind)), known)
-                its = FATES[kind], STAGES[stage], length, group, known
-                rows += [(*its, share.value, share.low, share.high)] * bool(known)
-    shares = pd.DataFrame(rows, columns=table.columns)
-    return pd.concat([table, shares], ignore_index=True) if rows else table
+    table = staged(found, measures(found) | fates(found.product))
+    shares = table.measure.isin(FATES)
+    table = table[~shares | (table.group != DIFFERENCE)].reset_index(drop=True)
+    for row in table[table.measure.isin(FATES)].itertuples():
+        share = share_estimate(round(row.mean * row.networks), row.networks)
+        table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high
+    return table
 
 
 def curve_table(found: Explanation, wanted: str = "") -> pd.DataFrame:
@@ -210,7 +208,8 @@ def network_table(found: Explanation) -> pd.DataFrame:
     names = {"length": found.length, "seed": found.seed, "solver": found.solver}
     table |= {name: np.tile(values, len(STAGES)) for name, values in names.items()}
     table |= {name: values.ravel() for name, values in measures(found).items()}
-    table["fate"] = np.array([*FATES, ""])[fates(found.product).ravel()]
+    hits = fates(found.product).items()
+    table["fate"] = np.select([hit.ravel() == 1 for _, hit in hits], [name for name, _ in hits], "")
     return pd.DataFrame(table)
 
 
@@ -285,31 +284,31 @@ def answer_lines(found: Mapping[str, Explanation]) -> list[str]:
 def answers(found: Explanation, claims: Claims) -> list[str]:
     """Where the answer is lost, gradients, training, solvers, other lengths; at the longest."""
     length, target = found.lengths[-1], found.answer
-    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
 
-    def told(name: str, below: str, above: str, group: str = ALL, stage: str = "best") -> str:
-        rows = [row for row in claims.of(name, stage, group) if row.length == length]
-        words = [(f"{estimate_of(row):+.3f}", claims.side(row, below, above)) for row in rows]
-        undecided = "which the data does not decide"
-        return "".join(f"{n}, {undecided if s == UNDECIDED else s}" for n, s in words) or "unknown"
+    def told(measure: str, below: str, above: str, group: str = ALL) -> str:
+        rows = [row for row in claims.of(measure, "best", group) if row.length == length]
+        if not rows or np.isnan(rows[0].interval_low):
+            return "unknown"
+        side = claims.side(rows[0], below, above).replace(UNDECIDED, "the data does not decide")
+        return f"{estimate_of(rows[0]):+.3f}, {side}"
 
     held = curve_table(found, f"readout of {target}")
     held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
     best, last = [*held.loc[[held["mean"].idxmax(), held.index[-1]]].itertuples()]
-    rows = found.length == length
-    solved, chance = int(found.solver[rows].sum()), found.chance[rows][:, found.is_answer.argmax()]
-    return [
-        f"At length {length} a linear readout of {target} finds {estimate_of(best):.3f} at position "
-        f"{best.position} and {estimate_of(last):.3f} at the last (chance {chance.mean():.3f})",
-        "Decades by which the gradient changes a step back: "
-        + told("gradient slope", "it shrinks", "it grows"),
-        f"Training changed what the last state holds of {target}: "
-        + told(f"readout of {target} since start", "less", "more"),
-        f"{solved} of {int(rows.sum())} solve it (accuracy above {found.threshold:g}); {measure} of "
-        "solvers less others: " + told(measure, "lower", "higher", DIFFERENCE),
-        "Accuracy at other lengths less that at the length trained on: "
-        + told("other lengths", "worse", "better"),
-    ]
+    mine = found.length == length
+    values = {"best": f"{estimate_of(best):.3f}", "last": f"{estimate_of(last):.3f}"}
+    values |= {"position": best.position, "length": length, "target": target}
+    chance = found.chance[mine][:, found.is_answer.argmax()].mean()
+    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
+    numbers = {"solved": found.solver[mine].sum(), "number": mine.sum(), "chance": chance}
+    template = environment().get_template("answers.txt")
+    given = values | numbers | {"threshold": found.threshold, "measure": measure}
+    return template.render(given, told=told).splitlines()
+
+
+def environment() -> Environment:
+    """Where the templates are."""
+    return Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
 
 
 def page(
@@ -317,20 +316,10 @@ def page(
 ) -> dict[str, str]:
     """The page as Markdown and as HTML, by the names of its files, with figures by their stems."""
     claims = Claims(summary)
-    told = answers(found, claims)
-    return rendered(
-        "explanation.md",
-        pictures,
-        claim=claims.claim,
-        undecided=claims.undecided,
-        found=found,
-        question=question,
-        many=int(summary.interval_low.notna().sum()),
-        family=not np.isnan(found.gradient).all(),
-        answers=told,
-        fates=FATES,
-        compared=["gradient slope", "perturbation", *(f"readout of {n}" for n in found.targets)],
-    )
+    values = {"claim": claims.claim, "undecided": claims.undecided, "found": found, "fates": FATES}
+    values |= {"answers": answers(found, claims), "many": summary.interval_low.notna().sum()}
+    values |= {"family": not np.isnan(found.gradient).all(), "question": question}
+    return rendered("explanation.md", pictures, **values)
 
 
 def overview(
@@ -349,13 +338,12 @@ def rendered(template: str, pictures: Mapping[str, Path], **values: Any) -> dict
         kind = "svg+xml" if path.suffix == ".svg" else "png"
         return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
-    environment = Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
     names = {stem: path.name for stem, path in pictures.items()}
     values |= {"pictures": names, "undecided_title": UNDECIDED}
-    text = environment.get_template(template).render(values)
+    text = environment().get_template(template).render(values)
     body, _, rest = text.partition(f"## {UNDECIDED}\n")
     markdown = MarkdownIt("commonmark", {"html": False})
     values |= {"body": re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(body))}
     values |= {"rest": markdown.render(rest), "title": text.partition("\n")[0].lstrip("# ")}
-    html = environment.get_template("explanation.html").render(values)
+    html = environment().get_template("explanation.html").render(values)
     return {"explanation.md": text, "explanation.html": html}

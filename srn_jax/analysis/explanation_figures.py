@@ -190,7 +190,9 @@ def comparison_figure(
     groups = ((SOLVERS, BEST, "solvers", "-."), (OTHERS, BEST, "others", "--"))
     target = next(iter(found.values())).answer
     rows = {f"readout of {target}: all": partial(draw, stages)}
-    if any(((table.group == SOLVERS) & table.length.isin(shown)).any() for table in curves.values()):
+    if any(
+        ((table.group == SOLVERS) & table.length.isin(shown)).any() for table in curves.values()
+    ):
         rows[f"readout of {target}: by outcome"] = partial(draw, groups)
     return panels(shown, rows, look, "position", "mean and 95 % interval over seeds")
 
@@ -216,7 +218,9 @@ def write_explanation(
         paths += write_one(one, folder / name.replace("/", "_"), look, question)
         curves[name] = explanation.curve_table(one, f"readout of {one.answer}")
         curves[name] = curves[name][curves[name].measure == f"readout of {one.answer}"]
-    drawn = {"why": partial(comparison_figure, found, curves, look)} if common_lengths(found) else {}
+    drawn = (
+        {"why": partial(comparison_figure, found, curves, look)} if common_lengths(found) else {}
+    )
     figures, pictures = draw_all(drawn, folder, look)
     pages = explanation.overview(found, question, pictures)
     content = {"differences.csv": csv_of(explanation.difference_table(found))} | pages

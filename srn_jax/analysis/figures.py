@@ -8,6 +8,7 @@ that are missing, or not there yet in a run still going on, are left out.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import fill
 from typing import Any
 
@@ -443,3 +444,62 @@ def section_of(settings: Mapping[str, Any]) -> str | None:
     if settings.get("optimizer") == "sgd" and settings.get("cell") == "srn":
         return "6.2"
     return {"srn": "6.1", "lstm": "6.3"}.get(str(settings.get("cell")))
+
+
+def figures_of(variant: Variant, look: Look = DEFAULT_LOOK) -> dict[str, Drawing]:
+    """The figures of a variant in the order in which they are read, by the names of their files.
+
+    The names are the textbook's where it has the figure.
+    """
+    section, histories, figures = section_of(variant.settings), variant.histories, {}
+    several = variant.results["seed"].nunique() > 1
+    dots = " A faint dot is one seed." if several else ""
+    band = " Lines are medians and bands 5 to 95 % of the seeds." if several else ""
+    name = "6.7" if section == "6.1" else "accuracy"
+    words = f"accuracy of the best parameters against the sequence length.{dots}"
+    if section == "6.1":
+        words += " The development set has one colour in all figures here; in the book it has the"
+        words += " two colours by turns."
+    figures[name] = Drawing(partial(accuracy_figure, variant, look), words)
+    if variant.facts.better == "loss":
+        words = f"error of the best parameters against the sequence length.{dots}"
+        figures["error"] = Drawing(partial(error_figure, variant, look), words)
+    if histories is None:
+        return figures
+    window = epochs_a_point(histories)
+    point = "one epoch" if window == 1 else f"{window} epochs"
+    words = f"all lengths on one scale; a point of the training loss is the mean of {point}.{band}"
+    figures["overview"] = Drawing(partial(overview_figure, variant, look), words)
+    lengths = np.unique(histories.length).tolist()
+    losses = {"6.1": "6.6", "6.3": "6.11"}.get(section or "", "loss")
+    for length in lengths:
+        words = f"training and development loss at length {length}.{band}"
+        figures[f"{losses}_{length}"] = Drawing(partial(loss_figure, variant, length, look), words)
+    for length in lengths:
+        for probe in histories.series:
+            words = f"{spoken(probe)} at length {length}.{band}"
+            draw = partial(probe_figure, variant, probe, length, look)
+            figures[f"{probe}_{length}"] = Drawing(draw, words)
+        if section == "6.2" and {f"{NORM_PROBE}.{one}" for one in NORM_STYLES} <= {
+            *histories.probes
+        }:
+            number = "6.8" if variant.settings.get("clip_norm") is None else "6.9"
+            name = f"{number}_{length}" if len(lengths) > 1 else number
+            words = f"norms of the gradients of the recurrent layer, before clipping.{band}"
+            draw = partial(norm_figure, variant, length, FIRST_STEPS[number], look)
+            figures[name] = Drawing(draw, words)
+    return figures
+
+
+def figures_of_several(
+    variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
+) -> dict[str, Drawing]:
+    """The figures that compare variants, by the names of their files."""
+    what = "error" if score_of([*variants.values()]) == "test_loss" else "test accuracy"
+    draw = partial(comparison_figure, variants, look)
+    found = {"comparison": Drawing(draw, f"{what} against the sequence length.")}
+    if [section_of(one.settings) for one in variants.values()] == ["6.1", "6.3"]:
+        words = "the best development and the test accuracy. The book has a colour for each of the "
+        words += "four lines; here a colour is a set of data, as everywhere."
+        found["6.12"] = Drawing(partial(pair_figure, variants, look), words)
+    return found

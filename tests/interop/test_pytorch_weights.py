@@ -179,7 +179,9 @@ def test_gates_stand_where_the_cell_has_them():
     assert same_bits(parameters_from(state)["cell"]["U"], np.concatenate([i, f, o, candidate]).T)
     both = state["rnn_model.bias_ih_l0"] + state["rnn_model.bias_hh_l0"]
     i, f, candidate, o = np.split(both, 4)
-    assert same_bits(parameters_from(state)["cell"]["b"], np.concatenate([i, f, o, candidate])[None])
+    assert same_bits(
+        parameters_from(state)["cell"]["b"], np.concatenate([i, f, o, candidate])[None]
+    )
     state = weights("lstm")
     renamed = {name.replace("_c", "_a"): array for name, array in state.items()}
     assert renamed.keys() != state.keys()
@@ -201,7 +203,10 @@ def test_a_linear_layer_on_its_side_is_known_by_its_shape_or_refused(tmp_path):
     square = weights(size=19)
     with pytest.raises(UserError, match="square, so its shape does not say"):
         parameters_from(square)
-    for layout, kernel in (("torch", square["linear.weight"].T), ("paddle", square["linear.weight"])):
+    for layout, kernel in (
+        ("torch", square["linear.weight"].T),
+        ("paddle", square["linear.weight"]),
+    ):
         np.savez(tmp_path / "w.npz", **square, layout=layout)
         found = load(tmp_path / "w.npz")[1]
         assert same_bits(found["output"]["kernel"], kernel)
@@ -273,7 +278,10 @@ REFUSED = {
         changed("rnn_model.b_f", zeros(1, D + 1), "lstm"),
         f"rnn_model.b_f has shape [1, {D + 1}], expected [1, {D}]",
     ),
-    "two gates": (changed("rnn_model.weight_hh_l0", zeros(2 * D, D), "nn.RNN"), "have shape [14, 7]"),
+    "two gates": (
+        changed("rnn_model.weight_hh_l0", zeros(2 * D, D), "nn.RNN"),
+        "have shape [14, 7]",
+    ),
     "an LSTM's input weights with a GRU's recurrent ones": (
         changed("rnn_model.weight_hh_l0", zeros(3 * D, D), "nn.LSTM"),
         f"rnn_model.weight_ih_l0 has shape [{4 * D}, {M}], expected [{3 * D}, any]",
