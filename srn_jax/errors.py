@@ -50,5 +50,4 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant by another one."""
     known = [*known]
     meant = ALIASES.get(name)
-    close = [meant] if meant in known else get_close_matches(name, known, 1, 0.6)
-    return close[0] if close else None
+    return next(iter([meant] if meant in known else get_close_matches(name, known, 1, 0.7)), None)

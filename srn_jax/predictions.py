@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from srn_jax.analysis.figures import Gates
+from srn_jax.analysis.memory import gates_along
 from srn_jax.ensemble.sweep import map_experiments
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes
 from srn_jax.tasks import task_of
-from srn_jax.tasks.task import Tokens
-from srn_jax.training.experiment import network_with, program_of
+from srn_jax.tasks.task import Task, Tokens
+from srn_jax.training.network import network_with
 
 if TYPE_CHECKING:
     from srn_jax.runs.networks import Networks
@@ -45,19 +47,14 @@ def predictions(networks: "Networks", tokens: str | Iterable[int]) -> pd.DataFra
         UserError: for a sequence that the networks cannot take, or a task whose answers are no
             classes.
     """
-    task = task_of(networks.config)
-    if not isinstance(task.inputs, Tokens) or task.outputs < 2 or task.answers is None:
-        raise UserError(
-            "`predict` is for tasks of whole numbers with classes as their answers at the end"
-        )
-    text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
-    sequence = parse_tokens(text, task.inputs.vocabulary, "predict")
+    task, sequence = sequence_for(networks, tokens, "predict")
+    if task.outputs < 2 or task.answers is None:
+        raise UserError("`predict` is for tasks with classes as their answers at the end")
     if len(sequence) < task.answers:
         raise UserError(f"`predict` wants at least {task.answers} numbers, got {len(sequence)}")
-    program = program_of([networks.config])
 
     def answer(parameters):
-        network = network_with(program, parameters)
+        network = network_with(networks.program, parameters)
         return jax.nn.softmax(network(jnp.asarray(sequence)[None])[0])
 
     shares = np.asarray(map_experiments(answer, networks.parameters))  # [experiment, ..., class]
@@ -72,6 +69,34 @@ def predictions(networks: "Networks", tokens: str | Iterable[int]) -> pd.DataFra
         table["right"] = [said == right for said in answers]
     table.loc[~np.asarray(networks.trained), ["answer", "probability"]] = "-"
     return table
+
+
+def sequence_for(
+    networks: "Networks", tokens: str | Iterable[int], name: str
+) -> tuple[Task, np.ndarray]:
+    """The task of networks, and a sequence that they can take; raises `UserError` for another."""
+    task = task_of(networks.config)
+    if not isinstance(task.inputs, Tokens):
+        raise UserError(f"`{name}` is for tasks of whole numbers, this one has vectors")
+    text = tokens if isinstance(tokens, str) else " ".join(map(str, tokens))
+    return task, parse_tokens(text, task.inputs.vocabulary, name)
+
+
+def gates(networks: "Networks", tokens: str | Iterable[int], seed: int | None) -> Gates:
+    """The gates of one network along a sequence of the length that it was trained on."""
+    _, sequence = sequence_for(networks, tokens, "gates")
+    length = len(sequence)
+    if length not in (lengths := {n for n, _ in networks.experiments}):
+        known = ", ".join(map(str, sorted(lengths)))
+        raise UserError(
+            f"`gates` has {length} tokens: the run has no length {length}, it has {known}"
+        )
+    seed = next(s for n, s in networks.experiments if n == length) if seed is None else seed
+    if (length, seed) not in networks.experiments:
+        raise UserError(f"`seed` {seed}: the run has no such seed of length {length}")
+    with own_mistakes(networks.config.experiment.cell):
+        network = networks.network(networks.experiments.index((length, seed)))
+        return Gates(seed, sequence.tolist(), gates_along(network, sequence.tolist()))
 
 
 def summary_of(table: pd.DataFrame) -> str:

@@ -1,9 +1,9 @@
 """Settings that belong together: sections of the textbook, a first look, the textbook's own run.
 
-    srn_jax.train(section="6.3")                 # python scripts/sweep.py --section 6.3
+srn_jax.train(section="6.3")                 # python scripts/sweep.py --section 6.3
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,37 @@ def with_presets(
 
 def write_textbook_data(folder: Path, lengths: Any) -> None:
     """Write the textbook's own files, unless they are there; raises `UserError` for other ones."""
-    from srn_jax.interop.textbook_files import check_same, textbook_splits, write_splits
-
     lengths = [lengths] if isinstance(lengths, int) else lengths
     if not set(lengths) <= set(TEXTBOOK_LENGTHS):
         known = ", ".join(map(str, TEXTBOOK_LENGTHS))
         raise UserError(f"`lengths`: the textbook has files of {known} alone, see `data`")
-    for length, splits in textbook_splits():
-        check_same(folder, length, splits)
+    for _ in write_data(folder):
+        pass
+
+
+def write_data(
+    folder: Path, *drawing: Any, seed: int = 0, overwrite: bool = False
+) -> Iterator[str]:
+    """Write files as the textbook draws them, and say of each length what was written.
+
+    Args:
+        folder: in which each length has one.
+        drawing: lengths, and how often train, dev and test have each pair of digits.
+        seed: of the stream.
+        overwrite: whether files with something else in them may be lost.
+
+    Raises:
+        UserError: for files with something else in them.
+    """
+    from srn_jax.interop.textbook_files import SPLITS, check_same, textbook_splits, write_splits
+    from srn_jax.runs.folder import check_place, make_folder
+
+    check_place(folder)
+    if folder.exists() and not overwrite:
+        for length, splits in textbook_splits(*drawing, seed=seed):
+            check_same(folder, length, splits)
+    make_folder(folder)
+    for length, splits in textbook_splits(*drawing, seed=seed):
         write_splits(folder, length, splits)
+        sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
+        yield f"{folder / str(length)}: {sizes}; {splits.overlap} test also in train"

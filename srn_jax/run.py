@@ -9,14 +9,18 @@ import numpy as np
 import pandas as pd
 
 from srn_jax.errors import UserError, shown
+from srn_jax.naming import check_comparison_place, path_from
 from srn_jax.own_files import own_mistakes
+from srn_jax.runs import devices
+from srn_jax.runs.folder import make_folder
 
 if TYPE_CHECKING:
     import jax
 
     from srn_jax.analysis.explanation import Explanation
+    from srn_jax.analysis.figures import Gates
     from srn_jax.analysis.look import Look
-    from srn_jax.analysis.records import Histories
+    from srn_jax.analysis.records import Histories, Variant
     from srn_jax.phases import Phases
     from srn_jax.runs.networks import Networks, StoredRun
     from srn_jax.training.network import Network
@@ -26,9 +30,13 @@ EXPLANATION = "explanation"  # the folder in that of a run
 
 @dataclass(frozen=True)
 class Run:
-    """A run, finished or not; `stored` is what there is of it, in its folder or in memory."""
+    """A run, finished or not.
+
+    `stored` is what there is of it, in its folder or in memory; `platform` where its networks run.
+    """
 
     stored: "StoredRun"
+    platform: str = "auto"
 
     @property
     def folder(self) -> Path | None:
@@ -65,7 +73,7 @@ class Run:
         which: str = "best",
     ) -> "Networks":
         """Trained networks of a variant; for the arguments see `network`."""
-        start_jax()
+        devices.start(self.platform)
         return self.stored.networks(self.one_of(variant), lengths, seeds, which)
 
     def network(
@@ -82,13 +90,7 @@ class Run:
         Raises:
             UserError: if the run has no such experiment.
         """
-        found = self.networks(variant, [length], [seed], which)
-        if not found.trained[0]:
-            raise UserError(
-                f"the network of length {length} and seed {seed} has no {which} parameters: it "
-                "diverged before its first evaluation"
-            )
-        return found.network(0)
+        return self.networks(variant, [length], [seed], which).network(0)
 
     def states(
         self,
@@ -160,7 +162,7 @@ class Run:
         """Why its networks forget, by variant; pages and figures go into a folder.
 
         Args:
-            folder: None for `explanation` in that of the run; of a run in memory nothing is written.
+            folder: None for `explanation` in that of the run; a run in memory writes nothing.
             variant: its name; None for all.
             lengths: only these; None for all.
             threshold: test accuracy above which a network is a solver.
@@ -170,7 +172,7 @@ class Run:
         Raises:
             UserError: for a run that is not finished, or has no trained network.
         """
-        start_jax()
+        devices.start(self.platform)
         from srn_jax.analysis.explanation import explain_variant
         from srn_jax.analysis.explanation_figures import write_explanation
         from srn_jax.interop.textbook_files import read_data
@@ -199,10 +201,28 @@ class Run:
             write_explanation(found, place, look or default_look(), question)
         return found
 
+    def gates(
+        self,
+        tokens: "str | Iterable[int]",
+        seed: int | None = None,
+        variant: str | None = None,
+    ) -> "Gates":
+        """What the gates of the network of a sequence's length do along it.
+
+        Raises:
+            UserError: for a sequence, length or seed that cannot be, or a cell without gates.
+        """
+        from srn_jax.predictions import gates
+
+        variant = self.one_of(variant)
+        networks = self.networks(variant, which="best")
+        return gates(networks, tokens, seed)
+
     def report(
         self,
         folder: str | Path | None = None,
         look: "Look | None" = None,
+        variant: str | None = None,
         phases: "Phases | None" = None,
     ) -> list[Path]:
         """Write figures, tables, report.md and report.html; returns what was written.
@@ -210,21 +230,26 @@ class Run:
         Args:
             folder: None for that of the run; of another one nothing of the run changes.
             look: of the figures.
+            variant: of this one alone, into a folder of its own; None for all.
             phases: where the seconds that it takes are counted.
         """
         from srn_jax.analysis.report import write_report
 
-        place = self.folder if folder is None else Path(folder)
+        record, place = self.stored.record, self.folder
+        if variant is not None:
+            record, place = replace(record, variants=(self.record_of(variant),)), None
+        place = place if folder is None else path_from("folder", folder)
         if place is None:
-            raise UserError("the run is in memory alone, give a `folder` or `save` it first")
-        return write_report(self.stored.record, place, look or default_look(), phases)
+            raise UserError("give a `folder` for the report")
+        if place != self.folder:
+            check_comparison_place(place)
+            make_folder(place)
+        return write_report(record, place, look or default_look(), phases)
 
     def save(self, folder: str | Path) -> "Run":
         """Write a run that is in memory to a folder, with its report; returns the run there."""
-        from srn_jax.naming import path_from
-
         self.stored.save(path_from("folder", folder))
-        saved = Run(replace(self.stored, folder=Path(folder)))
+        saved = Run(replace(self.stored, folder=Path(folder)), self.platform)
         saved.report()
         return saved
 
@@ -237,8 +262,9 @@ class Run:
             raise UserError(f"`variant`: the run has {', '.join(self.variants)}, {got}")
         return variant
 
-    def record_of(self, variant: str) -> Any:
+    def record_of(self, variant: str) -> "Variant":
         """What is recorded of a variant."""
+        self.one_of(variant)
         return self.stored.record.variants[self.variants.index(variant)]
 
     def joined(self, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -266,10 +292,3 @@ def default_look() -> "Look":
     from srn_jax.analysis.look import Look
 
     return Look()
-
-
-def start_jax() -> None:
-    """Start JAX as training does, unless it is running already."""
-    from srn_jax.runs import devices
-
-    devices.start()

@@ -113,14 +113,15 @@ def slopes(gradient: np.ndarray) -> np.ndarray:
     return np.where(number[..., 0] > 1, slope, np.nan)
 
 
-def fates(product: np.ndarray) -> np.ndarray:
-    """What becomes of the perturbation that grows most: an index into `FATES`, -1 if unknown.
+def fates(product: np.ndarray) -> dict[str, np.ndarray]:
+    """What becomes of the perturbation that grows most: 1 or 0 for each of `FATES`, NaN if unknown.
 
     Takes log10 of singular values `[..., value]`, largest first.
     """
     largest = product[..., 0]
-    fate = 1 + (largest > FATE_DECADES).astype(int) - (largest < -FATE_DECADES)
-    return np.where(np.isnan(largest), -1, fate)
+    edges = largest < -FATE_DECADES, np.abs(largest) <= FATE_DECADES, largest > FATE_DECADES
+    hits = [np.where(np.isnan(largest), np.nan, edge) for edge in edges]
+    return dict(zip(FATES, hits, strict=True))
 
 
 def curves(found: Explanation) -> dict[str, np.ndarray]:
@@ -187,16 +188,13 @@ def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame
 
 def summary_table(found: Explanation) -> pd.DataFrame:
     """Every measure at every stage, of all networks of a length, of solvers and of others."""
-    table, fate, rows = staged(found, measures(found)), fates(found.product), []
-    for length in found.lengths:
-        for group, members in found.groups(length).items():
-            for stage, kind in np.ndindex(len(STAGES), len(FATES)):
-                known = int(np.sum(fate[stage, members] >= 0))
-                share = share_estimate(int(np.sum(fate[stage, members] == kind)), known)
-                its = FATES[kind], STAGES[stage], length, group, known
-                rows += [(*its, share.value, share.low, share.high)] * bool(known)
-    shares = pd.DataFrame(rows, columns=table.columns)
-    return pd.concat([table, shares], ignore_index=True) if rows else table
+    table = staged(found, measures(found) | fates(found.product))
+    shares = table.measure.isin(FATES)
+    table = table[~shares | (table.group != DIFFERENCE)].reset_index(drop=True)
+    for row in table[table.measure.isin(FATES)].itertuples():
+        share = share_estimate(round(row.mean * row.networks), row.networks)
+        table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high
+    return table
 
 
 def curve_table(found: Explanation, wanted: str = "") -> pd.DataFrame:
@@ -210,7 +208,8 @@ def network_table(found: Explanation) -> pd.DataFrame:
     names = {"length": found.length, "seed": found.seed, "solver": found.solver}
     table |= {name: np.tile(values, len(STAGES)) for name, values in names.items()}
     table |= {name: values.ravel() for name, values in measures(found).items()}
-    table["fate"] = np.array([*FATES, ""])[fates(found.product).ravel()]
+    hits = fates(found.product).items()
+    table["fate"] = np.select([hit.ravel() == 1 for _, hit in hits], [name for name, _ in hits], "")
     return pd.DataFrame(table)
 
 
@@ -285,31 +284,31 @@ def answer_lines(found: Mapping[str, Explanation]) -> list[str]:
 def answers(found: Explanation, claims: Claims) -> list[str]:
     """Where the answer is lost, gradients, training, solvers, other lengths; at the longest."""
     length, target = found.lengths[-1], found.answer
-    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
 
-    def told(name: str, below: str, above: str, group: str = ALL, stage: str = "best") -> str:
-        rows = [row for row in claims.of(name, stage, group) if row.length == length]
-        words = [(f"{estimate_of(row):+.3f}", claims.side(row, below, above)) for row in rows]
-        undecided = "which the data does not decide"
-        return "".join(f"{n}, {undecided if s == UNDECIDED else s}" for n, s in words) or "unknown"
+    def told(measure: str, below: str, above: str, group: str = ALL) -> str:
+        rows = [row for row in claims.of(measure, "best", group) if row.length == length]
+        if not rows or np.isnan(rows[0].interval_low):
+            return "unknown"
+        side = claims.side(rows[0], below, above).replace(UNDECIDED, "the data does not decide")
+        return f"{estimate_of(rows[0]):+.3f}, {side}"
 
     held = curve_table(found, f"readout of {target}")
     held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
     best, last = [*held.loc[[held["mean"].idxmax(), held.index[-1]]].itertuples()]
-    rows = found.length == length
-    solved, chance = int(found.solver[rows].sum()), found.chance[rows][:, found.is_answer.argmax()]
-    return [
-        f"At length {length} a linear readout of {target} finds {estimate_of(best):.3f} at position "
-        f"{best.position} and {estimate_of(last):.3f} at the last (chance {chance.mean():.3f})",
-        "Decades by which the gradient changes a step back: "
-        + told("gradient slope", "it shrinks", "it grows"),
-        f"Training changed what the last state holds of {target}: "
-        + told(f"readout of {target} since start", "less", "more"),
-        f"{solved} of {int(rows.sum())} solve it (accuracy above {found.threshold:g}); {measure} of "
-        "solvers less others: " + told(measure, "lower", "higher", DIFFERENCE),
-        "Accuracy at other lengths less that at the length trained on: "
-        + told("other lengths", "worse", "better"),
-    ]
+    mine = found.length == length
+    values = {"best": f"{estimate_of(best):.3f}", "last": f"{estimate_of(last):.3f}"}
+    values |= {"position": best.position, "length": length, "target": target}
+    chance = found.chance[mine][:, found.is_answer.argmax()].mean()
+    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
+    numbers = {"solved": found.solver[mine].sum(), "number": mine.sum(), "chance": chance}
+    template = environment().get_template("answers.txt")
+    given = values | numbers | {"threshold": found.threshold, "measure": measure}
+    return template.render(given, told=told).splitlines()
+
+
+def environment() -> Environment:
+    """Where the templates are."""
+    return Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
 
 
 def page(
@@ -317,42 +316,34 @@ def page(
 ) -> dict[str, str]:
     """The page as Markdown and as HTML, by the names of its files, with figures by their stems."""
     claims = Claims(summary)
-    told = answers(found, claims)
-    environment = Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
-    targets = [f"readout of {name}" for name in found.targets]
-    text = environment.get_template("explanation.md").render(
-        claim=claims.claim,
-        undecided=claims.undecided,
-        undecided_title=UNDECIDED,
-        picture=lambda stem: pictures[stem].name if stem in pictures else "",
-        number=len(found.length),
-        question=question,
-        left_out=found.left_out,
-        many=int(summary.interval_low.notna().sum()),
-        family=not np.isnan(found.gradient).all(),
-        answers=told,
-        targets=found.targets,
-        threshold=f"{found.threshold:g}",
-        fates=FATES,
-        compared=["gradient slope", "perturbation", *targets],
-    )
-    return {"explanation.md": text, "explanation.html": html_of(environment, text, pictures)}
+    values = {"claim": claims.claim, "undecided": claims.undecided, "found": found, "fates": FATES}
+    values |= {"answers": answers(found, claims), "many": summary.interval_low.notna().sum()}
+    values |= {"family": not np.isnan(found.gradient).all(), "question": question}
+    return rendered("explanation.md", pictures, **values)
 
 
-def html_of(environment: Environment, text: str, pictures: Mapping[str, Path]) -> str:
-    """A Markdown page as one of HTML that needs nothing else; what is not decided is folded."""
+def overview(
+    found: Mapping[str, Explanation], question: str, pictures: Mapping[str, Path]
+) -> dict[str, str]:
+    """The page about several variants, as `page`."""
+    told = {name: answer_lines({name: one}) for name, one in found.items()}
+    return rendered("explanations.md", pictures, answers=told, question=question, undecided=[])
 
-    def embedded(found: re.Match[str]) -> str:
-        path = next(path for path in pictures.values() if path.name == found[0])
+
+def rendered(template: str, pictures: Mapping[str, Path], **values: Any) -> dict[str, str]:
+    """A page as Markdown, and as HTML that needs nothing else; what is not decided is folded."""
+
+    def embedded(match: re.Match[str]) -> str:
+        path = next(path for path in pictures.values() if path.name == match[0])
         kind = "svg+xml" if path.suffix == ".svg" else "png"
         return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
-    parts = text.partition(f"## {UNDECIDED}\n")
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    return environment.get_template("explanation.html").render(
-        title=text.partition("\n")[0].lstrip("# "),
-        body=re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(parts[0])),
-        undecided=markdown.render(parts[2]),
-        undecided_title=UNDECIDED,
-        number=parts[2].count("\n- "),
-    )
+    names = {stem: path.name for stem, path in pictures.items()}
+    values |= {"pictures": names, "undecided_title": UNDECIDED}
+    text = environment().get_template(template).render(values)
+    body, _, rest = text.partition(f"## {UNDECIDED}\n")
+    markdown = MarkdownIt("commonmark", {"html": False})
+    values |= {"body": re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(body))}
+    values |= {"rest": markdown.render(rest), "title": text.partition("\n")[0].lstrip("# ")}
+    html = environment().get_template("explanation.html").render(values)
+    return {"explanation.md": text, "explanation.html": html}

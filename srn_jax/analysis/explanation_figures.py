@@ -21,6 +21,7 @@ from srn_jax.analysis.look import Look, save_figure
 from srn_jax.files import write_atomically
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
+FEWEST = 8  # solvers or others, below which their interval would cover the others
 NARROWEST, ROW = 1.55, 2.2  # inches: a panel's least width, a row's height
 STAGE_STYLES = (("0.55", ":"), ("#0072b2", "-"), ("#d55e00", "--"))
 COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets, and of variants
@@ -58,8 +59,9 @@ def panels(
             handles, labels = axes.get_legend_handles_labels()
             entries |= dict(zip(labels, handles, strict=True))
         fit = figure.get_figwidth() / (0.6 + 0.07 * max(map(len, entries)))
-        ncols = int(np.clip(fit, 1, len(entries)))
-        more = 0.2 * (-(-len(entries) // ncols) + bool(note))
+        below = -(-len(entries) // max(1, int(fit)))  # lines of the legend
+        ncols = -(-len(entries) // below)
+        more = 0.2 * (below + bool(note))
         figure.set_figheight(figure.get_figheight() + more)
         place_of: Any = {"loc": "outside lower center", "ncols": ncols, "title": note}
         figure.legend(list(entries.values()), list(entries), **place_of, title_fontsize="small")
@@ -177,7 +179,7 @@ def comparison_figure(
             for group, stage, words, line in lines:
                 rows = table[(table.length == length) & (table.group == group)]
                 rows = rows[(rows.stage == STAGES[stage]) & rows.interval_low.notna()]
-                if len(rows):
+                if len(rows) and (group == ALL or rows.networks.max() >= FEWEST):
                     at, low, high = rows.position, rows.interval_low, rows.interval_high
                     axes.plot(at, rows["mean"], line, color=color, label=f"{name}, {words}")
                     axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
@@ -188,7 +190,9 @@ def comparison_figure(
     groups = ((SOLVERS, BEST, "solvers", "-."), (OTHERS, BEST, "others", "--"))
     target = next(iter(found.values())).answer
     rows = {f"readout of {target}: all": partial(draw, stages)}
-    if any(((table.group == SOLVERS) & table.length.isin(shown)).any() for table in curves.values()):
+    if any(
+        ((table.group == SOLVERS) & table.length.isin(shown)).any() for table in curves.values()
+    ):
         rows[f"readout of {target}: by outcome"] = partial(draw, groups)
     return panels(shown, rows, look, "position", "mean and 95 % interval over seeds")
 
@@ -214,7 +218,9 @@ def write_explanation(
         paths += write_one(one, folder / name.replace("/", "_"), look, question)
         curves[name] = explanation.curve_table(one, f"readout of {one.answer}")
         curves[name] = curves[name][curves[name].measure == f"readout of {one.answer}"]
-    drawn = {"why": partial(comparison_figure, found, curves, look)} if common_lengths(found) else {}
+    drawn = (
+        {"why": partial(comparison_figure, found, curves, look)} if common_lengths(found) else {}
+    )
     figures, pictures = draw_all(drawn, folder, look)
     pages = explanation.overview(found, question, pictures)
     content = {"differences.csv": csv_of(explanation.difference_table(found))} | pages

@@ -342,7 +342,9 @@ def number_of_classes(*labels: Array) -> int:
 
 def has_gates(cell: Any) -> bool:
     """Whether a class of cells says what its gates are, of the `update` that it has."""
-    owners = [name for kind in cell.__mro__ for name in ("gate_values", "update") if name in vars(kind)]
+    owners = [
+        name for kind in cell.__mro__ for name in ("gate_values", "update") if name in vars(kind)
+    ]
     return issubclass(cell, Cell) and hasattr(cell, "gate_values") and owners[0] == "gate_values"
 
 

@@ -29,19 +29,17 @@ def sweep(arguments: list[str]) -> None:
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
     from srn_jax import api
-    from srn_jax.naming import default_folder
 
     given = {name: getattr(options, name) for name in ("lengths", *PRESETS)}
-    given["seeds"] = cli.seeds_chosen(options)
+    given["seeds"] = options.seeds if options.first_seed is None else cli.seeds_chosen(options)
     given |= {f.name: getattr(options, f.name) for f in fields(ExperimentConfig)}
-    given = {name: value for name, value in given.items() if value not in (None, False)}
-    how = {name: getattr(options, name) for name in HOW}
-    how["command"] = shlex.join([*cli.called("sweep"), *arguments])
+    given = {name: value for name, value in given.items() if not (value is None or value is False)}
+    given |= {name: getattr(options, name) for name in HOW}
+    given["command"] = shlex.join([*cli.called("sweep"), *arguments])
     place = cli.distributed_of(options)
-    if options.resume is not None:
-        fixed = [name for name in PRESETS if name in given and name != "textbook"]
-        if fixed:
-            raise UserError(f"`resume` takes that from the run, leave out `{fixed[0]}`")
+    fixed = [name for name in PRESETS if name in given and name != "textbook"]
+    if options.resume is not None and fixed:
+        raise UserError(f"`resume` takes that from the run, leave out `{fixed[0]}`")
     if place is not None:
         from srn_jax.runs import devices
 
@@ -49,17 +47,17 @@ def sweep(arguments: list[str]) -> None:
         devices.configure(options.platform, options.cpu_devices, place)
     try:
         if options.resume is not None:
-            how["textbook"] = bool(given.pop("textbook", False))
-            trust = options.trust_code
-            run = api.resume(options.resume, trust_code=trust, how=api.How(**how), **given)
+            run = api.resume(options.resume, trust_code=options.trust_code, **given)
         else:
-            run = api.train(**given, **how, name_folder=default_folder)
+            run = api.train(**{"folder": True, **given})
     except api.Stopped as stop:
         words = ["--resume", str(stop.folder)]
         words += ["--platform", options.platform] if options.platform != "auto" else []
         print(f"stopped; to go on: {shlex.join([*cli.called('sweep'), *words])}")
         sys.exit(128 + stop.signal)
-    if run.is_ours:
+    import jax
+
+    if jax.process_index() == 0:
         print(f"\n{run}", flush=True)
 
 
@@ -123,14 +121,13 @@ def plot(arguments: list[str]) -> None:
         raise UserError("`labels` and `baseline` are for several runs, and this is one")
     if several and options.variant is not None:
         raise UserError("`variant` is for a single run, and these are several")
-    look = cli.look_of(options)
-    api.PLATFORM[:] = options.platform, options.cpu_devices
-    runs = [api.load_run(run, trust_code=options.trust_code) for run in options.runs]
+    look, variant = cli.look_of(options), options.variant
+    trusted = {"trust_code": options.trust_code, "platform": options.platform}
+    runs = [api.load_run(run, **trusted) for run in options.runs]
     if not several:
-        run = runs[0] if options.variant is None else runs[0].only(options.variant)
-        if options.variant is not None and options.folder is None:
+        if variant is not None and options.folder is None:
             raise UserError("`variant` is drawn in a folder of its own, give `folder`")
-        print("written:", *run.report(options.folder, look), sep="\n  ")
+        print("written:", *runs[0].report(options.folder, look, variant), sep="\n  ")
         return
     labels = options.labels
     if labels is not None and (len(labels) != len(runs) or len(set(labels)) < len(labels)):
@@ -165,9 +162,9 @@ def explain(arguments: list[str]) -> None:
     place = Path(options.folder or run.folder / "explanation")
     from rich.progress import Progress
 
-    paths = []
+    gates = None
     if options.gates is not None:  # what is wrong with the sequence should show now
-        paths = run.draw_gates(options.gates, options.seed, options.variant, place, look)
+        gates = run.gates(options.gates, options.seed, options.variant)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("examining networks", total=None)
         found = run.explain(
@@ -180,7 +177,13 @@ def explain(arguments: list[str]) -> None:
         )
     from srn_jax.analysis.explanation import answer_lines
 
-    print(*answer_lines(found), "", f"in {place}", *paths, sep="\n")
+    print(*answer_lines(found), "", f"in {place}", sep="\n")
+    if gates is not None:
+        from srn_jax.analysis.figures import gate_figure
+        from srn_jax.analysis.look import save_figure
+
+        for name in gates.values:
+            print(*save_figure(gate_figure(name, gates, look), place / f"gate_{name}", look))
 
 
 def convert(arguments: list[str]) -> None:
@@ -225,15 +228,15 @@ def convert(arguments: list[str]) -> None:
 
     if options.run is None:
         start(options)
-        found = weights.read(options.source, options.cell)
+        found = weights.read_weights(options.source, options.cell)
     else:
-        run = open_run(options)
-        found = weights.of(run, options.length, options.seed, options.variant, options.which)
+        chosen = options.length, options.seed, options.variant, options.which or "best"
+        found = weights.weights_of(open_run(options), *chosen)
     if options.evaluate is not None:
-        print(weights.evaluate(found, options.evaluate).to_string(index=False))
+        print(found.evaluate(options.evaluate).to_string(index=False))
         print("test loss: the mean over examples")
     if options.to is not None:
-        print("written:", weights.write(found, options.to))
+        print("written:", found.write(options.to))
 
 
 def generate_data(arguments: list[str]) -> None:
@@ -241,7 +244,8 @@ def generate_data(arguments: list[str]) -> None:
 
     They are DIR/<length>/{train,dev,test}.txt.
     """
-    from srn_jax.interop.textbook_files import TEXTBOOK_MULTIPLICITIES, write_data
+    from srn_jax.interop.textbook_files import TEXTBOOK_MULTIPLICITIES
+    from srn_jax.presets import write_data
 
     parser = cli.Parser(generate_data.__doc__)
     add = parser.add_argument
@@ -258,8 +262,9 @@ def generate_data(arguments: list[str]) -> None:
     for multiplicity in options.multiplicities:
         check("multiplicities", multiplicity, int, low=1, high=10_000)
     check("seed", options.seed, int, low=0, high=2**32 - 1)
-    drawing = tuple(options.lengths), tuple(options.multiplicities), options.seed
-    for line in write_data(Path(options.folder), *drawing, overwrite=options.overwrite):
+    drawing = tuple(options.lengths), tuple(options.multiplicities)
+    kept = {"seed": options.seed, "overwrite": options.overwrite}
+    for line in write_data(Path(options.folder), *drawing, **kept):
         print(line, flush=True)
 
 
@@ -273,7 +278,7 @@ def open_run(options: Any) -> Any:
 
 def start(options: Any) -> None:
     """Start JAX where the options say."""
-    from srn_jax.api import How
+    from srn_jax.arguments import How
     from srn_jax.runs import devices
 
     how = How(options.platform, options.cpu_devices)

@@ -44,9 +44,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str | None):
         first, _, rest = (description or "").strip().partition("\n")
         plain = argparse.RawDescriptionHelpFormatter
-        super().__init__(
-            description=first, epilog=rest, allow_abbrev=False, formatter_class=plain
-        )
+        super().__init__(description=first, epilog=rest, allow_abbrev=False, formatter_class=plain)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """The options; raises `UserError` for what is none."""
@@ -57,7 +55,9 @@ class Parser(argparse.ArgumentParser):
             wrong = next((word for word in unknown if word.startswith("--")), "").partition("=")[0]
             known = {option.strip("-").replace("-", "_") for option in self._option_string_actions}
             by_dest = {dest: option for dest, option in OPTIONS.items() if dest not in known}
-            meant = closest(wrong.strip("-").replace("-", "_"), [*by_dest, *known]) if wrong else None
+            meant = (
+                closest(wrong.strip("-").replace("-", "_"), [*by_dest, *known]) if wrong else None
+            )
             option = by_dest.get(meant or "", option_name(meant or ""))
             hint = f"did you mean {option}?" if meant else "see --help"
             self.error(f"unrecognized arguments: {' '.join(unknown)}", hint)
@@ -126,7 +126,9 @@ def number_of(kind: type) -> Callable[[str], Any]:
             return kind(text if text.isascii() else "")
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}{comma_hint(text)}") from None
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not {wanted}{comma_hint(text)}"
+            ) from None
 
     return convert
 

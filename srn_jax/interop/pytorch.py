@@ -28,7 +28,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.cells import cell_class
 from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.files import write_atomically
@@ -40,8 +39,9 @@ PART = re.compile(
     r"(?:(?P<module>.*)\.)?(?P<kind>W|Wx|U|Wh|b|weight_ih|weight_hh|bias_ih|bias_hh)"
     r"(?:_(?P<gate>[ifoca]|l0))?"
 )
-KINDS = {"Wx": "W", "Wh": "U", "weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "bias_hh": "c"}
-BY_GATE = {"srn": ("",), "lstm": ("_i", "_f", "_o", "_c")}  # the names' ends, in the cell's order
+KINDS = {"W": "W", "Wx": "W", "weight_ih": "W", "U": "U", "Wh": "U", "weight_hh": "U"}
+KINDS |= {"b": "b", "bias_ih": "b", "bias_hh": "c"}
+BY_GATE = {"srn": [""], "lstm": ["_i", "_f", "_o", "_c"]}  # the names' ends, in the cell's order
 STACKED = {1: ("srn", [0]), 3: ("gru", [0, 1, 2]), 4: ("lstm", [0, 1, 3, 2])}  # by their number
 SAME_TENSORS = {"residual-srn": "srn", "irnn": "srn"}  # they do not say what is done with them
 NUMPY_LAYOUT = "layout"  # an array in an .npz that says whose linear layers it has
@@ -84,11 +84,10 @@ def network_from_state_dict(
         raise UserError(f"these are the weights of the cell {known}, not of {cell}")
     if "c" in own and known != "gru":
         own["b"] = own["b"] + own.pop("c")
-    size = len(own["U"])
-    parameters: dict[str, Any] = {"cell": own, "output": output_of(linear, arrays, size, layout)}
-    sizes = {"hidden_size": size}
+    parameters = {"cell": own, "output": output_of(linear, arrays, len(own["U"]), layout)}
+    sizes = {"hidden_size": len(own["U"])}
     for name in table:
-        check_shape(name, arrays[name], (None, len(own["W"])))
+        check_shape(name, arrays[name], "vocabulary", len(own["W"]))
         parameters["embedding"] = {"table": arrays[name]}
         sizes["embedding_size"] = len(own["W"])
     return ExperimentConfig(cell=cell, **sizes), {
@@ -98,69 +97,66 @@ def network_from_state_dict(
 
 
 def modules_of(state: Mapping[str, Any]) -> tuple[list[str], dict[str, re.Match[str]], list[str]]:
-    """The names of a state dict sorted: the table if any, the cell's, weight and bias of the layer.
+    """The names of a state dict: the table's if any, the cell's, weight and bias of the linear.
 
     Raises `UserError` unless each name has its place.
     """
     found = {str(name): PART.fullmatch(str(name)) for name in state}
-    cells = [m["module"] for m in found.values() if m and KINDS.get(m["kind"], m["kind"]) == "U"]
-    parts = {n: m for n, m in found.items() if m and cells and m["module"] == cells[0]}
-    table, layers, strange = [], [], []
-    for name in (name for name in found if name not in parts):
+    cells = [m["module"] for m in found.values() if m and KINDS[m["kind"]] == "U"]
+    parts = {name: m for name, m in found.items() if m and m["module"] in cells[:1]}
+    table, linear, strange = [], [], []
+    for name in sorted(found.keys() - parts.keys(), reverse=True):  # weight before bias
         module, _, leaf = name.rpartition(".")
         if leaf in ("weight", "bias") and {f"{module}.weight", f"{module}.bias"} <= found.keys():
-            layers.append(name)
-        elif leaf in ("weight", "W") and not table:
-            table.append(name)
+            (linear if len(linear) < 2 else strange).append(name)
         else:
-            strange.append(name)
-    lack = [] if cells else ["a recurrent cell"]
-    lack += [] if layers else ["a linear layer with weight and bias"]
-    if lack or strange or len(layers) > 2:
-        words = [f"without {' and '.join(lack)}"] if lack else []
-        words += [f"with {', '.join([*strange, *layers[2:]][:6])}"] if strange or layers[2:] else []
-        raise UserError(f"not the weights of one recurrent layer and a linear: {', '.join(words)}")
-    return table, parts, sorted(layers, reverse=True)
+            (table if leaf in ("weight", "W") and not table else strange).append(name)
+    lack = ["a recurrent cell"] * (not parts) + ["a linear layer"] * (not linear)
+    if lack or strange:
+        words = [f"without {' or '.join(lack)}"] if lack else []
+        words += [f"with {', '.join(sorted(strange)[:6])}"] if strange else []
+        raise UserError(f"not the weights of one cell and a linear layer: {', '.join(words)}")
+    return table, parts, linear
 
 
 def cell_of(
     parts: Mapping[str, re.Match[str]], arrays: Mapping[str, np.ndarray]
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """The cell that tensors are of, and its W, U, b and, of PyTorch's own, c; raises `UserError`."""
-    by_kind: dict[str, dict[str, str]] = {}  # kind -> gate -> name
+    """The cell that tensors are of, and its W, U, b and of PyTorch's own c; raises `UserError`."""
+    names: dict[str, str] = {}  # such as U_f or, of all gates together, U_l0
     for name, match in parts.items():
-        gate = "_c" if match["gate"] == "a" else f"_{match['gate']}" if match["gate"] else ""
-        gates = by_kind.setdefault(KINDS.get(match["kind"], match["kind"]), {})
-        if gate in gates:
-            raise UserError(f"{gates[gate]} and {name} are the same, leave one out")
-        gates[gate] = name
-    stacked = by_kind["U"].keys() == {"_l0"}
-    first = arrays[next(iter(by_kind["U"].values()))]
-    size = min(first.shape, default=0)
-    number = len(first) // max(size, 1)
-    cell, order = STACKED.get(number, ("", [])) if stacked else ("", [0])
-    if not stacked:
-        cell = "srn" if by_kind["U"].keys() == {""} else "lstm"
-    ends = ("_l0",) if stacked else BY_GATE[cell]
+        end = {None: "", "a": "_c"}.get(match["gate"], f"_{match['gate']}")
+        if (other := names.setdefault(KINDS[match["kind"]] + end, name)) != name:
+            raise UserError(f"{other} and {name} are the same, leave one out")
+    stacked = "U_l0" in names
+    first = arrays[next(name for key, name in names.items() if key[0] == "U")]
+    size = min(first.shape, default=0) or 1
+    number = len(first) // size if stacked else 1  # of gates in a tensor
+    cell, order = STACKED.get(number, ("", [])) if stacked else ("srn", [0])
+    if not stacked and "U" not in names:
+        cell, order = "lstm", [0, 1, 2, 3]
     if not cell or first.ndim != 2:
-        raise UserError(f"the recurrent weights have shape {list(first.shape)}, expected a matrix")
-    wanted = {f"{kind}{end}" for kind in ("WUbc" if stacked else "WUb") for end in ends}
-    given = {f"{kind}{gate}" for kind, gates in by_kind.items() for gate in gates}
-    if wanted != given:
-        extra = ", ".join(sorted(given ^ wanted))
-        raise UserError(f"a cell with {', '.join(sorted(given))}: too many or too few are {extra}")
-    own, rows = {}, {"W": None, "U": size, "b": 1, "c": 1}
-    for kind, gates in by_kind.items():
+        raise UserError(f"recurrent weights have shape {list(first.shape)}, which no cell has")
+    ends = ["_l0"] if stacked else BY_GATE[cell]
+    wanted = {kind + end for kind in ("WUbc" if stacked else "WUb") for end in ends}
+    if names.keys() != wanted:
+        strange = ", ".join(sorted(names.keys() ^ wanted))
+        raise UserError(f"{', '.join(names.values())} are no cell: too many or too few {strange}")
+    own: dict[str, np.ndarray] = {}
+    first = check_shape(names["W" + ends[0]], arrays[names["W" + ends[0]]], "any", "any")
+    columns = first.shape[1 if stacked else 0]
+    for kind in sorted({key[0] for key in wanted}):
         blocks = []
         for end in ends:
-            array = arrays[gates[end]]
-            if kind in "bc" and array.ndim == 1:
-                array = array[:, None] if stacked else array[None]
-            array = array.T if stacked else array
-            shape = (rows[kind], number * size if stacked else size)
-            rows[kind] = check_shape(gates[end], array, shape, turned=stacked)[0]
-            blocks += np.split(array, number, axis=1) if stacked else [array]
-        order = order if stacked else [*range(len(ends))]
+            name, array = names[kind + end], arrays[names[kind + end]]
+            rows = {"W": columns, "U": size}.get(kind)
+            shape: tuple[int | str, ...] = (number * size,) if rows is None else (rows, size)
+            if stacked:
+                shape = shape if rows is None else (number * size, rows)
+            elif rows is None and array.ndim == 2:
+                shape = 1, size
+            array = np.atleast_2d(check_shape(name, array, *shape))
+            blocks += np.split(array.T if rows and stacked else array, number, axis=1)
         own[kind] = np.concatenate([blocks[place] for place in order], axis=1)
     return cell, own
 
@@ -170,7 +166,7 @@ def output_of(
 ) -> dict[str, np.ndarray]:
     """Kernel `[D, outputs]` and bias of the linear layer, either way round; raises `UserError`."""
     kernel, bias = (arrays[name] for name in names)
-    outputs = len(check_shape(names[1], bias, (None,)) and bias)
+    outputs = len(check_shape(names[1], bias, "outputs"))
     if layout is None and size == outputs:
         raise UserError(
             f"{names[0]} is square, so its shape does not say whether its rows are outputs (as "
@@ -178,25 +174,18 @@ def output_of(
             f"{NUMPY_LAYOUT}='paddle' to np.savez"
         )
     if layout == "paddle" or (layout is None and kernel.shape == (size, outputs)):
-        kernel = kernel.T
-    check_shape(names[0], kernel, (outputs, size))
-    return {"kernel": kernel.T, "bias": bias}
+        return {"kernel": check_shape(names[0], kernel, size, outputs), "bias": bias}
+    return {"kernel": check_shape(names[0], kernel, outputs, size).T, "bias": bias}
 
 
-def check_shape(
-    name: str, array: np.ndarray, wanted: tuple[int | None, ...], turned: bool = False
-) -> tuple[int, ...]:
-    """The shape of an array; raises `UserError` unless it is as wanted, with None for any size."""
+def check_shape(name: str, array: np.ndarray, *wanted: int | str) -> np.ndarray:
+    """The array; raises `UserError` unless its shape is as wanted, with words for any size."""
     shape = array.shape
-    fits = len(shape) == len(wanted) and all(
-        (size == found) if size is not None else found > 0
-        for size, found in zip(wanted, shape, strict=True)
-    )
-    if not fits:
-        step = -1 if turned else 1
-        words = ", ".join("any" if size is None else str(size) for size in wanted[::step])
-        raise UserError(f"{name} has shape {list(shape[::step])}, expected [{words}]")
-    return shape
+    known = [size if isinstance(size, int) else max(found, 1) for size, found in zip(wanted, shape)]
+    if list(shape) != known or len(shape) != len(wanted):
+        expected = ", ".join(map(str, wanted))
+        raise UserError(f"{name} has shape {list(shape)}, expected [{expected}]")
+    return array
 
 
 def to_array(name: str, value: Any) -> np.ndarray:
@@ -232,7 +221,7 @@ def state_dict_of(cell: str, parameters: dict[str, Any]) -> dict[str, np.ndarray
         if "embedding" in parameters:
             state["embedding.W"] = parameters["embedding"]["table"]
         for kind in "WUb":
-            ends = BY_GATE.get(known, ())
+            ends = BY_GATE.get(known, [])
             blocks = np.split(own[kind], max(len(ends), 1), axis=-1)
             for end, block in zip(ends, blocks, strict=False):
                 state[f"rnn_model.{kind}{end}"] = block

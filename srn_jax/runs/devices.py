@@ -110,10 +110,11 @@ def configure(
     check_settings()
     # A full disk or a read-only home must not be told by JAX as well, in lines of its own.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    number = cpu_devices or int(os.environ.get("JAX_NUM_CPU_DEVICES") or available_cores())
+    jax.config.update("jax_num_cpu_devices", number)  # first: it says if JAX has been started
+    before = jax.config.jax_platforms
     if platform != "auto":
         jax.config.update("jax_platforms", BACKENDS.get(platform, platform))
-    if cpu_devices is not None or "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", cpu_devices or available_cores())
     use_compilation_cache()
     with jax_said() as said:
         try:
@@ -124,6 +125,12 @@ def configure(
             if isinstance(error, UserError):
                 raise
             raise UserError(explain(platform, distributed, [*said, str(error)])) from None
+    if platform not in ("auto", jax.default_backend()):
+        jax.config.update("jax_platforms", before)
+        raise UserError(
+            f"`platform` {platform} comes too late, JAX has been started on "
+            f"{jax.default_backend()}: train before anything else asks JAX"
+        )
     if said and platform == "auto" and jax.default_backend() == "cpu":
         warn(f"trained on the CPU, since {said[-1]}")
     counts, own = Counter(d.process_index for d in jax.devices()), jax.process_index()
@@ -144,14 +151,6 @@ def start(platform: str = "auto", cpu_devices: int | None = None) -> None:
         try:
             configure(platform, cpu_devices)
         except RuntimeError:  # the devices are there, as the user has set them up
-            import jax
-
-            backend = jax.default_backend()
-            if platform not in ("auto", backend):
-                raise UserError(
-                    f"`platform` {platform} comes too late, JAX has been started on {backend}: "
-                    "train before anything else asks JAX"
-                ) from None
             check_settings()
             tell_of_few_devices()
 
