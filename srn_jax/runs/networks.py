@@ -26,7 +26,8 @@ from srn_jax.analysis.records import (
     results_from_csv,
 )
 from srn_jax.config import Facts, SweepConfig
-from srn_jax.ensemble.sweep import Sweep, draw_tests, evaluate_experiments, pad_examples
+from srn_jax.ensemble.sweep import Sweep
+from srn_jax.ensemble.testing import draw_tests, evaluate_experiments, pad_examples
 from srn_jax.errors import UserError, shown, warn
 from srn_jax.files import digest, read_written, write_atomically
 from srn_jax.interop.textbook_files import read_sequences

@@ -61,7 +61,7 @@ class Progress:
     blocks: int
     step: int  # the last global step taken
     length: np.ndarray  # [experiment]
-    train_loss: np.ndarray  # [experiment], the newest that is kept
+    train_loss: np.ndarray  # [experiment], the mean of the epoch so far
     dev_accuracy: np.ndarray  # [experiment], after that step
     diverged: np.ndarray  # [experiment]
     histories: Callable[[], Histories]  # of all steps so far
@@ -226,7 +226,7 @@ def train_part(training: Training, number: int) -> None:
     run, phases, part = training.run, training.phases, training.run.info["parts"][number]
     kernel = form_of(training, number)
     sweep = run.sweep(number, side_by_side=training.options.chunk, kernel=kernel)
-    start, tests = None, None
+    start = None
     if training.writes:
         start = run.restore(number, sweep, warn=training.reporter.warn, set_aside=True)
     block = on_first(lambda: 0 if start is None else start.block)
@@ -247,11 +247,9 @@ def train_part(training: Training, number: int) -> None:
             training.reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
         where(training, number)
         items = advance(training, sweep, block, writer, number)
-        with phases("gathering"):
-            tests = sweep.gather((sweep.data.test, sweep.data.overlap))
     if training.writes or run.folder is None:
         with phases("testing"):
-            results = collect(sweep, run.files, items, tests)
+            results = collect(sweep, run.files, items)
         if writer is not None:
             with phases("checkpoint"):
                 writer.close()
@@ -351,8 +349,7 @@ def resume(sweep: Sweep, items: dict[str, Any] | None) -> None:
         whole = multihost_utils.broadcast_one_to_all(items or empty)
         items = jax.tree.map(np.asarray, whole)
     state, histories = join_state(items, sweep.state)
-    sweep.state = sweep.scatter(state)
-    sweep.scatter_histories(histories)
+    sweep.state, sweep.histories = sweep.scatter(state), sweep.scatter_histories(histories)
 
 
 def agree(first: int, *others: int) -> tuple[int, ...]:
@@ -408,13 +405,22 @@ def check_agreement(configs: Sequence[SweepConfig], options: RunOptions) -> None
             )
 
 
+@jax.jit
+def _newest(losses: Any, accuracies: Any, epoch: Any, block: Any) -> tuple[Any, Any]:
+    """What was recorded last, as one program: indexing from Python is four."""
+    return losses[..., epoch], accuracies[..., block]
+
+
 def look(sweep: Sweep, block: int) -> Progress:
     """How a sweep stands after `block` blocks."""
-    loss, accuracy, diverged = sweep.newest(block)
+    step, found = int(sweep.eval_steps[block - 1]), sweep.histories
+    places = np.int32(step // sweep.program.steps_an_epoch), np.int32(block - 1)
+    newest = _newest(found["epoch_loss"], found["dev_accuracy"], *places)
+    loss, accuracy, diverged = sweep.gather((*newest, sweep.state.diverged))
     return Progress(
         block=block,
         blocks=len(sweep.eval_steps),
-        step=int(sweep.eval_steps[block - 1]),
+        step=step,
         length=np.array([length for length, _ in sweep.experiments]),
         train_loss=loss,
         dev_accuracy=accuracy,

@@ -185,7 +185,9 @@ def test_wrong_kinds_of_values_with_a_right_digest_are_one_line(tmp_path):
     assert "seeds" in damaged(folder, seeds=[1, 0])
 
 
-@pytest.mark.parametrize("name", ["../mine.py", "/tmp/mine.py", "a/mine.py", "mine.txt", "C:mine.py"])
+@pytest.mark.parametrize(
+    "name", ["../mine.py", "/tmp/mine.py", "a/mine.py", "mine.txt", "C:mine.py"]
+)
 def test_names_of_files_are_names_and_never_paths(tmp_path, name):
     folder = begun(tmp_path / "run", [SWEEP])
     assert "not the name" in damaged(folder, own={name: {"sha256": "", "path": "mine.py"}})
@@ -358,7 +360,7 @@ def test_what_is_in_no_file_is_given_again_and_must_be_the_same(tmp_path):
         read_configs(folder, objects={"cell": schedule})
     objects = {"cell": [Other, Leaky], "learning_rate": schedule}
     assert read_configs(folder, objects=objects) == made
-    with pytest.raises(UserError, match="two of the|another file of this name"):
+    with pytest.raises(UserError, match="another file of this name"):
         other = tmp_path / "there" / "mine.py"
         other.parent.mkdir()
         other.write_text("class Mine: pass")
