@@ -20,38 +20,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from srn_jax.analysis.figures import (
-    Drawing,
-    Gates,
-    epochs_a_point,
-    figures_of,
-    figures_of_gates,
-    figures_of_several,
-)
+from srn_jax.analysis import figures, records, stats
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, files_of, write_figure
-from srn_jax.analysis.records import (
-    LOG_FILE,
-    SEQUENCES,
-    Record,
-    Variant,
-    log_text,
-    loss_stride,
-    parts_of,
-    setting_text,
-)
-from srn_jax.analysis.stats import (
-    ABSENT,
-    EXPLOSION,
-    THRESHOLD,
-    Estimate,
-    compare,
-    estimate_in,
-    explosions,
-    memory_span,
-    score_of,
-    summarise,
-    unscored,
-)
+from srn_jax.analysis.records import SEQUENCES, Record, Variant, setting_text
+from srn_jax.analysis.stats import ABSENT, THRESHOLD, Estimate, estimate_in, summarise
 from srn_jax.errors import UserError
 from srn_jax.files import check_plain, write_atomically
 
@@ -73,24 +45,16 @@ def number(name: str) -> Callable[[Row], str]:
     return lambda row: f"{Estimate(row[name]):.3f}"
 
 
-def spread_text(row: Row) -> str:
-    """How far single seeds scatter."""
-    known = row["scored"] > 1
-    return f"{row['spread_low']:.3f} to {row['spread_high']:.3f}" if known else ABSENT
+def ends_text(low: Any, high: Any, between: str, spec: str = "") -> str:
+    """Two ends of a range, or one if they agree; `-` where they are not known."""
+    known = not (pd.isna(low) or pd.isna(high))
+    return between.join(dict.fromkeys([f"{low:{spec}}", f"{high:{spec}}"])) if known else ABSENT
 
 
 def overlap_text(row: Row) -> str:
     """How many test examples are in the training set too, over seeds: `8..18 of 100`."""
-    if pd.isna(row["overlap"]):
-        return ABSENT
-    ends = dict.fromkeys([f"{row['overlap_low']}", f"{row['overlap_high']}"])
-    return "..".join(ends) + (f" of {row['examples']}" if row["examples"] else "")
-
-
-def seen_share(row: Row) -> float:
-    """The mean share of the test set in the training set; NaN if not known."""
-    known = row["examples"] and not pd.isna(row["overlap"])
-    return float(row["overlap"]) / row["examples"] if known else math.nan
+    text = ends_text(row["overlap_low"], row["overlap_high"], "..")
+    return f"{text} of {row['examples']}" if row["examples"] and text != ABSENT else text
 
 
 # What stands in a row of a table, of those of `stats`, below each head.
@@ -103,10 +67,12 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "all right": estimated(SEQUENCES),
     "sd": number("deviation"),
     "best dev": number("best_dev_accuracy"),
-    "seen in training": lambda row: "-" if pd.isna(x := seen_share(row)) else f"{100 * x:.0f} %",
+    "seen in training": lambda row: ABSENT if pd.isna(row["seen"]) else f"{row['seen']:.0%}",
     "diverged": lambda row: str(row["diverged"]),
     "median": number("median"),
-    "5 % to 95 % of seeds": spread_text,
+    "5 % to 95 % of seeds": lambda row: ends_text(
+        row["spread_low"], row["spread_high"], " to ", ".3f"
+    ),
     f"share above {THRESHOLD:g}": estimated("share_above"),
     "test examples in train": overlap_text,
     "difference": estimated("difference", "+.3f"),
@@ -114,8 +80,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "exploded": estimated("exploded"),
     "dead": estimated("dead"),
 }
-SEED_COLUMNS = ("length", "median", "5 % to 95 % of seeds", f"share above {THRESHOLD:g}")
-SEED_COLUMNS = (*SEED_COLUMNS, "test examples in train")
+SEED_COLUMNS = [*COLUMNS][10:14]
 
 
 def shown(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
@@ -125,8 +90,9 @@ def shown(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def summary_of(variant: Variant) -> pd.DataFrame:
-    """`summarise` of a variant, with the size of its test set."""
-    return summarise(variant.results).assign(examples=variant.facts.test_examples)
+    """`summarise` of a variant, with the size of its test set and the share seen in training."""
+    table, size = summarise(variant.results), variant.facts.test_examples
+    return table.assign(examples=size, seen=table["overlap"] / (size or math.nan))
 
 
 def results_table(variant: Variant) -> pd.DataFrame:
@@ -136,17 +102,17 @@ def results_table(variant: Variant) -> pd.DataFrame:
     where that is much, and `diverged`.
     """
     table, results = summary_of(variant), variant.results
-    seen = [seen_share(row) > MUCH_SEEN for row in table.to_dict("records")]
+    seen = bool((table["seen"] > MUCH_SEEN).any())
     error = ["error"] if variant.facts.better == "loss" else []
     sequences = ["all right"] if SEQUENCES in results else []
     columns = ["length", "seeds", "test accuracy", *error, *sequences, "sd", "best dev"]
-    columns += ["seen in training"] * any(seen) + ["diverged"] * bool(results["diverged"].any())
+    columns += ["seen in training"] * seen + ["diverged"] * bool(results["diverged"].any())
     return shown(table, columns)
 
 
 def explosion_table(variants: Mapping[str, Variant]) -> pd.DataFrame:
     """A row for each variant and length, of those that recorded gradient norms."""
-    found = {name: explosions(one.histories, one.results) for name, one in variants.items()}
+    found = {name: stats.explosions(one.histories, one.results) for name, one in variants.items()}
     tables = [one.assign(scored=one["seeds"], variant=n) for n, one in found.items() if len(one)]
     columns = ["variant"] * (len(variants) > 1) + ["length", "seeds", "exploded", "dead"]
     return shown(pd.concat(tables), columns) if tables else pd.DataFrame()
@@ -154,7 +120,7 @@ def explosion_table(variants: Mapping[str, Variant]) -> pd.DataFrame:
 
 def span_text(variant: Variant) -> str:
     """The memory span in words; there is none where chance reaches the threshold."""
-    span, chance = memory_span(variant.results), variant.facts.chance
+    span, chance = stats.memory_span(variant.results), variant.facts.chance
     if chance >= span.threshold:
         return f"memory span: none, since chance, {chance:.2f}, reaches {span.threshold:g}"
     return f"memory span (mean test accuracy above {span.threshold:g}): {span:.1f}"
@@ -190,7 +156,7 @@ def closing_text(record: Record) -> str:
     notes = []
     if diverged := results["diverged"].sum():
         notes.append(f"{diverged} of {len(results)} experiments diverged")
-    if lost := unscored(results):
+    if lost := stats.unscored(results):
         words = "had no right answer in any evaluation, so they have no best parameters and scores"
         notes.append(f"{lost} of {len(results)} experiments {words}")
     if len(record.variants) > 1:
@@ -211,7 +177,7 @@ class Comparison:
     @property
     def rows(self) -> pd.DataFrame:
         """Each length of each variant as text."""
-        error = score_of([*self.variants.values()]) == "test_loss"
+        error = stats.score_of([*self.variants.values()]) == "test_loss"
         columns = ["length", "variant", "seeds", "error" if error else "test accuracy"]
         frame = self.frame.assign(p=self.frame["corrected_p_value"])
         return shown(frame, [*columns, "difference", "p"])
@@ -227,7 +193,7 @@ class Comparison:
         known = [{**one.settings, **one.own} for one in self.variants.values()]
         told = ["no setting differs"] * len(known)
         if len({setting_text(one) for one in known}) > 1:
-            parts = parts_of(known)
+            parts = records.parts_of(known)
             told = [", ".join(f"{n} {setting_text(x)[:40]}" for n, x in p.items()) for p in parts]
         return [f"{name}: {text}" for name, text in zip(self.variants, told, strict=True)]
 
@@ -262,27 +228,27 @@ class Comparison:
     def write(self, folder: Path, look: Look = DEFAULT_LOOK) -> list[Path]:
         """Write figures, tables and pages into a folder; returns the files."""
         page = Page(folder, look)
-        pictures = page.draw(figures_of_several(self.variants, look))
+        pictures = page.draw(figures.figures_of_several(self.variants, look))
         page.tables("comparison", self.rows, self.frame)
-        explosions = explosion_table(self.variants)
-        page.write("comparison", {"found": self, "pictures": pictures, "explosions": explosions})
+        exploded = explosion_table(self.variants)
+        page.write("comparison", {"found": self, "pictures": pictures, "explosions": exploded})
         return page.finish()
 
 
-def comparison(records: Mapping[str, Record], baseline: str | None = None) -> Comparison:
+def comparison(runs: Mapping[str, Record], baseline: str | None = None) -> Comparison:
     """Compare runs by name, and the variants in them, with one of them; the first if none is named.
 
     Raises `UserError` if the baseline is none of them.
     """
     variants = {}
-    for name, record in records.items():
+    for name, record in runs.items():
         for one in record.variants:
             variants[name if len(record.variants) == 1 else f"{name}: {one.label}"] = one
     chosen = next(iter(variants)) if baseline is None else baseline
     if chosen not in variants:
         raise UserError(f"`baseline` must be one of {', '.join(variants)}, got {chosen}")
-    late = tuple(name for name, record in records.items() if not record.finished)
-    return Comparison(variants, chosen, compare(variants, chosen), late)
+    late = tuple(name for name, record in runs.items() if not record.finished)
+    return Comparison(variants, chosen, stats.compare(variants, chosen), late)
 
 
 def compared(record: Record) -> Comparison:
@@ -290,7 +256,7 @@ def compared(record: Record) -> Comparison:
     labels = [one.label for one in record.variants]
     names = labels if len({*labels}) == len(labels) else [one.name for one in record.variants]
     variants = dict(zip(names, record.variants, strict=True))
-    return Comparison(variants, names[0], compare(variants, names[0]))
+    return Comparison(variants, names[0], stats.compare(variants, names[0]))
 
 
 class Page:
@@ -306,7 +272,9 @@ class Page:
         self.paths: list[Path] = []
         self.failed: list[str] = []
 
-    def draw(self, drawings: Mapping[str, Drawing], under: str = "") -> list[dict[str, Any]]:
+    def draw(
+        self, drawings: Mapping[str, figures.Drawing], under: str = ""
+    ) -> list[dict[str, Any]]:
         """Draw figures into a folder in `figures`; returns what a template shows of each."""
         place, drawn = self.folder / "figures" / under, []
         place.mkdir(parents=True, exist_ok=True)
@@ -345,7 +313,7 @@ class Page:
             rules: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": kind == "html"}
             environment = Environment(loader=loader, undefined=StrictUndefined, **rules)
             environment.filters |= {"listed": listed, "duration": duration, "text": setting_text}
-            filled = {**values, "kind": kind, "limit": EXPLOSION}
+            filled = {**values, "kind": kind, "limit": stats.EXPLOSION}
             text = environment.get_template(f"{template}.j2").render(filled)
             text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
             if kind == "html":
@@ -365,24 +333,20 @@ def write_report(
     folder: Path,
     look: Look = DEFAULT_LOOK,
     phases: Callable[[str], AbstractContextManager[None]] | None = None,
-    gates: Mapping[str, Gates] | None = None,
+    gates: Mapping[str, figures.Gates] | None = None,
 ) -> list[Path]:
     """Write figures, tables, log and report of a run into a folder; returns the files.
 
     Of several variants it compares them, and each has folders of its own for figures and tables.
 
-    Args:
-        record: the run.
-        folder: where; nothing is read from it.
-        look: of the figures.
-        phases: a timer for each phase, by its name.
-        gates: for figure 6.13, by the names of variants.
+    Nothing is read from there. `phases` is a timer for each phase, by its name, and `gates`, by the
+    names of variants, are for figure 6.13.
 
     Raises:
         UserError: for a link in the place of a folder, or a figure that could not be drawn; all the
             rest is written then.
     """
-    timed = phases or (lambda _: nullcontext())
+    timed = (lambda _: nullcontext()) if phases is None else phases
     page, several = Page(folder, look), len(record.variants) > 1
     with timed("intervals"):
         found = compared(record) if several else None
@@ -390,11 +354,11 @@ def write_report(
     pictures, logs = [], []
     with timed("figures"):
         if found is not None:
-            pictures = page.draw(figures_of_several(found.variants, look))
+            pictures = page.draw(figures.figures_of_several(found.variants, look))
         for part, one in zip(parts, record.variants, strict=True):
-            drawings = figures_of(one, look)
+            drawings = figures.figures_of(one, look)
             if one.name in (gates or {}):
-                drawings |= figures_of_gates(one, gates[one.name], look)
+                drawings |= figures.figures_of_gates(one, gates[one.name], look)
             part["pictures"] = page.draw(drawings, one.name if several else "")
     with timed("writing"):
         for part, one in zip(parts, record.variants, strict=True):
@@ -402,13 +366,13 @@ def write_report(
             page.tables(stem, part["table"], summarise(one.results))
             if one.histories is not None:
                 head = f"= {one.label}\n" if several else ""
-                logs.append(head + log_text(one.histories))
+                logs.append(head + records.log_text(one.histories))
         if found is not None:
             page.tables("tables/comparison", found.rows, found.frame)
         values = {"record": record, "found": found, "parts": parts, "pictures": pictures}
         page.write("report", {**values, "settings": shared_settings(record)})
         if logs:
-            page.save(LOG_FILE, "\n".join(logs))
+            page.save(records.LOG_FILE, "\n".join(logs))
     return page.finish()
 
 
@@ -429,12 +393,15 @@ def part_of(variant: Variant) -> dict[str, Any]:
     gone = results[results["diverged"]].groupby("length")["seed"]
     part = {"variant": variant, "facts": variant.facts, "results": results, "spikes": None}
     part |= {"span": span[0].upper() + span[1:], "table": results_table(variant)}
-    part |= {"seed_table": shown(summary_of(variant), SEED_COLUMNS), "unscored": unscored(results)}
+    part |= {
+        "seed_table": shown(summary_of(variant), ["length", *SEED_COLUMNS]),
+        "unscored": stats.unscored(results),
+    }
     part |= {"explosions": explosion_table({variant.label: variant}), "gone": gone}
     if histories is not None:  # losses that are drawn meet the same batch again
-        epoch, stride = histories.steps_an_epoch, loss_stride(histories.steps)
+        epoch, stride = histories.steps_an_epoch, records.loss_stride(histories.steps)
         period = math.lcm(stride, epoch)
         part |= {"epoch": epoch, "stride": stride, "period": period}
         part |= {"spikes": stride > 1 and epoch > 1 and period < histories.steps}
-        part |= {"window": epochs_a_point(histories)}
+        part |= {"window": figures.epochs_a_point(histories)}
     return part
