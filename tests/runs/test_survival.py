@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -131,14 +130,15 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(stopped, uninterrupted):
     assert_same_run(stopped, uninterrupted)
 
 
+def on_one_device():
+    os.environ["XLA_FLAGS"] = re.sub(r"\S*device_count=\d+", "", os.environ["XLA_FLAGS"])
+    jax.config.update("jax_num_cpu_devices", 1)
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path, stopped, uninterrupted):
-    one = partial(jax.config.update, "jax_num_cpu_devices", 1)
-    os.environ["XLA_FLAGS"], flags = "", os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = re.sub("--xla_force_host_platform_device_count=2", "", flags)
-    status, output, errors = Process(tmp_path, train_here, stopped, prepare=one).wait()
-    os.environ["XLA_FLAGS"] = flags
-    assert (status, errors) == (0, []) and "resumed after" in output
+    status, output, errors = Process(tmp_path, train_here, stopped, prepare=on_one_device).wait()
+    assert status == 0 and "1 x cpu" in output and "resumed after" in output, errors
     assert_same_run(stopped, uninterrupted)
 
 
@@ -150,10 +150,7 @@ def test_every_signal_that_asks_to_stop_saves_first_and_ends_with_its_number(
     tmp_path, stopped, name
 ):
     number = getattr(signal, name)
-    prepare = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    run = partial(train_here, stopped, every=1e9)
-    process = Process(tmp_path, run, prepare=lambda: (prepare(), slowly()) and None) if 0 else None
-    process = Process(tmp_path, run, prepare=slowly)
+    process = Process(tmp_path, partial(train_here, stopped, every=1e9), prepare=slowly)
     wait_until(lambda: "resumed" in process.out.read_text(), process)
     time.sleep(0.2)
     os.kill(process.pid, number)
@@ -336,7 +333,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both_places(stopped, mon
     with pytest.raises(Interrupted):
         train_run([SWEEP], stopped, reporter)
     (warning,) = reporter.warned
-    for told in ("now 9.9", "now another", "XLA_FLAGS unset, now --fast"):
+    for told in ("now 9.9", "now another", ", now --fast"):
         assert told in warning
     run = train_run([SWEEP], stopped, reporter := Recorder())
     assert not reporter.warned and run.info["went_on"] == [there]
@@ -369,4 +366,3 @@ def test_a_part_goes_on_in_the_form_it_began_in_unless_it_is_told(stopped):
         training = train.Training(run, reporter, options, train.Phases(), [])
         assert [train.form_of(training, number) for number in (0, 1)] == expected
         assert len(reporter.warned) == warns
-    assert replace(SWEEP) == SWEEP
