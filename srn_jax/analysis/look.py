@@ -14,7 +14,9 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 
 from srn_jax.errors import UserError, warn_once
 from srn_jax.files import write_atomically
@@ -104,14 +106,42 @@ def legend_below(figure: Figure, title: str = "") -> None:
     """
     entries: dict[str, Any] = {}
     for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
+        entries |= {
+            label: marks for label, marks in legend_entries(axes).items() if label not in entries
+        }
     letter = font_manager.FontProperties(size="small").get_size_in_points() / 72  # inches
     widest = letter * (LETTER * max(map(len, entries), default=1) + HANDLE)
     columns = max(1, min(4, len(entries), int(figure.get_figwidth() / widest)))
     where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
     where |= {"title": title or None, "title_fontsize": "small"}
-    figure.legend(list(entries.values()), list(entries), **where)
+    figure.legend([*entries.values()], [*entries], handler_map=side_by_side(entries), **where)
+
+
+def show_legend(axes: Axes, **where: Any) -> None:
+    """Put a legend into axes."""
+    entries = legend_entries(axes)
+    axes.legend([*entries.values()], [*entries], handler_map=side_by_side(entries), **where)
+
+
+def legend_entries(axes: Axes) -> dict[str, tuple[Any, ...]]:
+    """All marks that have the same label, by label: a line and its band are one entry."""
+    marks: dict[str, tuple[Any, ...]] = {}
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        before = marks.get(label, ())
+        alike = any(isinstance(mark, type(handle)) for mark in before)
+        marks[label] = (*before, handle) if alike else (handle, *before)  # lines are on top
+    return dict(sorted(marks.items(), key=lambda entry: not is_mean(entry[1][-1])))
+
+
+def is_mean(mark: Any) -> bool:
+    """Whether a mark is what a reader looks for first: no dot of a seed, and no dotted line."""
+    return not isinstance(mark, PathCollection) and getattr(mark, "get_linestyle", str)() != ":"
+
+
+def side_by_side(entries: dict[str, tuple[Any, ...]]) -> dict[Any, HandlerTuple]:
+    """How a legend shows marks of one kind under one label: beside each other."""
+    several = [marks for marks in entries.values() if len({*map(type, marks)}) < len(marks)]
+    return {marks: HandlerTuple(ndivide=None) for marks in several}
 
 
 def files_of(figure: Figure, look: Look = DEFAULT_LOOK) -> dict[str, bytes]:
