@@ -9,24 +9,22 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from srn_jax.analysis import explanation
-from srn_jax.analysis.explanation import (
+from srn_jax.analysis.explanation import UNDECIDED, Claims, answer_lines
+from srn_jax.analysis.explanation_figures import figures_of, write_explanation
+from srn_jax.analysis.explanation_tables import (
     ALL,
     BEST,
     DIFFERENCE,
     FATES,
     STAGES,
-    UNDECIDED,
-    Claims,
     Explanation,
-    answer_lines,
+    difference_table,
     estimates,
     fates,
     measures,
     slopes,
     summary_table,
 )
-from srn_jax.analysis.explanation_figures import figures_of, write_explanation
 from srn_jax.analysis.look import Look
 from srn_jax.analysis.stats import mean_estimate, share_estimate
 
@@ -322,4 +320,4 @@ def test_variants_side_by_side_are_paired_by_seed(found, tmp_path):
     assert rows[["mean", *ENDS]].to_numpy() == pytest.approx(0.1)
     text = (tmp_path / "explanation.md").read_text()
     assert text.count("Solvers (accuracy above 0.5)") == 2
-    assert explanation.difference_table({"a": found}).empty
+    assert difference_table({"a": found}).empty

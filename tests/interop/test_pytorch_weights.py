@@ -12,7 +12,6 @@ import pytest
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.pytorch import SUFFIXES, load, network_from_state_dict, save, state_dict_of
-from srn_jax.tasks import Adding, DigitSum
 from srn_jax.training.network import network_with, new_network, parameters_of
 from srn_jax.training.program import program_of
 
