@@ -33,7 +33,7 @@ from srn_jax.files import write_atomically
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
 FEWEST = 8  # solvers or others, below which their interval would cover the others
-NARROWEST, ROW = 1.55, 2.2  # inches: a panel's least width, a row's height
+NARROWEST, ROW = 1.55, 2.5  # inches: a panel's least width, a row's height
 STAGE_STYLES = (("0.55", ":"), ("#0072b2", "-"), ("#d55e00", "--"))
 COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets
 SEEDS = "median and 5-95 % of seeds"
@@ -50,7 +50,7 @@ def panels(
     columns = min(4, len(lengths), max(1, int((look.width or 12.8) / NARROWEST)))
     deep = -(-len(lengths) // columns)  # rows of a kind
     width, number = 3.2 * max(2, columns), len(rows) * deep
-    with look.applied(width, (ROW * number + 0.6) / width) as figure:
+    with look.applied(width, ROW * number / width) as figure:
         figure.set_figheight(max(figure.get_figheight(), 0.8 * ROW * number))
         grid = figure.subplots(number, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.ravel()):
@@ -66,6 +66,9 @@ def panels(
             if place % columns == 0:
                 axes.set_ylabel(label)
         legend_below(figure, note)
+        renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        more = figure.legends[0].get_window_extent(renderer).height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + more)
     return figure
 
 
@@ -152,7 +155,7 @@ def figures_of(found: Explanation, look: Look) -> dict[str, Callable[[], Figure]
         ranks = "rank of the singular value"
         for stem, arguments in {
             "gradient_through_time": (values[NORM], NORM, "position"),
-            "jacobian": (values[LARGEST], LARGEST, "position"),
+            "jacobian": (values[LARGEST], "log10 largest growth", "position"),
             "perturbation": (found.product, "log10 singular value", ranks),
         }.items():
             if not np.isnan(arguments[0]).all():  # as at length 1

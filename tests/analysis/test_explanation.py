@@ -205,7 +205,8 @@ def test_a_value_on_the_reference_decides_nothing():
 def test_five_lines_answer_why_it_forgets(found):
     lines = answer_lines({"srn": found})
     assert len(lines) == 5 and all("\n" not in line for line in lines)
-    for words, line in zip(("readout of sum", "Gradient", "training", "Solvers", "lengths"), lines):
+    said = ("readout of sum", "Gradient", "training", "Solvers", "lengths")
+    for words, line in zip(said, lines, strict=True):
         assert words in line and re.search(rf"{NUMBER} \([-+]?{NUMBER} to [-+]?{NUMBER}\)", line)
     several = answer_lines({"SRN": found, "LSTM": found})
     assert several == ["SRN:", *(f"  {s}" for s in lines), "LSTM:", *(f"  {s}" for s in lines)]
@@ -221,7 +222,9 @@ def test_curves_end_where_the_sequences_do(written):
     assert rows.groupby("length").position.max().to_dict() == {5: 5, 8: 8}
     assert {*rows.stage} == {*STAGES}
     unseen = pd.read_csv(written[0] / "unseen_lengths.csv")
-    assert {*zip(unseen.length, unseen.tested)} == {(a, b) for a in LENGTHS for b in LENGTHS}
+    assert {*map(tuple, unseen[["length", "tested"]].to_numpy())} == {
+        (a, b) for a in LENGTHS for b in LENGTHS
+    }
 
 
 def test_all_figures_are_drawn_and_arrays_written(found, written):
