@@ -16,14 +16,13 @@ import numpy as np
 from flax import nnx
 
 from srn_jax.cells import Cell
-from srn_jax.cells.cell import given
-from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
-from srn_jax.cells.recurrence import How, layer, output, product
+from srn_jax.cells.initializers import recurrent_initializer, uniform
+from srn_jax.cells.recurrence import How, output
 from srn_jax.config import DEFAULTS, RECURRENT_INITS, ExperimentConfig, is_number
-from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes
 from srn_jax.tasks.task import Task, Tokens, blank_tokens
 from srn_jax.training.checks import checked_inputs, checked_mask
+from srn_jax.training.modules import Embedding, dot_general, states_of_module
 from srn_jax.training.program import Program
 
 Parameters = dict[str, Any]  # arrays by module and name
@@ -54,31 +53,6 @@ def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
         np.float32(config.chrono or np.nan),
         np.int32(RECURRENT_INITS.index(config.recurrent_init)),
     )
-
-
-class Embedding(nnx.Module):
-    """A vector for each token: rows of a table `[vocabulary, M]`."""
-
-    def __init__(
-        self,
-        vocabulary: int,
-        embedding_size: int,
-        *,
-        rngs: nnx.Rngs,
-        table: jax.Array | None = None,
-    ):
-        if table is None:
-            table = xavier(rngs.params(), (vocabulary, embedding_size))
-        self.table = nnx.Param(given(table, (vocabulary, embedding_size), "table"))
-
-    def __call__(self, tokens: jax.Array) -> jax.Array:
-        """Look the tokens up by index: `[...]` -> `[..., M]`."""
-        return self.table[...][tokens]
-
-    def by_one_hot(self, tokens: jax.Array) -> jax.Array:
-        """The same as a product, one-hot(tokens) @ table, whose gradient is a product too."""
-        table = self.table[...]
-        return product(jax.nn.one_hot(tokens, len(table), dtype=table.dtype), table)
 
 
 class Network(nnx.Module):
@@ -189,7 +163,7 @@ class Network(nnx.Module):
         plain: bool,
         last: bool,
     ) -> jax.Array:
-        """The states `[time, batch, D]` of a cell, or its last alone, that reads `below [time, ..]`.
+        """The states `[time, batch, D]` of a cell that reads `below`, or its last alone.
 
         There are only a few tokens, so for them the input side of a cell of the family is folded:
         embedding @ W + b is computed once for each token, and every position takes a row of that.
@@ -199,7 +173,7 @@ class Network(nnx.Module):
         if tokens and not folded:
             below = self.embedding(jnp.maximum(below, 0))
         if not isinstance(cell, Cell):
-            return self.read_by_module(cell, below, mask, back, last)
+            return states_of_module(cell, self.hidden_size, below, mask, back, last)
         if folded:  # in padding the one-hot row is zero, so neither W nor b enters
             weight = cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
             features = jax.nn.one_hot(below, len(weight), dtype=weight.dtype)
@@ -213,47 +187,6 @@ class Network(nnx.Module):
         how = How(last=last, blank=not back, platform=self.platform)
         states = output(cell.scan(features, weight, keep, how=how, plain=plain))
         return states[::-1] if back and not last else states
-
-    def read_by_module(
-        self, cell: Any, below: jax.Array, mask: jax.Array | None, back: bool, last: bool
-    ) -> jax.Array:
-        """The same of any module; what is padded stands behind its sequences, if it must be."""
-        vectors = jnp.swapaxes(below, 0, 1)
-        whole = vectors.shape[:2]
-        start = None if mask is None else jnp.argmax(mask, axis=1)
-        mask = jnp.ones(whole, bool) if mask is None else jnp.broadcast_to(mask, whole)
-        turn = None if back else start
-        vectors, mask = (v[:, ::-1] if back else turned(v, turn) for v in (vectors, mask))
-        states = cell(vectors, mask)
-        expected = (*whole, self.hidden_size)
-        if getattr(states, "shape", None) != expected:
-            found = getattr(states, "shape", type(states).__name__)
-            raise UserError(
-                f"{type(cell).__name__} returns {found}, expected states [batch, time, "
-                f"hidden_size], here {expected}"
-            )
-        if not back:
-            states = turned(states, None if start is None else -start)
-            return states[:, -1] if last else jnp.swapaxes(states, 0, 1)
-        states = states[:, ::-1]
-        if start is not None:  # in padding the state stays
-            place = jnp.maximum(jnp.arange(whole[1])[None], jnp.reshape(start, (-1, 1)))
-            place = jnp.broadcast_to(place, whole)[..., None]
-            states = jnp.take_along_axis(states, place, axis=1)
-        return states[:, 0] if last else jnp.swapaxes(states, 0, 1)
-
-
-def dot_general(states: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """The product of the linear layer, see `layer`; otherwise as `jax.lax.dot_general`."""
-    return layer(states, kernel)
-
-
-def turned(values: jax.Array, places: jax.Array | None) -> jax.Array:
-    """`values [batch, time, ...]`, each row moved to the front by `places [batch]` or `[1]`."""
-    if places is None:
-        return values
-    rows = jnp.broadcast_to(places, values.shape[:1])
-    return jax.vmap(lambda row, by: jnp.roll(row, -by, axis=0))(values, rows)
 
 
 def new_network(program: Program, key: jax.Array, hyper: Hyperparameters | None = None) -> Network:
