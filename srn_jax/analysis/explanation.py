@@ -1,43 +1,41 @@
-"""What was found out about memory, as tables and a page, without JAX.
+"""What was found out about memory, as tables, a page and five lines, without JAX.
 
 Every number of the page is a row of `summary.csv`, and each of those is the mean over networks of a
 column of `networks.csv`, or the share of a fate. The page says that something is above or below a
 reference only where the whole 95 % interval, as printed, is; all else it lists as not decided.
 """
 
-from collections.abc import Mapping, Sequence
+import base64
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markdown_it import MarkdownIt
+from scipy.special import stdtrit
 
-from srn_jax.analysis.summary import (
-    UNKNOWN,
-    mean_interval,
-    mean_of,
-    percentile_interval,
-    resampled_means,
-    wilson_interval,
-)
-from srn_jax.analysis.tables import interval_text, number
+from srn_jax.analysis.stats import CONFIDENCE, Estimate, share_estimate
 
 STAGES = ("start", "best", "last")
 START, BEST, LAST = range(3)
-WHEN = ("Before training", "At the best step", "At the end")
 FATES = ("shrinks", "is kept", "blows up")
 FATE_DECADES = 1.0  # a perturbation shrinks, or blows up, if it changes more than tenfold
 ALL, SOLVERS, OTHERS, DIFFERENCE = "all", "solvers", "others", "solvers less others"
 UNDECIDED = "The data does not decide"
-FEWEST = 8  # fewest networks for an interval: with 8 the bootstrap's covers 90 %, with 5 only 84 %
+KEYS = ["measure", "stage", "position"]
+FEWEST_ALIKE = 4  # fewer values that agree have no interval: a width of zero would claim certainty
 NORM, LARGEST = "log10 gradient norm", "log10 largest singular value"
-Row = dict[str, Any]  # measure, stage, length, group, networks, mean, interval
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What was measured of each network; axes as named, NaN where there is no such position.
 
-    Of a cell that is not of the family, `gradient`, `jacobian` and `product` are NaN.
+    Where only hidden states are known, `gradient`, `jacobian` and `product` are NaN.
     """
 
     length: np.ndarray  # [experiment]
@@ -65,6 +63,11 @@ class Explanation:
     def solver(self) -> np.ndarray:
         """Which networks reached the threshold, `[experiment]`."""
         return self.accuracy[BEST] > self.threshold
+
+    @property
+    def answer(self) -> str:
+        """The first target that is the whole answer, or else the first."""
+        return str(self.targets[self.is_answer.argmax()])
 
     def groups(self, length: int) -> dict[str, np.ndarray]:
         """The networks of a length, all and by what they reached: booleans `[experiment]`."""
@@ -99,214 +102,248 @@ def slopes(gradient: np.ndarray) -> np.ndarray:
 
     From the last position back to the second; NaN where fewer than two norms are above zero.
     """
+    norms = gradient[..., 1:].astype(float)
+    known = norms > 0
+    decades = np.log10(np.where(known, norms, 1.0))
+    number = known.sum(axis=-1, keepdims=True)
+    at = np.where(known, np.arange(norms.shape[-1]), 0.0)
+    at = np.where(known, at - at.sum(axis=-1, keepdims=True) / np.maximum(number, 1), 0.0)
+    squares = (at**2).sum(axis=-1)
+    slope = -(at * decades).sum(axis=-1) / np.where(squares > 0, squares, 1.0)
+    return np.where(number[..., 0] > 1, slope, np.nan)
 
-    def slope(norms: np.ndarray) -> float:
-        at = np.flatnonzero(norms > 0)
-        return -np.polyfit(at, np.log10(norms[at]), 1)[0] if at.size > 1 else np.nan
 
-    return np.apply_along_axis(slope, -1, gradient[..., 1:].astype(float))
-
-
-def fates(product: np.ndarray) -> np.ndarray:
-    """What becomes of the perturbation that grows most: an index into `FATES`, -1 if unknown.
+def fates(product: np.ndarray) -> dict[str, np.ndarray]:
+    """What becomes of the perturbation that grows most: 1 or 0 for each of `FATES`, NaN if unknown.
 
     Takes log10 of singular values `[..., value]`, largest first.
     """
     largest = product[..., 0]
-    fate = 1 + (largest > FATE_DECADES).astype(int) - (largest < -FATE_DECADES)
-    return np.where(np.isnan(largest), -1, fate)
+    edges = largest < -FATE_DECADES, np.abs(largest) <= FATE_DECADES, largest > FATE_DECADES
+    hits = [np.where(np.isnan(largest), np.nan, edge) for edge in edges]
+    return dict(zip(FATES, hits, strict=True))
 
 
 def curves(found: Explanation) -> dict[str, np.ndarray]:
     """What is known at each position: `[stage, experiment, position]` by name."""
-    with np.errstate(divide="ignore"):
-        decades = np.log10(found.gradient)
+    decades = np.log10(np.where(found.gradient > 0, found.gradient, np.nan))
     first = np.full((*found.gradient.shape[:2], 1), np.nan)
-    values = {
-        NORM: np.where(np.isinf(decades), np.nan, decades),
-        LARGEST: np.concatenate([first, found.jacobian[..., 0]], axis=-1),
-    }
+    values = {NORM: decades}
+    values[LARGEST] = np.concatenate([first, found.jacobian[..., 0]], axis=-1)
     for n, name in enumerate(found.targets):
         values[f"readout of {name}"] = found.readout[:, :, n]
         values[f"shuffled {name}"] = found.shuffled[:, :, n]
     return values
 
 
-def mean_rows(
-    found: Explanation, columns: Mapping[tuple[Any, ...], np.ndarray], names: Sequence[str]
-) -> list[Row]:
-    """Means and bootstrap intervals over seeds, by length and group; and solvers less others.
+def estimates(*sides: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of columns `[network, column]`, or of one less those of another, with both ends.
+
+    The intervals are `stats.mean_estimate`'s, Student's t, and for a difference Welch's (1947). NaN
+    is left out.
+    """
+    tables = [pd.DataFrame(side) for side in sides]
+    counts = np.array([table.count() for table in tables])
+    means = np.array([table.mean() for table in tables])
+    errors = np.array([table.var() for table in tables]) / np.maximum(counts, 1)
+    squares = errors.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = squares**2 / (errors**2 / (counts - 1)).sum(axis=0)
+        half = stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(squares)
+    half = np.where(squares == 0, np.where(counts.min(axis=0) < FEWEST_ALIKE, np.nan, 0.0), half)
+    mean = means[0] - means[1:].sum(axis=0)
+    return mean, mean - half, mean + half
+
+
+def mean_table(found: Explanation, columns: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    """Means with intervals over seeds, by length and group; and solvers less others.
 
     Args:
         found: which networks there are.
-        columns: values `[experiment]`, NaN left out, by what they are.
-        names: of the parts of these keys.
+        columns: what the values are, a row each.
+        values: `[experiment, column]`, NaN left out.
     """
-    every = np.stack([*columns.values()], axis=1).astype(float)
-    rows = []
+    parts = []
     for length in found.lengths:
-        mine = found.length == length
-        shown = ~np.isnan(every[mine]).all(axis=0)
-        keys = [key for key, some in zip(columns, shown, strict=True) if some]
-        samples = {}
-        for group, members in found.groups(length).items():
-            # The others are NaN, not left out: a group is resampled as a part of all seeds.
-            part = np.where(members[:, None], every, np.nan)[mine][:, shown]
-            samples[group] = part, resampled_means(part).T
-        (one, first), (other, second) = samples[SOLVERS], samples[OTHERS]
-        samples[DIFFERENCE] = np.concatenate([one, -other]), first - second
-        for group, (part, resampled) in samples.items():
-            for key, column, sample in zip(keys, part.T, resampled, strict=True):
-                known = column[~np.isnan(column)]
-                sides = [known]
-                if group == DIFFERENCE:
-                    sides = [half[~np.isnan(half)] for half in np.split(column, 2)]
-                if min(side.size for side in sides) == 0:
-                    continue
-                enough = min(side.size for side in sides) >= FEWEST
-                row = dict(zip(names, key, strict=True)) | {"length": length, "group": group}
-                row |= {"networks": known.size, "mean": sum(map(mean_of, sides))}
-                row["interval"] = percentile_interval(sample) if enough else UNKNOWN
-                rows.append(row)
-    return rows
+        groups = {name: values[rows] for name, rows in found.groups(length).items()}
+        sides = groups[SOLVERS], groups[OTHERS]
+        told = {name: estimates(part) for name, part in groups.items()}
+        told[DIFFERENCE] = estimates(*sides)
+        groups[DIFFERENCE] = np.concatenate(sides)
+        for group, (mean, low, high) in told.items():
+            table = columns.assign(length=length, group=group)
+            table["networks"] = (~np.isnan(groups[group])).sum(axis=0)
+            table = table.assign(mean=mean, interval_low=low, interval_high=high)
+            parts.append(table[~np.isnan(mean)])
+    return pd.concat(parts, ignore_index=True)
 
 
-def summary_rows(found: Explanation) -> list[Row]:
+def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The table of values `[stage, experiment]`, or `[stage, experiment, position]`, by name."""
+    every = np.stack([*values.values()])  # [measure, stage, experiment, ...]
+    keys = [[*values], STAGES, *(range(1, n + 1) for n in every.shape[3:])]
+    columns = pd.MultiIndex.from_product(keys, names=KEYS[: len(keys)]).to_frame(index=False)
+    return mean_table(found, columns, np.moveaxis(every, 2, 0).reshape(len(found.length), -1))
+
+
+def summary_table(found: Explanation) -> pd.DataFrame:
     """Every measure at every stage, of all networks of a length, of solvers and of others."""
-    columns = {(m, s): v[n] for m, v in measures(found).items() for n, s in enumerate(STAGES)}
-    rows = mean_rows(found, columns, ("measure", "stage"))
-    fate = fates(found.product)
-    for length in found.lengths:
-        for group, members in found.groups(length).items():
-            for stage, kind in np.ndindex(len(STAGES), len(FATES)):
-                known = int(np.sum(fate[stage, members] >= 0))
-                if known:
-                    times = int(np.sum(fate[stage, members] == kind))
-                    row = {"measure": FATES[kind], "stage": STAGES[stage], "length": length}
-                    row |= {"group": group, "networks": known, "mean": times / known}
-                    interval = wilson_interval(times, known) if known >= FEWEST else UNKNOWN
-                    rows.append(row | {"interval": interval})
-    return rows
+    table = staged(found, measures(found) | fates(found.product))
+    shares = table.measure.isin(FATES)
+    table = table[~shares | (table.group != DIFFERENCE)].reset_index(drop=True)
+    for row in table[table.measure.isin(FATES)].itertuples():
+        share = share_estimate(round(row.mean * row.networks), row.networks)
+        table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high
+    return table
 
 
-def curve_rows(found: Explanation, wanted: str = "") -> list[Row]:
+def curve_table(found: Explanation, wanted: str = "") -> pd.DataFrame:
     """Every curve, or those whose names begin as wanted, at every stage and position."""
-    columns = {
-        (name, stage, t + 1): values[n, :, t]
-        for name, values in curves(found).items()
-        if name.startswith(wanted)
-        for n, stage in enumerate(STAGES)
-        for t in range(values.shape[-1])
-    }
-    return mean_rows(found, columns, ("measure", "stage", "position"))
+    return staged(found, {k: v for k, v in curves(found).items() if k.startswith(wanted)})
 
 
-def network_rows(found: Explanation) -> list[Row]:
+def network_table(found: Explanation) -> pd.DataFrame:
     """Every measure of each network at each stage."""
-    values, fate = measures(found), fates(found.product)
-    return [
-        {"stage": stage, "length": found.length[e], "seed": found.seed[e]}
-        | {"solver": bool(found.solver[e])}
-        | {name: float(column[s, e]) for name, column in values.items()}
-        | {"fate": FATES[fate[s, e]] if fate[s, e] >= 0 else ""}
-        for s, stage in enumerate(STAGES)
-        for e in range(len(found.length))
-    ]
+    table: dict[str, Any] = {"stage": np.repeat(STAGES, len(found.length))}
+    names = {"length": found.length, "seed": found.seed, "solver": found.solver}
+    table |= {name: np.tile(values, len(STAGES)) for name, values in names.items()}
+    table |= {name: values.ravel() for name, values in measures(found).items()}
+    hits = fates(found.product).items()
+    table["fate"] = np.select([hit.ravel() == 1 for _, hit in hits], [name for name, _ in hits], "")
+    return pd.DataFrame(table)
 
 
-def difference_rows(found: Mapping[str, Explanation]) -> list[Row]:
-    """Every measure of each run less that of the first, paired by length and seed."""
-    (first, base), *others = found.items()
-    columns, rows = measures(base), []
+def difference_table(found: Mapping[str, Explanation]) -> pd.DataFrame:
+    """Every measure of each variant less that of the first, paired by length and seed."""
+    index = ["stage", "length", "seed"]
+    tables = {name: network_table(one).set_index(index) for name, one in found.items()}
+    (first, base), *others = tables.items()
+    rows = []
     for name, other in others:
-        for measure, values in measures(other).items():
-            for length in np.intersect1d(base.lengths, other.lengths) if measure in columns else ():
-                here, there = (np.flatnonzero(run.length == length) for run in (other, base))
-                _, a, b = np.intersect1d(other.seed[here], base.seed[there], return_indices=True)
-                change = values[:, here[a]] - columns[measure][:, there[b]]
-                for stage, column in zip(STAGES, change, strict=True):
-                    known = column[~np.isnan(column)]
-                    if known.size:
-                        row: Row = {"run": name, "less": first, "measure": measure}
-                        row |= {"stage": stage, "length": int(length), "networks": known.size}
-                        interval = mean_interval(known) if known.size >= FEWEST else UNKNOWN
-                        rows.append({**row, "mean": mean_of(known), "interval": interval})
-    return rows
+        measured = [m for m in base.columns.drop(["solver", "fate"]) if m in other]
+        change = other[measured].sub(base[measured])
+        for (stage, length), part in change.groupby(index[:2], sort=False):
+            its = zip(measured, part.count(), *estimates(part.to_numpy()), strict=True)
+            rows += [(name, first, m, stage, length, *numbers) for m, *numbers in its if numbers[0]]
+    columns = ["variant", "less", "measure", *index[:2], "networks", "mean"]
+    return pd.DataFrame(rows, columns=[*columns, "interval_low", "interval_high"])
 
 
-def sentences(rows: Sequence[Row], reference: float, below: str, above: str) -> str:
-    """Sentences that say of each row on which side of a reference its interval is."""
-    told: dict[str, list[str]] = {below: [], above: [], UNDECIDED: []}
-    for row in rows:
-        low, high = round(row["interval"].low, 3), round(row["interval"].high, 3)
-        side = below if high < reference else above if low > reference else UNDECIDED
-        words = f"{number(row['mean'])} ({interval_text(row['interval'])})"
-        told[side].append(f"{words} at length {row['length']}")
-    return " ".join(f"{side}: {', '.join(some)}." for side, some in told.items() if some)
+class Claims:
+    """What the page says of the rows of a summary, and what the data does not decide."""
+
+    def __init__(self, summary: pd.DataFrame):
+        self.rows = summary
+        self.undecided: list[str] = []
+
+    def side(self, row: Any, below: str, above: str, reference: float = 0.0) -> str:
+        """Which of two words the interval of a row, as printed, supports."""
+        low, high = round(row.interval_low, 3), round(row.interval_high, 3)
+        return below if high < reference else above if low > reference else UNDECIDED
+
+    def of(self, measure: str, stage: str, group: str) -> list[Any]:
+        """The rows of a measure, shortest length first."""
+        its = self.rows[["measure", "stage", "group"]] == [measure, stage, group]
+        return [*self.rows[its.all(axis=1)].itertuples()]
+
+    def claim(
+        self,
+        words: str,
+        measure: str,
+        stage: str,
+        below: str,
+        above: str,
+        group: str = ALL,
+        reference: float = 0.0,
+    ) -> str:
+        """A paragraph that says of each row on which side of a reference its interval is."""
+        sides: dict[str, list[str]] = {below: [], above: [], UNDECIDED: []}
+        for row in self.of(measure, stage, group):
+            told = f"{estimate_of(row):.3f} at length {row.length}"
+            sides[self.side(row, below, above, reference)].append(told)
+        if open_ones := sides.pop(UNDECIDED):
+            self.undecided.append(f"{words}: {', '.join(open_ones)}.")
+        told = " ".join(f"{side}: {', '.join(some)}." for side, some in sides.items() if some)
+        return f"**{words}.** {told}\n\n" if told else ""
 
 
-def page(found: Explanation, rows: Sequence[Row], question: str, notes: Sequence[str] = ()) -> str:
-    """The page: one paragraph for each finding, written from the rows of the summary."""
-    many = sum(not np.isnan(row["interval"].low) for row in rows)
-    misses = f"; of the {many} intervals in `summary.csv` one in twenty misses"
-    misses = f"{misses}, so single ones prove little" if many else ""
-    lines = [
-        "# Why it forgets",
-        f"{len(found.length)} networks were asked for {question}; left out, because they diverged "
-        f"or no evaluation had a right answer: {found.left_out}. Numbers are means over seeds with "
-        "their 95 % intervals, or shares of networks with Wilson's. A claim is made only where the "
-        f"whole interval supports it{misses}. Fewer than {FEWEST} networks have no interval. "
-        "Lines and bands in figures are medians and 5-95 % of seeds; in `why.png`, of several "
-        "runs, means and their 95 % intervals. Solvers are told by the test sequences that "
-        "readouts are tested on, so a readout of the answer must be better in them.",
-        *notes,
-    ]
+def estimate_of(row: Any) -> Estimate:
+    """The mean of a row of a table with its interval."""
+    return Estimate(row.mean, row.interval_low, row.interval_high)
 
-    def section(title: str, *findings: tuple[Any, ...]) -> None:
-        paragraphs = []
-        for words, measure, stage, below, above, *more in findings:
-            group, reference = more[0] if more else ALL, 0.5 if measure in FATES else 0.0
-            key = (measure, STAGES[stage], group)
-            chosen = [row for row in rows if (row["measure"], row["stage"], row["group"]) == key]
-            if chosen:
-                paragraphs.append(f"**{words}.** {sentences(chosen, reference, below, above)}")
-        lines.extend([f"## {title}", *paragraphs] if paragraphs else [])
 
-    backwards = "The gradient shrinks on its way back", "The gradient grows on its way back"
-    section(
-        "Gradients through time, decades a step back",
-        *((when, "gradient slope", s, *backwards) for s, when in enumerate(WHEN)),
-    )
-    growth = "Even what grows most shrinks", "Some perturbation grows"
-    half = "Fewer than half", "More than half"
-    section(
-        "A perturbation of the second state, decades until the last",
-        *((when, "perturbation", s, *growth) for s, when in enumerate(WHEN)),
-        *((f"{f}, share at the best step".capitalize(), f, BEST, *half) for f in FATES),
-    )
-    held = []
-    for name in found.targets:
-        at = f"Readout of {name}, at the best step"
-        measure = f"readout of {name}"
-        held += [(f"{at}, above chance", f"{measure} above chance", BEST, "Below", "Still there")]
-        kept = "Training lost some", "Training kept more"
-        held += [(f"{at}, above that before training", f"{measure} since start", BEST, *kept)]
-    better = "The network answers better than the readout", "The state holds more than is answered"
-    answer = "The readout of the answer, above the accuracy of the network at the best step"
-    section(
-        "What linear readouts find in the last state",
-        *held,
-        (answer, "readout above answer", BEST, *better),
-    )
-    compared = ["gradient slope", "perturbation", *(f"readout of {name}" for name in found.targets)]
-    section(
-        f"Solvers, with a test accuracy above {found.threshold:g}, less others",
-        *(
-            (f"{m}, {WHEN[s].lower()}".capitalize(), m, s, "Lower", "Higher", DIFFERENCE)
-            for s in (START, BEST)
-            for m in compared
-        ),
-    )
-    change = "Accuracy at the other lengths, above that at the length trained on"
-    section("Unseen lengths", (change, "other lengths", BEST, "Worse", "Better"))
-    return "\n\n".join(lines) + "\n"
+def answer_lines(found: Mapping[str, Explanation]) -> list[str]:
+    """Why it forgets, in five lines for each variant; its name stands before them if several."""
+    lines = []
+    for name, one in found.items():
+        told = answers(one, Claims(summary_table(one)))
+        lines += [f"{name}:", *(f"  {line}" for line in told)] if len(found) > 1 else told
+    return lines
+
+
+def answers(found: Explanation, claims: Claims) -> list[str]:
+    """Where the answer is lost, gradients, training, solvers, other lengths; at the longest."""
+    length, target = found.lengths[-1], found.answer
+
+    def told(measure: str, below: str, above: str, group: str = ALL) -> str:
+        rows = [row for row in claims.of(measure, "best", group) if row.length == length]
+        if not rows or np.isnan(rows[0].interval_low):
+            return "unknown"
+        side = claims.side(rows[0], below, above).replace(UNDECIDED, "the data does not decide")
+        return f"{estimate_of(rows[0]):+.3f}, {side}"
+
+    held = curve_table(found, f"readout of {target}")
+    held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
+    best, last = [*held.loc[[held["mean"].idxmax(), held.index[-1]]].itertuples()]
+    mine = found.length == length
+    values = {"best": f"{estimate_of(best):.3f}", "last": f"{estimate_of(last):.3f}"}
+    values |= {"position": best.position, "length": length, "target": target}
+    chance = found.chance[mine][:, found.is_answer.argmax()].mean()
+    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
+    numbers = {"solved": found.solver[mine].sum(), "number": mine.sum(), "chance": chance}
+    template = environment().get_template("answers.txt")
+    given = values | numbers | {"threshold": found.threshold, "measure": measure}
+    return template.render(given, told=told).splitlines()
+
+
+def environment() -> Environment:
+    """Where the templates are."""
+    return Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
+
+
+def page(
+    found: Explanation, summary: pd.DataFrame, question: str, pictures: Mapping[str, Path]
+) -> dict[str, str]:
+    """The page as Markdown and as HTML, by the names of its files, with figures by their stems."""
+    claims = Claims(summary)
+    values = {"claim": claims.claim, "undecided": claims.undecided, "found": found, "fates": FATES}
+    values |= {"answers": answers(found, claims), "many": summary.interval_low.notna().sum()}
+    values |= {"family": not np.isnan(found.gradient).all(), "question": question}
+    return rendered("explanation.md", pictures, **values)
+
+
+def overview(
+    found: Mapping[str, Explanation], question: str, pictures: Mapping[str, Path]
+) -> dict[str, str]:
+    """The page about several variants, as `page`."""
+    told = {name: answer_lines({name: one}) for name, one in found.items()}
+    return rendered("explanations.md", pictures, answers=told, question=question, undecided=[])
+
+
+def rendered(template: str, pictures: Mapping[str, Path], **values: Any) -> dict[str, str]:
+    """A page as Markdown, and as HTML that needs nothing else; what is not decided is folded."""
+
+    def embedded(match: re.Match[str]) -> str:
+        path = next(path for path in pictures.values() if path.name == match[0])
+        kind = "svg+xml" if path.suffix == ".svg" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+    names = {stem: path.name for stem, path in pictures.items()}
+    values |= {"pictures": names, "undecided_title": UNDECIDED}
+    text = environment().get_template(template).render(values)
+    body, _, rest = text.partition(f"## {UNDECIDED}\n")
+    markdown = MarkdownIt("commonmark", {"html": False})
+    values |= {"body": re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(body))}
+    values |= {"rest": markdown.render(rest), "title": text.partition("\n")[0].lstrip("# ")}
+    html = environment().get_template("explanation.html").render(values)
+    return {"explanation.md": text, "explanation.html": html}

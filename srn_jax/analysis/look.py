@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
@@ -105,7 +106,9 @@ def legend_below(figure: Figure, title: str = "") -> None:
     """
     entries: dict[str, Any] = {}
     for axes in figure.axes:
-        entries = legend_entries(axes) | entries
+        entries |= {
+            label: marks for label, marks in legend_entries(axes).items() if label not in entries
+        }
     letter = font_manager.FontProperties(size="small").get_size_in_points() / 72  # inches
     widest = letter * (LETTER * max(map(len, entries), default=1) + HANDLE)
     columns = max(1, min(4, len(entries), int(figure.get_figwidth() / widest)))
@@ -124,8 +127,15 @@ def legend_entries(axes: Axes) -> dict[str, tuple[Any, ...]]:
     """All marks that have the same label, by label: a line and its band are one entry."""
     marks: dict[str, tuple[Any, ...]] = {}
     for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-        marks[label] = (handle, *marks.get(label, ()))  # lines come first, and are to be on top
-    return marks
+        before = marks.get(label, ())
+        alike = any(isinstance(mark, type(handle)) for mark in before)
+        marks[label] = (*before, handle) if alike else (handle, *before)  # lines are on top
+    return dict(sorted(marks.items(), key=lambda entry: not is_mean(entry[1][-1])))
+
+
+def is_mean(mark: Any) -> bool:
+    """Whether a mark is what a reader looks for first: no dot of a seed, and no dotted line."""
+    return not isinstance(mark, PathCollection) and getattr(mark, "get_linestyle", str)() != ":"
 
 
 def side_by_side(entries: dict[str, tuple[Any, ...]]) -> dict[Any, HandlerTuple]:

@@ -142,7 +142,7 @@ def summarise(results: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFra
     `test_accuracy`, `best_dev_accuracy` (a maximum over evaluations and so too high), `test_loss`
     and of several answers `test_sequences`, and `share_above` the threshold, each with `_low` and
     `_high`; `deviation` (sample standard deviation), `median`, and `spread_low`, `spread_high` (5
-    and 95 % quantiles) of the test accuracies; `overlap_low`, `overlap_high`; `diverged`.
+    and 95 % quantiles) of the test accuracies; the mean, least and largest `overlap`; `diverged`.
     """
     rows = []
     for length, of_length in results.groupby("length"):
@@ -165,6 +165,7 @@ def summarise(results: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFra
         row |= columns_of("test_loss", mean_estimate(of_length["test_loss"], POSITIVE))
         if SEQUENCES in results:
             row |= columns_of(SEQUENCES, mean_estimate(of_length[SEQUENCES], SHARE))
+        row |= {"overlap": float(overlap.astype(float).mean())}
         row |= {"overlap_low": overlap.min(), "overlap_high": overlap.max()}
         rows.append(row | {"diverged": int(of_length["diverged"].sum())})
     return pd.DataFrame(rows).astype({"overlap_low": "Int64", "overlap_high": "Int64"})
