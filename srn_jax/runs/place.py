@@ -82,7 +82,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     told = [f"{name} {old[name]}, now {new[name]}" for name in both if old[name] != new[name]]
     old, new = (place.get("outside", {}) for place in (before, now))
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+        known = name in old and name in new or not name.startswith("jax_")  # not to every JAX
+        if known and old.get(name) != new.get(name):
             told.append(f"{name} {old.get(name, 'unset')}, now {new.get(name, 'unset')}")
     return told
 
