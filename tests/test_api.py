@@ -171,7 +171,7 @@ def test_runs_are_compared_as_a_table(plain, stored, tmp_path):
     ("call", "says"),
     [
         (lambda: srn_jax.load_run(None), "`folder` must be a path, got None"),
-        (lambda: srn_jax.load_run("a\0b"), "cannot be read"),
+        (lambda: srn_jax.load_run("a\0b"), "embedded null byte"),
         (lambda: srn_jax.compare("nowhere"), "`runs` must be several runs"),
         (lambda: srn_jax.compare({}), "there is no run to compare"),
         (lambda: srn_jax.compare({1: "nowhere"}), "must be one line of text, got 1"),
