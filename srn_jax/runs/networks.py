@@ -13,7 +13,6 @@ import pandas as pd
 
 from srn_jax.analysis.records import (
     HISTORIES_FILE,
-    RESULTS_FILE,
     Histories,
     Record,
     Variant,
@@ -34,6 +33,7 @@ from srn_jax.interop.textbook_files import read_sequences
 from srn_jax.phases import Phases
 from srn_jax.runs.checkpoint import Checkpoint, layout_of, restore, write
 from srn_jax.runs.folder import (
+    RESULTS_FILE,
     configs_in,
     holds_run,
     keep_own_files,

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srn_jax.analysis.records import RESULTS_FILE, Histories
+from srn_jax.analysis.records import Histories
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
@@ -26,6 +26,7 @@ from srn_jax.phases import Phases
 from srn_jax.runs import place
 from srn_jax.runs.checkpoint import Writer, layout_of
 from srn_jax.runs.folder import (
+    RESULTS_FILE,
     clear,
     holds_run,
     keep_own_files,
@@ -245,7 +246,10 @@ def train_part(training: Training, number: int) -> None:
             resume(sweep, items)
             done = sweep.eval_steps[block - 1] + 1
             training.reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-        where(training, number)
+        if told := place.note(run.info, number, place.here()):
+            told_of = f"{run.folder} goes on in another place ({'; '.join(told)})"
+            training.reporter.warn(f"{told_of}: other last digits")
+        training.write()
         items = advance(training, sweep, block, writer, number)
     if training.writes or run.folder is None:
         with phases("testing"):
@@ -266,21 +270,11 @@ def form_of(training: Training, number: int) -> bool | None:
     begun = parts[number if parts[number]["places"] else 0]["kernel"]
     kernel = begun if asked is None else asked
     on_gpu = jax.default_backend() == "gpu"  # elsewhere None means no kernels
-    same = kernel == begun or not (kernel or begun or on_gpu)
-    if not same and parts[number]["places"]:
-        told = f"`kernel` {str(kernel).lower()}"
-        training.reporter.warn(f"{training.run.folder} goes on with {told}: it began without that")
+    if parts[number]["places"] and kernel != begun and (kernel or begun or on_gpu):
+        form = f"`kernel` {str(kernel).lower()}"
+        training.reporter.warn(f"{training.run.folder} goes on with {form}: it began without that")
     parts[number]["kernel"] = kernel
     return kernel
-
-
-def where(training: Training, number: int) -> None:
-    """Note where a part is trained from now on, and warn where that can change its results."""
-    told = place.note(training.run.info, number, place.here())
-    if told:
-        told_of = f"{training.run.folder} goes on in another place ({'; '.join(told)})"
-        training.reporter.warn(f"{told_of}: other last digits")
-    training.write()
 
 
 def advance(
@@ -385,24 +379,17 @@ def check_agreement(configs: Sequence[SweepConfig], options: RunOptions) -> None
     """Raise `UserError`, in every process, where one would train something else than process 0."""
     if jax.process_count() == 1:
         return
-    table = table_of(configs)
+    table = table_of(configs)  # folders may be mounted anywhere
     own = {name: one["sha256"] for name, one in table["own"].items()}
-    data = table["data"] and {**table["data"], "path": ""}  # mounted anywhere
-    for told, what, advice in (
-        (
-            [{**table, "own": own, "data": data}, options.chunk],
-            "settings, data or files",
-            "command",
-        ),
-        ([place.code_digest(), place.here()["versions"]], "code or libraries", "version"),
-    ):
-        every = multihost_utils.process_allgather(np.uint32(int(digest_of(told)[:8], 16)))
-        others = np.flatnonzero(every != every[0])
-        if others.size:
-            raise UserError(
-                f"process {others[0]} has other {what} than process 0: start all with the same "
-                f"{advice}"
-            )
+    data = table["data"] and table["data"]["digests"]
+    told = {
+        "settings, data or files": [{**table, "own": own, "data": data}, options.chunk],
+        "code or libraries": [place.code_digest(), place.here()["versions"]],
+    }
+    for what, value in told.items():
+        every = multihost_utils.process_allgather(np.uint32(int(digest_of(value)[:8], 16)))
+        for other in np.flatnonzero(every != every[0])[:1]:
+            raise UserError(f"process {other} has other {what} than process 0: start all alike")
 
 
 @jax.jit
