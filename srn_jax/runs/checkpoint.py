@@ -145,7 +145,7 @@ def _orbax(path: Path, says: str = "") -> Iterator[Any]:
             raise OSError(says + _first_line(error)) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
@@ -341,10 +341,10 @@ class Writer:
             return
         if not isinstance(error, OSError):
             raise error
+        reason = error.strerror or _first_line(error.__cause__ or error)
         failed = OSError(
-            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: "
-            f"{error.strerror or _first_line(error.__cause__ or error)}; those before it are kept, and the same "
-            "command goes on from there"
+            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: {reason}; "
+            "those before it are kept, and the same command goes on from there"
         )
         failed.errno = error.errno
         raise failed from error

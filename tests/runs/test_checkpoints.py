@@ -175,7 +175,10 @@ def test_what_cannot_be_read_may_be_good_and_stays(two, monkeypatch, number):
             raise OSError(number, os.strerror(number), str(path))
         return real(path)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"checkpoint\.json") as caught:
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"checkpoint\.json") as caught,
+    ):
         patch.setattr(Path, "read_bytes", read)
         newest(two, set_aside=True)
     assert not isinstance(caught.value, UserError) and contents_of(two) == before
