@@ -91,11 +91,13 @@ DEFAULT_LOOK = Look()
 def settings_in(path: str | Path) -> dict[str, Any]:
     """Matplotlib's settings in a style sheet; raises `UserError` for what is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            found: Any = matplotlib.rc_params_from_file(path, use_default_template=False)
-            return dict(found)
-    except Exception as error:  # also of a bad value, or a line that is none
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            name = line.partition("#")[0].partition(":")[0].strip()
+            if name and name not in matplotlib.rcParams:  # which Matplotlib tells in ten lines
+                raise ValueError(f"it has no setting {name[:40]}")
+        found: Any = matplotlib.rc_params_from_file(path, use_default_template=False)
+        return dict(found)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"`style` {path}: not a style sheet of Matplotlib ({reason})") from None
 
