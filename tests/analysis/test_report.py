@@ -79,13 +79,11 @@ def test_the_page_of_html_says_the_same_and_needs_no_other_file(tmp_path):
     page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
 
     def words(source):
-        source = re.sub(r"data:[^\"]*|<style>.*</style>|<title>.*</title>", "", source, flags=re.S)
-        source = re.sub(
-            r"\[(\S*)\]\([^)]*\)|<[^>]*>|[-#|*`!:.]|```sh|sh$", r" \1 ", source, flags=re.M
-        )
-        return [word for word in source.split() if word]
+        source = re.sub(r"<style>.*</style>|<title>.*</title>|<[^>]*>", " ", source, flags=re.S)
+        source = re.sub(r"\]\(.*\)|```sh", " ", source)
+        return {*re.findall(r"[\w.,%+-]*\w", source.replace("&#39;", "'"))}
 
-    assert [*dict.fromkeys(words(page))] == [*dict.fromkeys(words(text))]
+    assert words(page) == words(text)
     images = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
     drawn = re.findall(r"!\[.*\]\((.*)\)", text)
     assert [base64.b64decode(image) for image in images] == [
@@ -120,8 +118,8 @@ def test_a_report_has_tables_a_log_and_only_what_was_asked_for(tmp_path):
     assert {"tables/comparison.tex", "tables/srn/accuracy.csv", "log.txt"} <= {*found}
     assert "figures/lstm/accuracy.svg" in found
     assert log_text(run.variants[0].histories) in (tmp_path / "log.txt").read_text()
-    frame = pd.read_csv(tmp_path / "tables" / "srn" / "accuracy.csv", float_precision="round_trip")
-    pd.testing.assert_frame_equal(frame, summarise(GOOD), check_dtype=False)
+    frame = pd.read_csv(tmp_path / "tables" / "srn" / "accuracy.csv")
+    pd.testing.assert_frame_equal(frame, summarise(GOOD), check_dtype=False, rtol=1e-12)
     latex = (tmp_path / "tables" / "srn" / "accuracy.tex").read_text()
     assert r"5 & 4 & 0.800 (0.670 to 0.930) & 0.082 & 0.900 \\" in latex and r"\toprule" in latex
     svg_only = (tmp_path / "report.md").read_text()
@@ -173,9 +171,9 @@ def test_a_planted_report_is_replaced_and_not_followed(tmp_path):
 def test_a_run_ends_with_its_table_its_span_and_what_went_wrong():
     lines = closing_text(run_of(variant_of(GOOD))).splitlines()
     assert lines[0].split() == ["length", "seeds", "test", "accuracy", "sd", "best", "dev"]
-    assert lines[1].split("  ")[0] == "     5 ".rstrip() or lines[1].split()[:2] == ["5", "4"]
+    assert lines[1].split()[:2] == ["5", "4"]
     assert "0.800 (0.670 to 0.930)" in lines[1] and len(lines) == 5
-    assert lines[-1].startswith("memory span (mean test accuracy above 0.5): 20.0 (")
+    assert lines[-1].startswith("memory span (mean test accuracy above 0.5): 20.7 (")
     assert max(map(len, lines)) <= 80
     text = closing_text(run_of(variant_of(ODD)))
     assert "2 of 4" in text and "25 %" in text and "0 to" in text
