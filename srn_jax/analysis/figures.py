@@ -284,10 +284,10 @@ def draw_scores(axes: Axes, variant: Variant, scores: Scores) -> None:
     places = lengths + np.random.default_rng(0).uniform(-0.6, 0.6, len(results)) * shift
     for column, name, (color, style, side) in zip(scores[:2], scores[2:4], ROLES, strict=True):
         if seeds > 1:
-            dots: Any = {"alpha": FAINT / max(1.0, seeds / 40) ** 0.5, "marker": style[0]}
+            dots: Any = {"alpha": FAINT / max(1.0, seeds / 40) ** 0.35, "marker": style[0]}
             dots |= {"linewidths": 0, "zorder": 1, "label": "single seeds"}
             axes.scatter(
-                places + side * shift, results[column], 3 if seeds > 200 else 8, color, **dots
+                places + side * shift, results[column], 5 if seeds > 200 else 8, color, **dots
             )
         draw_means(axes, results, column, fmt=style, color=color, label=name)
 
@@ -376,7 +376,7 @@ def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
             style = {
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],
-                "capsize": 2 + 1.5 * place,  # where intervals cover each other
+                "capsize": 2 + 1.5 * min(place, 3),  # where intervals cover each other
                 "label": name + words,
             }
             draw_means(axes, variant.results, scores.test, **style)
