@@ -402,25 +402,22 @@ def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> F
 
 
 def gate_figure(
-    name: str, values: np.ndarray, symbols: Sequence[Any], whose: str, look: Look = DEFAULT_LOOK
+    name: str, gates: Gates, look: Look = DEFAULT_LOOK, label: str = "network"
 ) -> Figure:
     """Figure 6.13: a gate (I, F, O) or the internal state (C) as the sequence goes by.
 
-    Args:
-        name: of the gate; gates are shown on 0..1 and the state C on -5..5.
-        values: `[unit, position]`.
-        symbols: what is read at each position, its label.
-        whose: the network: "LSTM, seed 0".
-        look: how it looks.
+    Gates are shown on 0..1 and the state C on -5..5.
     """
     low, high, colors = (-5, 5, "RdBu_r") if name == "C" else (0, 1, "magma")
+    kind = "internal state" if name == "C" else "gate"
     with look.axes(16, 6 / 16, type_size=16) as (figure, axes):
-        image = axes.imshow(
-            values, colors, vmin=low, vmax=high, aspect="auto", interpolation="none"
-        )
-        axes.set_xticks(range(len(symbols)), map(str, symbols))
+        shape: Any = {"vmin": low, "vmax": high, "aspect": "auto", "interpolation": "none"}
+        image = axes.imshow(gates.values[name], colors, **shape)
+        axes.set_xticks(range(len(gates.symbols)), map(str, gates.symbols))
         axes.set(xlabel="symbol read at each position", ylabel="unit")
-        axes.set_title(f"{'internal state' if name == 'C' else 'gate'} {name} of the {whose}")
+        axes.set_title(
+            f"{kind} {name} of the {label}, length {len(gates.symbols)}, seed {gates.seed}"
+        )
         figure.colorbar(image, ax=axes, pad=0.01)
     return figure
 
@@ -467,13 +464,8 @@ def figures_of_gates(
     variant: Variant, gates: Gates, look: Look = DEFAULT_LOOK
 ) -> dict[str, Drawing]:
     """Figure 6.13, one of each gate."""
-    whose = f"{variant.label}, length {len(gates.symbols)}, seed {gates.seed}"
-    return {
-        f"6.13_{name}": Drawing(
-            "gate", partial(gate_figure, name, values, gates.symbols, whose, look)
-        )
-        for name, values in gates.values.items()
-    }
+    draw = {name: partial(gate_figure, name, gates, look, variant.label) for name in gates.values}
+    return {f"6.13_{name}": Drawing("gate", draw[name]) for name in draw}
 
 
 def figures_of_several(
