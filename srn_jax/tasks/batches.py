@@ -64,14 +64,20 @@ def weighted(batch: Batches, reduction: str) -> Batches:
     return batch._replace(weights=batch.asked / jnp.where(nothing, 1.0, total), asked=None)
 
 
-def reordered(batches: Batches, number: int, order: jax.Array) -> Batches:
-    """The examples of one batch, `order [batch]` of a set of `number`, without its weights."""
-    order = jnp.minimum(order, number - 1)  # of what fills the last batch
+def reordered(batches: Batches, number: jax.Array, order: jax.Array, examples: int) -> Batches:
+    """Batch `number` of a set of so many `examples` if it has those of `order [batch]` in it.
 
-    def take(array: Array) -> Array:
-        return array.reshape(-1, *array.shape[2:])[order]
+    What is beyond the examples fills the last batch.
+    """
 
-    return jax.tree.map(take, batches._replace(weights=None))
+    def take(array: Array) -> jax.Array:
+        return jnp.asarray(array).reshape(-1, *array.shape[2:])[jnp.minimum(order, examples - 1)]
+
+    new = jax.tree.map(take, batches._replace(weights=None))
+    if new.asked is None:
+        return new._replace(weights=jnp.asarray(batches.weights)[number])
+    fills = (order >= examples).reshape(-1, *[1] * (new.asked.ndim - 1))
+    return new._replace(asked=jnp.where(fills, 0, new.asked))
 
 
 def cut_to(batches: Batches, task: Task, width: int) -> Batches:

@@ -47,6 +47,14 @@ class Examples(NamedTuple):
     weights: Array | None = None
 
 
+class Dataset(NamedTuple):
+    """The three sets of one experiment, which have the same width; None where one is not wanted."""
+
+    train: Examples
+    dev: Examples
+    test: Examples | None = None
+
+
 class Task:
     """A task to learn; one of your own says `inputs`, `outputs`, `draw`, and what differs here."""
 
