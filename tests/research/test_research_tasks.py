@@ -1,7 +1,5 @@
 """The tasks of research are what their papers say, each example by itself and all by statistics."""
 
-from itertools import pairwise
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -206,10 +204,3 @@ def test_other_keys_draw_other_examples_and_test_sets_are_unseen(task, length):
     )
     shared = set(map(bytes, train)) & set(map(bytes, test))
     assert len(shared) == 0 or type(task) is VariableParity
-
-
-def test_gumbel_lots_are_drawn_for_each_slot():
-    """Two keys of one example never ask at one place, also where every slot is taken."""
-    for inputs, _, weights in rows_of(AssociativeRecall(), 200, 16):
-        assert weights.sum() == 4 and np.all(np.flatnonzero(weights) == [8, 10, 12, 14])
-        assert all(len(set(pair)) == 2 for pair in pairwise(inputs[8::2]))
