@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from srn_jax.errors import UserError
 from srn_jax.tasks.associative_recall import AssociativeRecall
 from srn_jax.tasks.copying import Copying, VariableCopying
 from srn_jax.tasks.edition_2026 import DigitSum2026, FirstTokens2026
@@ -115,8 +116,6 @@ def test_associative_recall_asks_for_the_value_of_each_key_once():
 
 
 def test_associative_recall_says_which_lengths_it_has():
-    from srn_jax.errors import UserError
-
     for length in (17, 128, 200):
         with pytest.raises(UserError, match=f"even.*got length {length}"):
             AssociativeRecall().check_length(length)
