@@ -15,7 +15,7 @@ has few threads, that many fit beside each other; loads what a position needs wh
 is computed; and begins where its own sequences do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,6 +54,43 @@ class Tensor(NamedTuple):
     def of(self, gate: int, rows: int, columns: int) -> Any:
         """The places of a gate, of which so many are read or written."""
         return pl.ds(self.start + gate * self.rows * self.columns, rows * columns)
+
+
+class Positions(NamedTuple):
+    """States and what is stored beside them, `parts` arrays `[rows, D]` for each of s_0..s_T."""
+
+    room: Any
+    parts: int
+    shape: tuple[int, int]
+
+    def place(self, t: Any, part: int) -> Any:
+        """Where a part of position t is."""
+        one = self.shape[0] * self.shape[1]
+        return pl.ds((t * self.parts + part) * one, one)
+
+    def at(self, t: Any, parts: Iterable[int]) -> Gates:
+        """Parts of position t."""
+        return [self.room[self.place(t, part)].reshape(self.shape) for part in parts]
+
+    def put(self, t: Any, values: Gates) -> None:
+        """Write the first parts of position t."""
+        for part, value in enumerate(values):
+            self.room[self.place(t, part)] = value.reshape(value.size)
+
+
+class Gradient(NamedTuple):
+    """A vector in the place of the last positions, whose states are not needed any more."""
+
+    room: Any
+    start: int
+
+    def at(self, place: Any) -> jax.Array:
+        """Some of it."""
+        return self.room[pl.ds(self.start + place.start, place.size)]
+
+    def put(self, place: Any, values: jax.Array) -> None:
+        """Write some of it."""
+        self.room[pl.ds(self.start + place.start, place.size)] = values
 
 
 class Optimizer(NamedTuple):
@@ -132,40 +169,37 @@ def run(
     )
     residuals = Residuals(cell, (sizes.rows, sizes.hidden))
 
-    def block_kernel(sync, quotient, settings, data, start, trained, losses, *scratch):
+    parts, time = cell.states + residuals.arrays, inputs.shape[2]
+    needed = max((time + 1) * parts * sizes.rows * sizes.hidden, length)
+
+    def block_kernel(sync, quotient, settings, data, start, trained, losses, sides, room):
+        gradient = Gradient(room, needed - length)
+
         def copy(tile, nothing):
             here = pl.ds(tile * TILE, TILE)
             for source, target in zip(start, trained, strict=True):
                 target[here] = source[here]
-            scratch[0][here] = jnp.zeros(TILE)
             return nothing
 
         def step(place, nothing):
             sync()
-            batch = (settings.numbers[0] + place) % len(data[1])
+            number = (settings.numbers[0] + place) % len(data[1])
             losses[place] = write_gradient(
-                cell, residuals, ragged, sync, trained[0], own, sizes, data, batch, settings, *scratch
-            )
+                cell, residuals, ragged, sync, trained[0], own, sizes, data, number, settings,
+                sides, Positions(room, parts, (sizes.rows, sizes.hidden)), gradient,
+            )  # fmt: skip
             sync()
-            update(optimizer, quotient, own, trained, scratch[0], settings, place)
+            update(optimizer, quotient, own, trained, gradient, settings, place)
             return nothing
 
         jax.lax.fori_loop(0, length // TILE, copy, None)
         jax.lax.fori_loop(0, settings.numbers[1], step, None)
 
-    def room(*shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype)
+    def like(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    time, state, places = inputs.shape[2], (sizes.rows, sizes.hidden), settings.steps.shape[1]
-    hidden = room(time + 1, *state)
-    out = (
-        [room(length)] * len(vectors),
-        room(places),
-        room(length),
-        room(sizes.vocabulary, cell.gates * sizes.hidden),
-        hidden if cell.states == 1 else (hidden,) * cell.states,
-        [room(time, *state)] * len(residuals.dtypes),
-    )
+    table = like(sizes.vocabulary, cell.gates * sizes.hidden)
+    out = [like(length)] * len(vectors), like(settings.steps.shape[1]), table, like(needed)
     warps = pl.next_power_of_2(pl.cdiv(own["U"].size, WEIGHTS))
     trained, losses, *_ = jax.lax.platform_dependent(
         settings,
@@ -175,9 +209,7 @@ def run(
         default=launch(block_kernel, out, interpret=False, warps=warps),
     )
     return [
-        {
-            name: vector[t.start : t.start + t.size].reshape(t[1:]) for name, t in own.items()
-        }
+        {name: vector[t.start : t.start + t.size].reshape(t[1:]) for name, t in own.items()}
         for vector in trained
     ], losses
 
@@ -193,16 +225,13 @@ def write_gradient(
     data: Any,
     number: Any,
     settings: Settings,
-    gradient: Any,
     sides: Any,
-    states: Any,
-    stored: Any,
+    positions: Positions,
+    gradient: Gradient,
 ) -> jax.Array:
     """The loss of a batch; writes its gradient.
 
-    The last three are references to what the kernel writes for itself: the input side of every
-    token, `[vocabulary, gates * D]`; s_0..s_T, each `[time + 1, batch, D]`; and what `residuals`
-    stores, each `[time, batch, D]`.
+    `sides` is for the input side of every token, `[vocabulary, gates * D]`.
     """
     inputs, (targets, weights) = data[0], (each[number] for each in data[1:])
     begins, time, size = settings.numbers[2], inputs.shape[2], sizes.hidden
@@ -211,7 +240,7 @@ def write_gradient(
         return network[own[name].of(gate, rows, columns)].reshape(rows, columns)
 
     def put_matrix(name: str, value: jax.Array, gate: int = 0) -> None:
-        gradient[own[name].of(gate, *value.shape)] = value.reshape(value.size)
+        gradient.put(own[name].of(gate, *value.shape), value.reshape(value.size))
 
     def gates(name: str, rows: int) -> Gates:
         return [matrix(name, rows, size, gate) for gate in range(cell.gates)]
@@ -243,12 +272,16 @@ def write_gradient(
         new, keeps = residuals.forward(x, h, state)
         if ragged:
             new = where(tokens(t) >= 0, new, state)
-        put(states, t + 1, new)
-        put(stored, t, keeps)
+        positions.put(t + 1, [*jax.tree.leaves(new), *keeps])
         return new, *prefetched
 
-    zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), states)
-    put(states, begins, zero)
+    def state_at(t: Any) -> Any:
+        parts = positions.at(t, range(cell.states))
+        return parts[0] if cell.states == 1 else tuple(parts)
+
+    zero = jnp.zeros((sizes.rows, size))
+    zero = zero if cell.states == 1 else (zero,) * cell.states
+    positions.put(begins, jax.tree.leaves(zero))
     start = zero, side(tokens(begins)), tokens(begins + 1)
     state, *_ = jax.lax.fori_loop(begins, time, forward, start)
     sync()
@@ -266,14 +299,14 @@ def write_gradient(
     dlogits = weights[:, None] * (exponentials / total[:, None] - right)
     dlast, *others = jax.tree.leaves(zero)
     dlast, dbias = dlast + dot(dlogits, kernel), jnp.sum(dlogits, axis=0)[None]
-    put_matrix("kernel", dot(dlogits, hidden, (0, 0)))
 
     def backward(turn, carry):
         total, drows, du, dc, new, before, here = carry
         t = time - 1 - turn
-        prefetched = at(states, jnp.maximum(t - 1, begins)), tokens(t - 1)
+        prefetched = state_at(jnp.maximum(t - 1, begins)), tokens(t - 1)
+        kept = positions.at(t + 1, range(cell.states, positions.parts))
         counts = where(here >= 0, total, nothing) if ragged else total
-        dx, dg, dbefore = residuals.backward(at(stored, t), before, new, counts)
+        dx, dg, dbefore = residuals.backward(kept, before, new, counts)
         if ragged:
             dbefore = jax.tree.map(jnp.add, dbefore, where(here >= 0, nothing, total))
         dh, *others = jax.tree.leaves(dbefore)
@@ -292,9 +325,14 @@ def write_gradient(
         [jnp.zeros((rows, size)) for _ in range(cell.gates)] for rows in (sizes.vocabulary, size, 1)
     )
     sums = dstate, drows, du, dc if c is not None else []
-    end = *sums, state, at(states, time - 1), tokens(time - 1)
+    end = *sums, state, state_at(time - 1), tokens(time - 1)
     _, drows, du, dc, *_ = jax.lax.fori_loop(0, time - begins, backward, end)
 
+    # From here on the gradient takes the place of the states.
+    sync()
+    hidden = jax.tree.leaves(state_at(time))[0]
+    sync()
+    put_matrix("kernel", dot(dlogits, hidden, (0, 0)))
     sync()
     pairs = zip(drows, gates("W", sizes.embedding), strict=True)
     dtable = sum((dot(d, w, (1, 1)) for d, w in pairs), jnp.zeros(()))
@@ -314,7 +352,7 @@ def update(
     quotient: Callable[..., jax.Array],
     own: Mapping[str, Tensor],
     trained: Any,
-    gradient: Any,
+    gradient: Gradient,
     settings: Settings,
     place: Any,
 ) -> None:
@@ -325,13 +363,13 @@ def update(
     without m, SGD without both.
     """
     rate, epsilon, left = (settings.steps[n, place] for n in range(3))
-    tiles = gradient.shape[0] // TILE
+    tiles = trained[0].shape[0] // TILE
     factors = clip_factors(optimizer.clip, own, gradient, settings, tiles)
 
     def one_tile(tile, nothing):
         here = pl.ds(tile * TILE, TILE)
         p, *moments = (ref[here] for ref in trained)
-        g = step = factors(tile, gradient[here])
+        g = step = factors(tile, gradient.at(here))
         sums = {}
         for (name, decay), moment in zip(optimizer.decays.items(), moments, strict=True):
             sums[name] = decay * moment + (g if name == "mu" else g * g)
@@ -347,13 +385,13 @@ def update(
 
 
 def clip_factors(
-    clip: str | None, own: Mapping[str, Tensor], gradient: Any, settings: Settings, tiles: int
+    clip: str | None, own: Mapping[str, Tensor], gradient: Gradient, settings: Settings, tiles: int
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """A function of a tile and its gradient: that gradient times norm / |g| where |g| > norm."""
     if clip is None:
         return lambda tile, g: g
     each = [(t.start, t.start + t.size) for t in own.values()]
-    parts = [(0, gradient.shape[0])] if clip == "global" else each
+    parts = [(0, each[-1][1])] if clip == "global" else each  # without what lies behind them
 
     def inside(tile, part):
         places = tile * TILE + jax.lax.broadcasted_iota(jnp.int32, (TILE,), 0)
@@ -361,11 +399,11 @@ def clip_factors(
 
     def factor(part):
         def largest(tile, so_far):
-            g = jnp.where(inside(tile, part), gradient[pl.ds(tile * TILE, TILE)], 0.0)
+            g = jnp.where(inside(tile, part), gradient.at(pl.ds(tile * TILE, TILE)), 0.0)
             return jnp.maximum(so_far, jnp.max(jnp.abs(g)))
 
         def squares(tile, so_far):
-            g = jnp.where(inside(tile, part), gradient[pl.ds(tile * TILE, TILE)], 0.0)
+            g = jnp.where(inside(tile, part), gradient.at(pl.ds(tile * TILE, TILE)), 0.0)
             return so_far + jnp.sum((g / scale) ** 2)
 
         scale = jnp.maximum(jax.lax.fori_loop(0, tiles, largest, 0.0), 1e-30)  # no overflow
@@ -397,17 +435,6 @@ def one_hot(numbers: jax.Array, classes: int) -> jax.Array:
 def where(rows: jax.Array, ones: Any, others: Any) -> Any:
     """States of `ones` in some rows, of `others` in the rest."""
     return jax.tree.map(lambda one, other: jnp.where(rows[:, None], one, other), ones, others)
-
-
-def at(refs: Any, t: Any) -> Any:
-    """Arrays at position t."""
-    return jax.tree.map(lambda ref: ref[t], refs)
-
-
-def put(refs: Any, t: Any, values: Any) -> None:
-    """Write arrays at position t."""
-    for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(values), strict=True):
-        ref[t] = value.astype(ref.dtype)
 
 
 def launch(
