@@ -59,13 +59,16 @@ class Residuals:
         """The new state and what has to be stored."""
         results = jaxpr_as_fun(self._closed)(*jax.tree.leaves((tuple(x), tuple(h), state)))
         new, kept = results[: len(self._new)], results[len(self._new) :]
-        return jax.tree.unflatten(jax.tree.structure(state), new), [kept[n].astype(self._dtype) for n in self._places]
+        return jax.tree.unflatten(jax.tree.structure(state), new), [
+            kept[n].astype(self._dtype) for n in self._places
+        ]
 
     def backward(self, stored: Sequence[Any], before: Any, new: Any, gradient: Any) -> Any:
         """The gradients with respect to x, h and the state before, given that of the new state."""
         stored = [one.astype(v.aval.dtype) for one, v in zip(stored, self._stored, strict=True)]
         values = dict(zip(self._stored, stored, strict=True))
-        values |= dict(zip(self._closed.jaxpr.invars[self._before :], jax.tree.leaves(before)))
+        old = self._closed.jaxpr.invars[self._before :]
+        values |= dict(zip(old, jax.tree.leaves(before), strict=True))
         after = zip(self._new, jax.tree.leaves(new), strict=True)
         values |= {v: value for v, value in after if _is_variable(v)}
 
@@ -81,7 +84,9 @@ class Residuals:
         return pullback(gradient)
 
     def _is_cheap(self, v: Any) -> bool:
-        return v in self._made and self._made[v].primitive.name in CHEAP if _is_variable(v) else True
+        return (
+            v in self._made and self._made[v].primitive.name in CHEAP if _is_variable(v) else True
+        )
 
     def _follows(self, v: Any, known: set[Any]) -> bool:
         """Whether a value is known, or made of known values by cheap operations."""
