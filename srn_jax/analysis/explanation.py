@@ -110,7 +110,7 @@ def explain_variant(
         )
         done += len(own) * len(STAGES)
         found["accuracy"] = found.pop("right") / found.pop("asked")
-        parts.append({k: a.reshape(len(STAGES), -1, *a.shape[1:]) for k, a in found.items()})
+        parts.append({k: a.reshape(len(STAGES), len(own), *a.shape[1:]) for k, a in found.items()})
     joined = {name: join([part[name] for part in parts]) for name in parts[0]}
     return Explanation(
         length=every[rows],

@@ -1,4 +1,4 @@
-"""A run is a table that only grows: whatever was added, it is the run that was asked for at once."""
+"""A run is a table that only grows: whatever was added, it is the run asked for at once."""
 
 from dataclasses import replace
 

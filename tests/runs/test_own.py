@@ -92,7 +92,7 @@ def test_a_run_of_files_grows_by_lengths_and_needs_the_files_that_it_began_with(
         write_splits(others, length, splits)
     np.testing.assert_array_equal(networks.scores(others).loss, networks.scores().loss)
     (others / "3" / "test.txt").write_text("99 9 9\t18\n")
-    with pytest.raises(UserError, match="different sizes|know 10 tokens"):
+    with pytest.raises(UserError, match="different sizes"):
         networks.scores(others)
     config = of_files(data, 3)
     path = data / "3" / "train.txt"

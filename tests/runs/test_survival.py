@@ -212,9 +212,7 @@ def test_a_failed_save_ends_the_run_with_the_error_that_matters(stopped, uninter
 
 
 @pytest.mark.parametrize("name", ["results.csv", "histories.npz", "run.json"])
-def test_what_cannot_be_written_is_written_the_next_time(
-    stopped, uninterrupted, monkeypatch, name
-):
+def test_what_cannot_be_written_is_written_the_next_time(stopped, uninterrupted, monkeypatch, name):
     real = os.replace
 
     def replace_or_fail(path, target):
@@ -340,6 +338,11 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both_places(stopped, mon
     assert run.info["versions"] == began["versions"]
     assert run.info["parts"][0]["places"] == [0, 1]
     assert set(run.info["phases"]) >= {"compiling", "training", "checkpoint", "testing"}
+    before = read_run(stopped)["phases"]
+    later = train.Phases({"figures": 1.5})
+    (again := open_run(stopped)).keep_phases(later)
+    again.keep_phases(later)  # so far, and not once more
+    assert read_run(stopped)["phases"] == before | {"figures": 1.5}
 
 
 def test_only_what_rounds_otherwise_is_a_change():
