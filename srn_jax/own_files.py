@@ -1,51 +1,82 @@
-"""Classes in a user's own file, named as FILE.py:NAME on the command line."""
+"""Objects of a user's own: named as FILE.py:NAME, or handed over from Python.
+
+A name is kept with a run, so the run can be opened again by anyone who has the file. An object that
+is in no file, as of a notebook, is recorded by its name and a digest of what it is made of.
+"""
 
 import hashlib
+import inspect
+import re
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from srn_jax.checks import OWN
 from srn_jax.errors import UserError
 
+OWN = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")  # mine.py:Mine
+NOTHING_SAID = {  # by a class, of what it computes
+    *("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__annotations__"),
+    *("__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
+    *("__abstractmethods__", "_abc_impl"),
+}
 
-def path_of(name: str) -> Path | None:
-    """The file of FILE.py:NAME; None for a name of this project's own."""
-    match = OWN.fullmatch(name)
+
+def path_of(value: Any) -> Path | None:
+    """The file of FILE.py:NAME; None for a name of this project's own, and for any object."""
+    match = OWN.fullmatch(value) if isinstance(value, str) else None
     return Path(match["path"]) if match else None
 
 
-def load_class(name: str) -> Any:
-    """The class that FILE.py:NAME names.
+def resolve(value: Any, by_name: Mapping[str, Any]) -> Any:
+    """The object that a setting means: itself, one of ours by its name, or one out of a file.
 
     Raises:
-        UserError: if the file cannot be read or run, or has no such class; with the line, if the
+        UserError: for a name that nobody has, or a file that cannot be read or run.
+    """
+    if not isinstance(value, str):
+        return value
+    if path_of(value) is not None:
+        return load_object(value)
+    if value not in by_name:
+        raise UserError(f"no {value!r}, expected one of {', '.join(by_name)}, or FILE.py:NAME")
+    return by_name[value]
+
+
+def load_object(name: str) -> Any:
+    """The class, function or object that FILE.py:NAME names.
+
+    Raises:
+        UserError: if the file cannot be read or run, or has no such name; with the line, if the
             mistake is in one.
     """
     path = path_of(name)
-    assert path is not None, name
+    if path is None:
+        raise UserError(f"expected FILE.py:NAME, got {name!r}")
     wanted = name.rpartition(":")[2]
-    found = getattr(load_file(path), wanted, None)
-    if not isinstance(found, type):
-        raise UserError(f"{path}: no class {wanted} in it (--cell and --task name FILE.py:CLASS)")
-    return found
+    found = vars(load_file(path))
+    if wanted not in found:
+        mine = [n for n, v in found.items() if getattr(v, "__module__", "") == found["__name__"]]
+        has = f", it has {', '.join(mine[:8])}" if mine else ""
+        raise UserError(f"{path}: nothing is called {wanted} in it{has}")
+    return found[wanted]
 
 
 def load_file(path: Path) -> types.ModuleType:
     """Run a user's file, once for each content that it has."""
     try:
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
     return _run(path.absolute(), content)
 
 
-@cache
+@cache  # one class for one content: programs and types are compared by it
 def _run(path: Path, content: bytes) -> types.ModuleType:
     # Named by its content: dataclasses and pickling look a class up by its module.
     module = types.ModuleType(f"{path.stem}_{hashlib.sha256(content).hexdigest()[:8]}")
@@ -58,10 +89,39 @@ def _run(path: Path, content: bytes) -> types.ModuleType:
     return module
 
 
+def name_of(value: Any, by_name: Mapping[str, Any]) -> Any:
+    """A name for an object that has one, or else the object itself.
+
+    One of ours has our name. A class or function out of a module's file is FILE.py:NAME, if that
+    file alone gives the same one; what a notebook or a script defines stays an object.
+    """
+    for name, ours in by_name.items():
+        if ours is value:
+            return name
+    if not isinstance(value, type | types.FunctionType) or value.__module__ == "__main__":
+        return value
+    module = sys.modules.get(value.__module__)
+    path, name = getattr(module, "__file__", None), value.__qualname__
+    if path is None or not OWN.fullmatch(own := f"{path}:{name}"):
+        return value
+    if vars(module).get(name) is not value:  # it has been redefined since
+        return value
+    try:
+        same = source_digest(load_object(own)) == source_digest(value)
+    except Exception:  # a module that needs its package, say
+        return value
+    return own if same else value
+
+
 @contextmanager
-def own_mistakes(*paths: Path | None) -> Iterator[None]:
-    """Turn an exception that comes out of one of a user's files into one line that names it."""
-    own = {str(path.absolute()) for path in paths if path is not None}
+def own_mistakes(*owned: Any) -> Iterator[None]:
+    """Turn an exception that comes out of a user's own code into one line that names the place.
+
+    Args:
+        owned: files, names FILE.py:NAME, or objects, whose code may be in no file; others, and
+            None, are passed over.
+    """
+    own = {name for one in owned for name in _files_of(one)}
     try:
         yield
     except UserError:
@@ -75,4 +135,112 @@ def own_mistakes(*paths: Path | None) -> Iterator[None]:
         if not lines:
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise UserError(f"{lines[-1].filename}, line {lines[-1].lineno}: {reason}") from None
+        raise UserError(f"{lines[-1].filename}, line {lines[-1].lineno}: {reason}") from error
+
+
+def _files_of(owned: Any) -> set[str]:
+    """The file names, as tracebacks have them, of a path, a name or an object's code."""
+    path = owned if isinstance(owned, Path) else path_of(owned)
+    if path is not None:
+        return {str(path.absolute())}
+    if owned is None or isinstance(owned, str | int | float | tuple):
+        return set()
+    kind = owned if isinstance(owned, type | types.FunctionType) else type(owned)
+    codes = [getattr(kind, "__code__", None)]
+    for base in getattr(kind, "__mro__", ()):
+        if not base.__module__.startswith(("srn_jax.", "flax.", "builtins")):
+            codes += [getattr(inspect.unwrap(v), "__code__", None) for v in vars(base).values()]
+    return {code.co_filename for code in codes if code is not None}
+
+
+def describe(value: Any) -> str:
+    """A name for an object that goes into files and tables; a name stays itself.
+
+    A class or a function is NAME@DIGEST, an instance CLASS(its numbers)@DIGEST, where the digest
+    is the beginning of `source_digest`.
+    """
+    if isinstance(value, str):
+        return value
+    name = getattr(value, "__qualname__", "").rpartition("<locals>.")[2]
+    if not name:
+        plain = {
+            key: one
+            for key, one in getattr(value, "__dict__", {}).items()
+            if isinstance(one, bool | int | float | str) and not key.startswith("_")
+        }
+        inside = " ".join(f"{key}={one}" for key, one in plain.items())[:60]
+        name = type(value).__name__ + (f"({inside})" if inside else "")
+    return f"{name}@{source_digest(value)[:8]}"
+
+
+def source_digest(value: Any) -> str:
+    """The SHA-256 of what an object is made of, in hexadecimal.
+
+    That is the code of its functions and the values that they and it hold: `optax.adam(1e-3)` and
+    `optax.adam(3e-3)` differ, and so do classes whose helper functions in a notebook do.
+    """
+    digest, seen = hashlib.sha256(), {}
+
+    def look(thing: Any) -> None:
+        said, inside = _parts(thing)
+        digest.update(said if isinstance(said, bytes) else said.encode("utf-8", "replace"))
+        digest.update(b"\n")
+        if id(thing) not in seen:  # or it holds itself
+            seen[id(thing)] = inside, thing  # kept, or another would get its number
+            for one in inside:
+                look(one)
+
+    look(value)
+    return digest.hexdigest()
+
+
+def _parts(thing: Any) -> tuple[str | bytes, list[Any]]:
+    """What is said of an object itself, and what it holds."""
+    if thing is None or isinstance(thing, bool | int | float | complex | str | bytes):
+        return repr(thing), []
+    if isinstance(thing, types.ModuleType):
+        return thing.__name__, []
+    if isinstance(thing, types.CodeType):
+        names = repr((thing.co_names, thing.co_varnames)).encode()
+        return thing.co_code + names, [*thing.co_consts]
+    if isinstance(thing, type):
+        if not _is_own(thing):
+            return f"{thing.__module__}.{thing.__qualname__}", []
+        own = sorted((k, v) for k, v in vars(thing).items() if k not in NOTHING_SAID)
+        return thing.__qualname__, [*thing.__bases__, *(part for pair in own for part in pair)]
+    if isinstance(thing, types.FunctionType):
+        cells = [cell for cell in thing.__closure__ or () if cell != types.CellType()]
+        held = [thing.__defaults__, thing.__kwdefaults__, *(c.cell_contents for c in cells)]
+        if not _is_own(thing):
+            return f"{thing.__module__}.{thing.__qualname__}", held
+        used = [thing.__globals__[n] for n in _names(thing.__code__) if n in thing.__globals__]
+        return thing.__qualname__, [*held, thing.__code__, *used]
+    if isinstance(thing, Mapping):
+        return "mapping", [part for pair in thing.items() for part in pair]
+    if isinstance(thing, tuple | list):
+        return type(thing).__qualname__, [*thing]
+    if isinstance(thing, set | frozenset):
+        return "set", sorted(thing, key=repr)
+    if hasattr(thing, "__array__"):
+        array = thing.__array__()
+        return f"{array.dtype} {array.shape}".encode() + array.tobytes(), []
+    kept = ("__func__", "__self__", "fget", "func", "args", "keywords", "__wrapped__")
+    held = [getattr(thing, name) for name in kept if hasattr(thing, name)]
+    return type(thing).__qualname__, [type(thing), *held, dict(getattr(thing, "__dict__", {}))]
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The names that code asks of its module, in the functions within it as well."""
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return [*code.co_names, *(name for one in inner for name in _names(one))]
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether code is the user's, and not of a library, which has a version."""
+    name = thing.__module__ or ""
+    if name == "__main__":
+        return True
+    file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
+    if name.partition(".")[0] in sys.stdlib_module_names | {"srn_jax"}:
+        return False
+    return not {"site-packages", "dist-packages"} & set(file.parts)

@@ -1,312 +1,321 @@
-"""What was found out about memory, as tables and a page, without JAX.
+"""All networks of a run examined, before training, at the best step and at the end, and explained.
 
-Every number of the page is a row of `summary.csv`, and each of those is the mean over networks of a
-column of `networks.csv`, or the share of a fate. The page says that something is above or below a
-reference only where the whole 95 % interval, as printed, is; all else it lists as not decided.
+The page says that something is above or below a reference only where the whole 95 % interval, as
+printed, is; all else it lists as not decided. Every number of it is a row of `summary.csv`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from markdown_it import MarkdownIt
 
-from srn_jax.analysis.summary import (
-    UNKNOWN,
-    mean_interval,
-    mean_of,
-    percentile_interval,
-    resampled_means,
-    wilson_interval,
+from srn_jax.analysis import memory
+from srn_jax.analysis.explanation_tables import (
+    ALL,
+    BEST,
+    FATES,
+    STAGES,
+    Explanation,
+    curve_table,
+    summary_table,
 )
-from srn_jax.analysis.tables import interval_text, number
+from srn_jax.analysis.stats import Estimate
+from srn_jax.config import SweepConfig
+from srn_jax.ensemble.mapping import map_experiments
+from srn_jax.ensemble.testing import evaluate_experiments, files_by_experiment
+from srn_jax.errors import UserError
+from srn_jax.tasks.task import Examples, Task, Tokens, draw_set
+from srn_jax.training.data import keys_of
+from srn_jax.training.experiment import initial_parameters
+from srn_jax.training.network import hyperparameters_of
+from srn_jax.training.program import Program, program_of
 
-STAGES = ("start", "best", "last")
-START, BEST, LAST = range(3)
-WHEN = ("Before training", "At the best step", "At the end")
-FATES = ("shrinks", "is kept", "blows up")
-FATE_DECADES = 1.0  # a perturbation shrinks, or blows up, if it changes more than tenfold
-ALL, SOLVERS, OTHERS, DIFFERENCE = "all", "solvers", "others", "solvers less others"
 UNDECIDED = "The data does not decide"
-FEWEST = 8  # fewest networks for an interval: with 8 the bootstrap's covers 90 %, with 5 only 84 %
-NORM, LARGEST = "log10 gradient norm", "log10 largest singular value"
-Row = dict[str, Any]  # measure, stage, length, group, networks, mean, interval
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What was measured of each network; axes as named, NaN where there is no such position.
-
-    Of a cell that is not of the family, `gradient`, `jacobian` and `product` are NaN.
-    """
-
-    length: np.ndarray  # [experiment]
-    seed: np.ndarray  # [experiment]
-    targets: np.ndarray  # [target]: the names of what was looked for
-    is_answer: np.ndarray  # [target]: whether it is what the network must answer
-    chance: np.ndarray  # [experiment, target]: accuracy of the commonest training label
-    accuracy: np.ndarray  # [stage, experiment]: of the network's own answers to test sequences
-    readout: np.ndarray  # [stage, experiment, target, position]: of linear readouts of the state
-    shuffled: np.ndarray  # [stage, experiment, target, position]: fitted to shuffled labels
-    gradient: np.ndarray  # [stage, experiment, position]: norm of dL/ds_t
-    jacobian: np.ndarray  # [stage, experiment, position - 1, value]: log10, largest first
-    product: np.ndarray  # [stage, experiment, value]: log10, of the last state by the second
-    tested: np.ndarray  # [tested length]
-    unseen: np.ndarray  # [experiment, tested length]: accuracy of the best parameters there
-    left_out: int  # experiments that diverged or have no best parameters
-    threshold: float  # a solver's test accuracy is above it
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths that networks were trained on, shortest first."""
-        return np.unique(self.length).tolist()
-
-    @property
-    def solver(self) -> np.ndarray:
-        """Which networks reached the threshold, `[experiment]`."""
-        return self.accuracy[BEST] > self.threshold
-
-    def groups(self, length: int) -> dict[str, np.ndarray]:
-        """The networks of a length, all and by what they reached: booleans `[experiment]`."""
-        rows = self.length == length
-        return {ALL: rows, SOLVERS: rows & self.solver, OTHERS: rows & ~self.solver}
-
-
-def measures(found: Explanation) -> dict[str, np.ndarray]:
-    """What is known of each network at each stage as one number: `[stage, experiment]` by name."""
-    last = np.stack([found.readout[:, e, :, n - 1] for e, n in enumerate(found.length)], axis=1)
-    values = {
-        "accuracy": found.accuracy,
-        "gradient slope": slopes(found.gradient),
-        "perturbation": found.product[..., 0],
-    }
-    for n, name in enumerate(found.targets):
-        values[f"readout of {name}"] = last[..., n]
-        values[f"readout of {name} above chance"] = last[..., n] - found.chance[:, n]
-        values[f"readout of {name} since start"] = last[..., n] - last[START, :, n]
-    if found.is_answer.any():
-        values["readout above answer"] = last[..., found.is_answer.argmax()] - found.accuracy
-    if found.tested.size > 1:
-        own = found.tested == found.length[:, None]
-        elsewhere = np.nanmean(np.where(own, np.nan, found.unseen), axis=1)
-        nothing = np.full_like(elsewhere, np.nan)
-        values["other lengths"] = np.stack([nothing, elsewhere - found.unseen[own], nothing])
-    return values
-
-
-def slopes(gradient: np.ndarray) -> np.ndarray:
-    """The change of log10 of a norm `[..., position]` a step back in time, by least squares.
-
-    From the last position back to the second; NaN where fewer than two norms are above zero.
-    """
-
-    def slope(norms: np.ndarray) -> float:
-        at = np.flatnonzero(norms > 0)
-        return -np.polyfit(at, np.log10(norms[at]), 1)[0] if at.size > 1 else np.nan
-
-    return np.apply_along_axis(slope, -1, gradient[..., 1:].astype(float))
-
-
-def fates(product: np.ndarray) -> np.ndarray:
-    """What becomes of the perturbation that grows most: an index into `FATES`, -1 if unknown.
-
-    Takes log10 of singular values `[..., value]`, largest first.
-    """
-    largest = product[..., 0]
-    fate = 1 + (largest > FATE_DECADES).astype(int) - (largest < -FATE_DECADES)
-    return np.where(np.isnan(largest), -1, fate)
-
-
-def curves(found: Explanation) -> dict[str, np.ndarray]:
-    """What is known at each position: `[stage, experiment, position]` by name."""
-    with np.errstate(divide="ignore"):
-        decades = np.log10(found.gradient)
-    first = np.full((*found.gradient.shape[:2], 1), np.nan)
-    values = {
-        NORM: np.where(np.isinf(decades), np.nan, decades),
-        LARGEST: np.concatenate([first, found.jacobian[..., 0]], axis=-1),
-    }
-    for n, name in enumerate(found.targets):
-        values[f"readout of {name}"] = found.readout[:, :, n]
-        values[f"shuffled {name}"] = found.shuffled[:, :, n]
-    return values
-
-
-def mean_rows(
-    found: Explanation, columns: Mapping[tuple[Any, ...], np.ndarray], names: Sequence[str]
-) -> list[Row]:
-    """Means and bootstrap intervals over seeds, by length and group; and solvers less others.
+def explain_variant(
+    config: SweepConfig,
+    trained: Mapping[str, Any],
+    left_out: np.ndarray,
+    files: Mapping[int, Any] | None = None,
+    threshold: float = 0.5,
+    lengths: Sequence[int] | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """Examine the trained networks of a sweep, each on the data of its own seed.
 
     Args:
-        found: which networks there are.
-        columns: values `[experiment]`, NaN left out, by what they are.
-        names: of the parts of these keys.
+        config: the sweep.
+        trained: its "best" and "last" parameters, `[experiment, ...]`.
+        left_out: `[experiment]`, those that diverged or have no best parameters.
+        files: the data of each length where they are not drawn.
+        threshold: test accuracy above which a network is a solver.
+        lengths: networks of these lengths alone; None for all.
+        report: told how many examinations are done, and of how many.
+
+    Raises:
+        UserError: for a length that the sweep does not have, or nothing but what is left out.
     """
-    every = np.stack([*columns.values()], axis=1).astype(float)
-    rows = []
-    for length in found.lengths:
-        mine = found.length == length
-        shown = ~np.isnan(every[mine]).all(axis=0)
-        keys = [key for key, some in zip(columns, shown, strict=True) if some]
-        samples = {}
-        for group, members in found.groups(length).items():
-            # The others are NaN, not left out: a group is resampled as a part of all seeds.
-            part = np.where(members[:, None], every, np.nan)[mine][:, shown]
-            samples[group] = part, resampled_means(part).T
-        (one, first), (other, second) = samples[SOLVERS], samples[OTHERS]
-        samples[DIFFERENCE] = np.concatenate([one, -other]), first - second
-        for group, (part, resampled) in samples.items():
-            for key, column, sample in zip(keys, part.T, resampled, strict=True):
-                known = column[~np.isnan(column)]
-                sides = [known]
-                if group == DIFFERENCE:
-                    sides = [half[~np.isnan(half)] for half in np.split(column, 2)]
-                if min(side.size for side in sides) == 0:
-                    continue
-                enough = min(side.size for side in sides) >= FEWEST
-                row = dict(zip(names, key, strict=True)) | {"length": length, "group": group}
-                row |= {"networks": known.size, "mean": sum(map(mean_of, sides))}
-                row["interval"] = percentile_interval(sample) if enough else UNKNOWN
-                rows.append(row)
-    return rows
+    chosen = list(dict.fromkeys(lengths or config.lengths))
+    for length in set(chosen) - set(config.lengths):
+        has = ", ".join(map(str, config.lengths))
+        raise UserError(f"`lengths`: the run has no length {length}, it has {has}")
+    every, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+    rows = np.concatenate([np.flatnonzero((every == n) & ~left_out) for n in chosen])
+    if not rows.size:
+        raise UserError(
+            "every experiment diverged or never gave a right answer in an evaluation, so there is "
+            "no network to explain"
+        )
+    program = program_of(config, files=files)
+    start, data, order = drawn(config, program, chosen, files)  # [length, seed, ...]
+    place = np.array([config.seeds.index(seed) for seed in seeds[rows]])
+    done, total = 0, len(rows) * (len(chosen) + len(STAGES))
 
+    def counted(number: int) -> None:
+        if report is not None:
+            report(done + number, total)
 
-def summary_rows(found: Explanation) -> list[Row]:
-    """Every measure at every stage, of all networks of a length, of solvers and of others."""
-    columns = {(m, s): v[n] for m, v in measures(found).items() for n, s in enumerate(STAGES)}
-    rows = mean_rows(found, columns, ("measure", "stage"))
-    fate = fates(found.product)
-    for length in found.lengths:
-        for group, members in found.groups(length).items():
-            for stage, kind in np.ndindex(len(STAGES), len(FATES)):
-                known = int(np.sum(fate[stage, members] >= 0))
-                if known:
-                    times = int(np.sum(fate[stage, members] == kind))
-                    row = {"measure": FATES[kind], "stage": STAGES[stage], "length": length}
-                    row |= {"group": group, "networks": known, "mean": times / known}
-                    interval = wilson_interval(times, known) if known >= FEWEST else UNKNOWN
-                    rows.append(row | {"interval": interval})
-    return rows
-
-
-def curve_rows(found: Explanation, wanted: str = "") -> list[Row]:
-    """Every curve, or those whose names begin as wanted, at every stage and position."""
-    columns = {
-        (name, stage, t + 1): values[n, :, t]
-        for name, values in curves(found).items()
-        if name.startswith(wanted)
-        for n, stage in enumerate(STAGES)
-        for t in range(values.shape[-1])
-    }
-    return mean_rows(found, columns, ("measure", "stage", "position"))
-
-
-def network_rows(found: Explanation) -> list[Row]:
-    """Every measure of each network at each stage."""
-    values, fate = measures(found), fates(found.product)
-    return [
-        {"stage": stage, "length": found.length[e], "seed": found.seed[e]}
-        | {"solver": bool(found.solver[e])}
-        | {name: float(column[s, e]) for name, column in values.items()}
-        | {"fate": FATES[fate[s, e]] if fate[s, e] >= 0 else ""}
-        for s, stage in enumerate(STAGES)
-        for e in range(len(found.length))
-    ]
-
-
-def difference_rows(found: Mapping[str, Explanation]) -> list[Row]:
-    """Every measure of each run less that of the first, paired by length and seed."""
-    (first, base), *others = found.items()
-    columns, rows = measures(base), []
-    for name, other in others:
-        for measure, values in measures(other).items():
-            for length in np.intersect1d(base.lengths, other.lengths) if measure in columns else ():
-                here, there = (np.flatnonzero(run.length == length) for run in (other, base))
-                _, a, b = np.intersect1d(other.seed[here], base.seed[there], return_indices=True)
-                change = values[:, here[a]] - columns[measure][:, there[b]]
-                for stage, column in zip(STAGES, change, strict=True):
-                    known = column[~np.isnan(column)]
-                    if known.size:
-                        row: Row = {"run": name, "less": first, "measure": measure}
-                        row |= {"stage": stage, "length": int(length), "networks": known.size}
-                        interval = mean_interval(known) if known.size >= FEWEST else UNKNOWN
-                        rows.append({**row, "mean": mean_of(known), "interval": interval})
-    return rows
-
-
-def sentences(rows: Sequence[Row], reference: float, below: str, above: str) -> str:
-    """Sentences that say of each row on which side of a reference its interval is."""
-    told: dict[str, list[str]] = {below: [], above: [], UNDECIDED: []}
-    for row in rows:
-        low, high = round(row["interval"].low, 3), round(row["interval"].high, 3)
-        side = below if high < reference else above if low > reference else UNDECIDED
-        words = f"{number(row['mean'])} ({interval_text(row['interval'])})"
-        told[side].append(f"{words} at length {row['length']}")
-    return " ".join(f"{side}: {', '.join(some)}." for side, some in told.items() if some)
-
-
-def page(found: Explanation, rows: Sequence[Row], question: str, notes: Sequence[str] = ()) -> str:
-    """The page: one paragraph for each finding, written from the rows of the summary."""
-    many = sum(not np.isnan(row["interval"].low) for row in rows)
-    misses = f"; of the {many} intervals in `summary.csv` one in twenty misses"
-    misses = f"{misses}, so single ones prove little" if many else ""
-    lines = [
-        "# Why it forgets",
-        f"{len(found.length)} networks were asked for {question}; left out, because they diverged "
-        f"or no evaluation had a right answer: {found.left_out}. Numbers are means over seeds with "
-        "their 95 % intervals, or shares of networks with Wilson's. A claim is made only where the "
-        f"whole interval supports it{misses}. Fewer than {FEWEST} networks have no interval. "
-        "Lines and bands in figures are medians and 5-95 % of seeds; in `why.png`, of several "
-        "runs, means and their 95 % intervals. Solvers are told by the test sequences that "
-        "readouts are tested on, so a readout of the answer must be better in them.",
-        *notes,
-    ]
-
-    def section(title: str, *findings: tuple[Any, ...]) -> None:
-        paragraphs = []
-        for words, measure, stage, below, above, *more in findings:
-            group, reference = more[0] if more else ALL, 0.5 if measure in FATES else 0.0
-            key = (measure, STAGES[stage], group)
-            chosen = [row for row in rows if (row["measure"], row["stage"], row["group"]) == key]
-            if chosen:
-                paragraphs.append(f"**{words}.** {sentences(chosen, reference, below, above)}")
-        lines.extend([f"## {title}", *paragraphs] if paragraphs else [])
-
-    backwards = "The gradient shrinks on its way back", "The gradient grows on its way back"
-    section(
-        "Gradients through time, decades a step back",
-        *((when, "gradient slope", s, *backwards) for s, when in enumerate(WHEN)),
+    unseen = np.zeros((len(rows), len(chosen)))
+    best = take(trained["best"], rows)
+    for column, length in enumerate(chosen):
+        where = np.full(len(rows), length)
+        tests = take(data[1], (column, place))
+        unseen[:, column] = evaluate_experiments(program, best, tests, where, counted).accuracy
+        done += len(rows)
+    names: list[str] = []
+    parts: list[dict[str, np.ndarray]] = []
+    for column, length in enumerate(chosen):
+        own = np.flatnonzero(every[rows] == length)
+        if not own.size:
+            continue
+        here = (column, place[own])
+        material, names = material_of(program.task, length, *take((*data, order), here))
+        classes = memory.number_of_classes(material.train_labels, material.test_labels)
+        stages = [take(start, here), *(take(trained[name], rows[own]) for name in STAGES[1:])]
+        found = map_experiments(
+            memory.analyse,
+            jax.tree.map(lambda *arrays: np.concatenate(arrays), *stages),
+            jax.tree.map(lambda array: np.concatenate([array] * len(STAGES)), material),
+            given=(program, classes),
+            done=counted,
+        )
+        done += len(own) * len(STAGES)
+        found["accuracy"] = found.pop("right") / found.pop("asked")
+        parts.append({k: a.reshape(len(STAGES), len(own), *a.shape[1:]) for k, a in found.items()})
+    joined = {name: join([part[name] for part in parts]) for name in parts[0]}
+    return Explanation(
+        length=every[rows],
+        seed=seeds[rows],
+        targets=np.array(names),
+        chance=joined.pop("chance")[BEST],
+        is_answer=np.all(joined.pop("is_answer"), axis=(0, 1)),
+        **joined,
+        tested=np.array(chosen),
+        unseen=unseen,
+        left_out=int(np.sum(np.isin(every, chosen) & left_out)),
+        threshold=threshold,
     )
-    growth = "Even what grows most shrinks", "Some perturbation grows"
-    half = "Fewer than half", "More than half"
-    section(
-        "A perturbation of the second state, decades until the last",
-        *((when, "perturbation", s, *growth) for s, when in enumerate(WHEN)),
-        *((f"{f}, share at the best step".capitalize(), f, BEST, *half) for f in FATES),
-    )
-    held = []
-    for name in found.targets:
-        at = f"Readout of {name}, at the best step"
-        measure = f"readout of {name}"
-        held += [(f"{at}, above chance", f"{measure} above chance", BEST, "Below", "Still there")]
-        kept = "Training lost some", "Training kept more"
-        held += [(f"{at}, above that before training", f"{measure} since start", BEST, *kept)]
-    better = "The network answers better than the readout", "The state holds more than is answered"
-    answer = "The readout of the answer, above the accuracy of the network at the best step"
-    section(
-        "What linear readouts find in the last state",
-        *held,
-        (answer, "readout above answer", BEST, *better),
-    )
-    compared = ["gradient slope", "perturbation", *(f"readout of {name}" for name in found.targets)]
-    section(
-        f"Solvers, with a test accuracy above {found.threshold:g}, less others",
-        *(
-            (f"{m}, {WHEN[s].lower()}".capitalize(), m, s, "Lower", "Higher", DIFFERENCE)
-            for s in (START, BEST)
-            for m in compared
-        ),
-    )
-    change = "Accuracy at the other lengths, above that at the length trained on"
-    section("Unseen lengths", (change, "other lengths", BEST, "Worse", "Better"))
-    return "\n\n".join(lines) + "\n"
+
+
+def drawn(
+    config: SweepConfig, program: Program, lengths: Sequence[int], files: Mapping[int, Any] | None
+) -> tuple[Any, tuple[Examples, Examples], np.ndarray]:
+    """What experiments began with, as training drew it, padded; arrays `[length, seed, ...]`.
+
+    Returns the parameters before training, the training and test sets, and an order
+    `[..., example]` in which to shuffle the training set.
+    """
+    number, width = len(config.seeds), max(config.lengths)
+    each = np.repeat(np.array(lengths, np.int32), number)
+    seeds = np.tile(np.array(config.seeds, np.uint32), len(lengths))
+    data = None
+    if files is not None:
+        data = files_by_experiment(files, each, width)[::2]  # training and test
+    hyper = hyperparameters_of(config.experiment)
+    hyper = jax.tree.map(lambda value: np.full(len(each), value), hyper)
+    found = map_experiments(draw_one, seeds, each, hyper, data, given=(program, width))
+    return jax.tree.map(lambda a: a.reshape(len(lengths), number, *a.shape[1:]), found)
+
+
+def draw_one(
+    program: Program, width: int, seed: Any, length: Any, hyper: Any, data: Any
+) -> tuple[Any, tuple[Examples, Examples], Any]:
+    """What one experiment began with; data are drawn unless they are given."""
+    key, task = keys_of(seed, length)[0], program.task
+    if data is None:
+        units = program.config.multiplicity, 1
+        data = tuple(draw_set(task, key, 2 * n, units[n], length, width) for n in range(2))
+    order = jax.random.permutation(jax.random.fold_in(key, 1), len(data[0].targets))
+    return initial_parameters(program, seed, length, hyper), data, order
+
+
+def material_of(
+    task: Task, length: int, train: Examples, test: Examples, order: np.ndarray
+) -> tuple[memory.Material, list[str]]:
+    """What networks of a length are examined with, `[network, ...]`, and the names of targets."""
+
+    def cut(part: Examples) -> Examples:
+        tokens = isinstance(task.inputs, Tokens)
+        inputs = part.inputs[..., -length:] if tokens else part.inputs[..., -length:, :]
+        if task.answers is not None:
+            return part._replace(inputs=inputs)
+        weights = part.weights[..., -length:] if part.weights is not None else None
+        return Examples(inputs, part.targets[..., -length:], part.lengths, weights)
+
+    def labels(part: Examples) -> jax.Array:
+        found = memory.labels_of(task, part)
+        names[:] = found
+        return jnp.stack([*found.values()]).astype(jnp.int32)
+
+    names: list[str] = []
+    train, test = cut(train), cut(test)
+    train_labels, test_labels = (jax.jit(jax.vmap(labels))(part) for part in (train, test))
+    shuffled = np.take_along_axis(np.asarray(train_labels), order[:, None], axis=2)
+    material = memory.Material(train, test, train_labels, shuffled, test_labels)
+    return jax.tree.map(np.asarray, material), names
+
+
+def take(tree: Any, rows: Any) -> Any:
+    """Some rows of every array."""
+    return jax.tree.map(lambda array: array[rows], tree)
+
+
+def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays `[stage, experiment, ...]` one after the other, filled up with NaN where shorter."""
+    shape = np.max([part.shape for part in parts], axis=0)
+    joined = np.full((len(STAGES), sum(part.shape[1] for part in parts), *shape[2:]), np.nan)
+    start = 0
+    for part in parts:
+        inner = tuple(slice(size) for size in part.shape[2:])
+        joined[:, start : start + part.shape[1], *inner] = part
+        start += part.shape[1]
+    return joined
+
+
+class Claims:
+    """What the page says of the rows of a summary, and what the data does not decide."""
+
+    def __init__(self, summary: pd.DataFrame):
+        self.rows = summary
+        self.undecided: list[str] = []
+
+    def side(self, row: Any, below: str, above: str, reference: float = 0.0) -> str:
+        """Which of two words the interval of a row, as printed, supports."""
+        low, high = round(row.interval_low, 3), round(row.interval_high, 3)
+        return below if high < reference else above if low > reference else UNDECIDED
+
+    def of(self, measure: str, stage: str, group: str) -> list[Any]:
+        """The rows of a measure, shortest length first."""
+        its = self.rows[["measure", "stage", "group"]] == [measure, stage, group]
+        return [*self.rows[its.all(axis=1)].itertuples()]
+
+    def claim(
+        self,
+        words: str,
+        measure: str,
+        stage: str,
+        below: str,
+        above: str,
+        group: str = ALL,
+        reference: float = 0.0,
+    ) -> str:
+        """A paragraph that says of each row on which side of a reference its interval is."""
+        sides: dict[str, list[str]] = {below: [], above: [], UNDECIDED: []}
+        for row in self.of(measure, stage, group):
+            told = f"{estimate_of(row):.3f} at length {row.length}"
+            sides[self.side(row, below, above, reference)].append(told)
+        if open_ones := sides.pop(UNDECIDED):
+            self.undecided.append(f"{words}: {', '.join(open_ones)}.")
+        told = " ".join(f"{side}: {', '.join(some)}." for side, some in sides.items() if some)
+        return f"**{words}.** {told}\n\n" if told else ""
+
+
+def estimate_of(row: Any) -> Estimate:
+    """The mean of a row of a table with its interval."""
+    return Estimate(row.mean, row.interval_low, row.interval_high)
+
+
+def answer_lines(found: Mapping[str, Explanation]) -> list[str]:
+    """Why it forgets, in five lines for each variant; its name stands before them if several."""
+    lines = []
+    for name, one in found.items():
+        told = answers(one, Claims(summary_table(one)))
+        lines += [f"{name}:", *(f"  {line}" for line in told)] if len(found) > 1 else told
+    return lines
+
+
+def answers(found: Explanation, claims: Claims) -> list[str]:
+    """Where the answer is lost, gradients, training, solvers, other lengths; at the longest."""
+    length, target = found.lengths[-1], found.answer
+
+    def told(measure: str, below: str, above: str, group: str = ALL) -> str:
+        rows = [row for row in claims.of(measure, "best", group) if row.length == length]
+        if not rows or np.isnan(rows[0].interval_low):
+            return "unknown"
+        side = claims.side(rows[0], below, above).replace(UNDECIDED, "the data does not decide")
+        return f"{estimate_of(rows[0]):+.3f}, {side}"
+
+    held = curve_table(found, f"readout of {target}")
+    held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
+    best, last = [*held.loc[[held["mean"].idxmax(), held.index[-1]]].itertuples()]
+    mine = found.length == length
+    values = {"best": f"{estimate_of(best):.3f}", "last": f"{estimate_of(last):.3f}"}
+    values |= {"position": best.position, "length": length, "target": target}
+    chance = found.chance[mine][:, found.is_answer.argmax()].mean()
+    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
+    numbers = {"solved": found.solver[mine].sum(), "number": mine.sum(), "chance": chance}
+    template = environment().get_template("answers.txt")
+    given = values | numbers | {"threshold": found.threshold, "measure": measure}
+    return template.render(given, told=told).splitlines()
+
+
+def environment() -> Environment:
+    """Where the templates are."""
+    return Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
+
+
+def page(
+    found: Explanation, summary: pd.DataFrame, question: str, pictures: Mapping[str, Path]
+) -> dict[str, str]:
+    """The page as Markdown and as HTML, by the names of its files, with figures by their stems."""
+    claims = Claims(summary)
+    values = {"claim": claims.claim, "undecided": claims.undecided, "found": found, "fates": FATES}
+    values |= {"answers": answers(found, claims), "many": summary.interval_low.notna().sum()}
+    values |= {"family": not np.isnan(found.gradient).all(), "question": question}
+    return rendered("explanation.md", pictures, **values)
+
+
+def overview(
+    found: Mapping[str, Explanation], question: str, pictures: Mapping[str, Path]
+) -> dict[str, str]:
+    """The page about several variants, as `page`."""
+    told = {name: answer_lines({name: one}) for name, one in found.items()}
+    return rendered("explanations.md", pictures, answers=told, question=question, undecided=[])
+
+
+def rendered(template: str, pictures: Mapping[str, Path], **values: Any) -> dict[str, str]:
+    """A page as Markdown, and as HTML that needs nothing else; what is not decided is folded."""
+
+    def embedded(match: re.Match[str]) -> str:
+        path = next(path for path in pictures.values() if path.name == match[0])
+        kind = "svg+xml" if path.suffix == ".svg" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+    names = {stem: path.name for stem, path in pictures.items()}
+    values |= {"pictures": names, "undecided_title": UNDECIDED}
+    text = environment().get_template(template).render(values)
+    body, _, rest = text.partition(f"## {UNDECIDED}\n")
+    markdown = MarkdownIt("commonmark", {"html": False})
+    values |= {"body": re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(body))}
+    values |= {"rest": markdown.render(rest), "title": text.partition("\n")[0].lstrip("# ")}
+    html = environment().get_template("explanation.html").render(values)
+    return {"explanation.md": text, "explanation.html": html}

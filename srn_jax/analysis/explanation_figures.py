@@ -1,4 +1,4 @@
-"""The figures that explain a run, or several side by side, and the files of an explanation."""
+"""The figures that explain a run, or several variants side by side, and all files about it."""
 
 import dataclasses
 import io
@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rcParams
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from srn_jax.analysis.explanation import (
+from srn_jax.analysis import explanation
+from srn_jax.analysis import explanation_tables as tables
+from srn_jax.analysis.explanation_tables import (
     ALL,
     BEST,
-    FEWEST,
     LARGEST,
     NORM,
     OTHERS,
@@ -25,74 +26,64 @@ from srn_jax.analysis.explanation import (
     STAGES,
     START,
     Explanation,
-    Row,
-    curve_rows,
-    curves,
-    difference_rows,
-    mean_rows,
-    network_rows,
-    page,
-    summary_rows,
 )
-from srn_jax.analysis.figures import RUN_COLORS, draw_seeds
-from srn_jax.analysis.look import (
-    DEFAULT_LOOK,
-    LINE_HEIGHT,
-    PNG_DPI,
-    SMALLEST_TYPE,
-    Look,
-    legend_below,
-    save_figure,
-)
-from srn_jax.analysis.results import write_atomically
-from srn_jax.analysis.tables import csv_table
-from srn_jax.analysis.words import words_of
+from srn_jax.analysis.figures import RUN_COLORS
+from srn_jax.analysis.look import Look, legend_below, save_figure
+from srn_jax.files import write_atomically
 
-MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several runs
-NUMBER_WIDTH = 3.0  # of `0.50` and its margin, in units of the type's size
-NARROWEST, ROW = 1.6, 2.72  # inches: a panel's least width, a row's height with type of 10 points
+MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
+FEWEST = 8  # solvers or others, below which their interval would cover the others
+NARROWEST, ROW = 1.55, 2.5  # inches: a panel's least width, a row's height
+STAGE_STYLES = (("0.55", ":"), ("#0072b2", "-"), ("#d55e00", "--"))
+COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets
+SEEDS = "median and 5-95 % of seeds"
+Draw = Callable[[Axes, int], None]
 
 
 def panels(
-    lengths: Sequence[int],
-    draw: Sequence[Callable[[Axes, int], None]],
-    labels: Sequence[str],
-    look: Look,
-    across: str = "position",
-    note: str = "",
+    lengths: Sequence[int], rows: Mapping[str, Draw], look: Look, across: str, note: str
 ) -> Figure:
-    """A panel a length, each drawn by `draw[kind](axes, length)`; each kind starts a new row.
+    """A panel a length; each kind, `rows` by the words beside it, starts a new row.
 
-    The note is about all lines, above their legend.
+    The legend of all stands below, and the note, about all lines, above it.
     """
-    most = int((look.width or 12.8) / NARROWEST)
-    columns = min(4, len(lengths), max(1, most))
+    columns = min(4, len(lengths), max(1, int((look.width or 12.8) / NARROWEST)))
     deep = -(-len(lengths) // columns)  # rows of a kind
-    rows, width = len(draw) * deep, 3.2 * max(2, columns)
-    with look.applied(width, ROW * rows / width) as figure:
-        # Type shrinks less than the width, and so do rows: labels fit as at the default width.
-        least = ROW * rows * rcParams["font.size"] / 10
-        figure.set_figheight(max(figure.get_figheight(), least))
-        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    width, number = 3.2 * max(2, columns), len(rows) * deep
+    with look.applied(width, ROW * number / width) as figure:
+        figure.set_figheight(max(figure.get_figheight(), 0.8 * ROW * number))
+        grid = figure.subplots(number, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.ravel()):
             kind, which = divmod(place, deep * columns)
+            label, draw = list(rows.items())[kind]
             if which >= len(lengths):
                 axes.set_axis_off()
                 continue
-            draw[kind](axes, lengths[which])
-            title = look.say("length {length}", length=lengths[which])
-            axes.set(title=title, xlabel=look.say(across))
+            draw(axes, lengths[which])
+            axes.set(title=f"length {lengths[which]}", xlabel=across)
             ticks = MaxNLocator(6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
             axes.xaxis.set_major_locator(ticks)
             if place % columns == 0:
-                axes.set_ylabel(labels[kind])
+                axes.set_ylabel(label)
         legend_below(figure, note)
+        renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        more = figure.legends[0].get_window_extent(renderer).height / figure.dpi
+        figure.set_figheight(figure.get_figheight() + more)
     return figure
 
 
-def note_of(found: Explanation, look: Look) -> str:
+def draw_seeds(axes: Axes, values: np.ndarray, style: tuple[str, str], label: str) -> None:
+    """Median and 5-95 % band of `values [seed, place]` at the places 1, 2, ... that are known."""
+    at = np.flatnonzero(np.isfinite(values).any(axis=0))
+    low, median, high = np.nanquantile(values[:, at], [0.05, 0.5, 0.95], axis=0)
+    marker = "o" if at.size == 1 else ""
+    axes.plot(at + 1, median, style[1], color=style[0], label=label, marker=marker)
+    axes.fill_between(at + 1, low, high, color=style[0], alpha=0.2, lw=0, label=label)
+
+
+def note_of(found: Explanation) -> str:
     """What lines and bands are, where a figure has both."""
-    return look.say("median and 5-95 % of seeds") if np.unique(found.seed).size > 1 else ""
+    return SEEDS if np.unique(found.seed).size > 1 else ""
 
 
 def stage_figure(
@@ -103,10 +94,9 @@ def stage_figure(
     def draw(axes: Axes, length: int) -> None:
         for stage, name in enumerate(STAGES):
             rows = values[stage, found.length == length]
-            style = RUN_COLORS[stage], ("-", "--", "-.")[stage]
-            draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, look.say(name))
+            draw_seeds(axes, rows, STAGE_STYLES[stage], name)
 
-    return panels(found.lengths, [draw], [look.say(label)], look, across, note_of(found, look))
+    return panels(found.lengths, {label: draw}, look, across, note_of(found))
 
 
 def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -> Figure:
@@ -119,17 +109,19 @@ def forgetting_figure(found: Explanation, look: Look, by_solver: bool = False) -
         for n, target in enumerate(found.targets):
             for group, stage, line in shown:
                 rows = found.readout[stage, groups[group], n]
-                which = group if by_solver else STAGES[stage]
-                label = f"{look.say(target)}, {look.say(which)}"
+                label = f"{target}, {group if by_solver else STAGES[stage]}"
                 if len(rows):
-                    style = RUN_COLORS[n % len(RUN_COLORS)], line
-                    draw_seeds(axes, np.arange(1, rows.shape[1] + 1), rows, style, label)
-        chance = found.chance[groups[ALL]].mean()
-        axes.axhline(chance, color="0.4", linestyle=":", label=look.say("chance"))
-        axes.set_ylim(0, 1.03)
+                    draw_seeds(axes, rows, (COLORS[n % len(COLORS)], line), label)
+        chance_line(axes, found.chance[groups[ALL]].mean())
 
-    label = look.say("accuracy of a linear readout")
-    return panels(found.lengths, [draw], [label], look, note=note_of(found, look))
+    rows: dict[str, Draw] = {"accuracy of a readout": draw}
+    return panels(found.lengths, rows, look, "position", note_of(found))
+
+
+def chance_line(axes: Axes, chance: float) -> None:
+    """What a readout that knows nothing gets right, on an axis of accuracies."""
+    axes.axhline(chance, color="0.4", linestyle=(0, (1, 3)), label="chance")
+    axes.set_ylim(0, 1.03)
 
 
 def unseen_figure(found: Explanation, look: Look) -> Figure:
@@ -137,37 +129,37 @@ def unseen_figure(found: Explanation, look: Look) -> Figure:
     table = np.stack([found.unseen[found.length == n].mean(axis=0) for n in found.lengths])
     with look.axes(5.0, 0.85) as (figure, axes):
         image = axes.imshow(table, "viridis", aspect="auto", vmin=0, vmax=1, origin="lower")
-        points = np.array(axes.get_window_extent().size) * 72 / PNG_DPI
-        wide, high = points / table.shape[::-1]  # of a cell
-        size = min(rcParams["font.size"], wide / NUMBER_WIDTH, high / LINE_HEIGHT)
+        room = figure.get_figwidth() * 72 * 0.6 / table.shape[1]  # points in a cell
         for (row, column), mean in np.ndenumerate(table):
-            color = "white" if mean < 0.6 else "black"
-            words = f"{mean:.2f}" if size >= SMALLEST_TYPE else ""
-            axes.text(column, row, words, color=color, size=size, ha="center", va="center")
+            color, size = ("white" if mean < 0.6 else "black"), min(10, room / 2.4)
+            if size >= 5:
+                words = f"{mean:.2f}"
+                axes.text(column, row, words, color=color, size=size, ha="center", va="center")
             if found.tested[column] == found.lengths[row]:
                 corner = column - 0.5, row - 0.5
                 frame = Rectangle(corner, 1, 1, fill=False, edgecolor="#d55e00", lw=2.5)
-                frame.set(clip_on=False, zorder=3)  # whole at the edge, above the axes' own line
-                axes.add_patch(frame)
+                axes.add_patch(frame).set(clip_on=False, zorder=3)  # whole at the edge
         axes.set_xticks(range(found.tested.size), map(str, found.tested))
         axes.set_yticks(range(len(found.lengths)), map(str, found.lengths))
-        axes.set(xlabel=look.say("tested on length"), ylabel=look.say("trained on length"))
-        figure.colorbar(image, ax=axes, label=look.say("test accuracy"))
+        axes.set(xlabel="tested on length", ylabel="trained on length")
+        figure.colorbar(image, ax=axes, label="test accuracy")
     return figure
 
 
-def figures_of(found: Explanation, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Figure]]:
+def figures_of(found: Explanation, look: Look) -> dict[str, Callable[[], Figure]]:
     """What draws each figure, by the name of its file."""
     drawn: dict[str, Callable[[], Figure]] = {}
     drawn["forgetting"] = partial(forgetting_figure, found, look)
     if not np.isnan(found.gradient).all():
-        values, ranks = curves(found), "rank of the singular value"
+        values = tables.curves(found)
+        ranks = "rank of the singular value"
         for stem, arguments in {
             "gradient_through_time": (values[NORM], NORM, "position"),
-            "jacobian": (values[LARGEST], LARGEST, "position"),
+            "jacobian": (values[LARGEST], "log10 largest growth", "position"),
             "perturbation": (found.product, "log10 singular value", ranks),
         }.items():
-            drawn[stem] = partial(stage_figure, found, *arguments, look)
+            if not np.isnan(arguments[0]).all():  # as at length 1
+                drawn[stem] = partial(stage_figure, found, *arguments, look)
     if found.solver.any() and not found.solver.all():
         drawn["solvers_and_others"] = partial(forgetting_figure, found, look, True)
     if found.tested.size > 1:
@@ -176,105 +168,105 @@ def figures_of(found: Explanation, look: Look = DEFAULT_LOOK) -> dict[str, Calla
 
 
 def comparison_figure(
-    found: Mapping[str, Explanation],
-    curves_of: Mapping[str, Sequence[Row]],
-    look: Look = DEFAULT_LOOK,
+    found: Mapping[str, Explanation], curves: Mapping[str, pd.DataFrame], look: Look
 ) -> Figure:
-    """What linear readouts find of the answer at each position, of several runs side by side.
+    """What readouts find of the answer at each position, of several variants side by side.
 
-    It is the first target where no target is the whole answer. Means with 95 % intervals over
-    seeds, for the longest lengths that all have: all networks before training and at the best step
-    above; solvers and others at the best step below, where enough are of that kind for an interval.
+    Means with 95 % intervals over seeds, for the longest lengths that all have: all networks before
+    training and at the best step above; solvers and others at the best step below, if there are.
     """
     shown = common_lengths(found)[-MOST_COMPARED:]
 
     def draw(lines: Sequence[tuple[str, int, str, str]], axes: Axes, length: int) -> None:
-        for place, (name, run) in enumerate(found.items()):
-            target = run.targets[run.is_answer.argmax()]
+        for place, (name, table) in enumerate(curves.items()):
+            color = RUN_COLORS[place % len(RUN_COLORS)]
             for group, stage, words, line in lines:
-                key = f"readout of {target}", STAGES[stage], length, group
-                columns = "measure", "stage", "length", "group"
-                rows = [r for r in curves_of[name] if tuple(r[c] for c in columns) == key]
-                if not rows or (group != ALL and rows[0]["networks"] < FEWEST):
-                    continue
-                at = [row["position"] for row in rows]
-                color = RUN_COLORS[place % len(RUN_COLORS)]
-                label = f"{words_of(name.removeprefix('cell='))}, {look.say(words)}"
-                axes.plot(at, [row["mean"] for row in rows], line, color=color, label=label)
-                low, high = ([getattr(row["interval"], e) for row in rows] for e in ("low", "high"))
-                axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
-        chance = np.mean([run.chance[run.length == length].mean() for run in found.values()])
-        axes.axhline(chance, color="0.4", linestyle=(0, (1, 3)), label=look.say("chance"))
-        axes.set_ylim(0, 1.03)
+                rows = table[(table.length == length) & (table.group == group)]
+                rows = rows[(rows.stage == STAGES[stage]) & rows.interval_low.notna()]
+                if len(rows) and (group == ALL or rows.networks.max() >= FEWEST):
+                    at, low, high = rows.position, rows.interval_low, rows.interval_high
+                    style: Any = {"color": color, "label": f"{name}, {words}"}
+                    axes.plot(at, rows["mean"], line, **style)
+                    axes.fill_between(at, low, high, alpha=0.2, lw=0, **style)
+        chances = [one.chance[one.length == length].mean() for one in found.values()]
+        chance_line(axes, float(np.mean(chances)))
 
     stages = ((ALL, BEST, "trained", "-"), (ALL, START, "before training", ":"))
     groups = ((SOLVERS, BEST, "solvers", "-."), (OTHERS, BEST, "others", "--"))
-    target = next(iter(found.values())).targets[0]
-    if all(run.is_answer.any() for run in found.values()):
-        target = "the answer"
-    lines_of = {"accuracy of a linear\nreadout of {target}: all": stages}
-    sizes = [
-        run.groups(length)[group].sum()
-        for run in found.values()
-        for length in shown
-        for group in (SOLVERS, OTHERS)
-    ]
-    if max(sizes) >= FEWEST:
-        lines_of["accuracy of a linear\nreadout of {target}: by outcome"] = groups
-    labels = [look.say(words, target=look.say(target)) for words in lines_of]
-    return panels(shown, [partial(draw, lines) for lines in lines_of.values()], labels, look)
+    target = next(iter(found.values())).answer
+    rows = {f"readout of {target}: all": partial(draw, stages)}
+    if any(
+        ((table.group == SOLVERS) & table.length.isin(shown)).any() for table in curves.values()
+    ):
+        rows[f"readout of {target}: by outcome"] = partial(draw, groups)
+    return panels(shown, rows, look, "position", "mean and 95 % interval over seeds")
 
 
 def common_lengths(found: Mapping[str, Explanation]) -> list[int]:
-    """The lengths that all runs have networks of, shortest first."""
-    return sorted(set.intersection(*(set(run.lengths) for run in found.values())))
+    """The lengths that all variants have networks of, shortest first."""
+    return sorted(set.intersection(*(set(one.lengths) for one in found.values())))
 
 
 def write_explanation(
-    found: Explanation,
-    folder: Path,
-    question: str,
-    notes: Sequence[str] = (),
-    look: Look = DEFAULT_LOOK,
+    found: Mapping[str, Explanation], folder: Path, look: Look, question: str
 ) -> list[Path]:
-    """Write arrays, tables, figures and the page into a folder; returns their paths."""
-    arrays: dict[str, Any] = dataclasses.asdict(found)
-    np.savez_compressed(file := io.BytesIO(), stage=STAGES, **arrays)
-    columns = {(int(n),): found.unseen[:, c] for c, n in enumerate(found.tested)}
-    summary = summary_rows(found)
-    tables = {
-        "networks": network_rows(found),
+    """Write arrays, tables, figures and the page into a folder; returns their paths.
+
+    Of several variants each has a folder of its own, and this one what stands side by side.
+    """
+    if not {"png", "svg"} & set(look.formats):  # the page shows one of them
+        look = dataclasses.replace(look, formats=(*look.formats, "png"))
+    if len(found) == 1:
+        return write_one(*found.values(), folder, look, question)
+    paths, curves = [], {}
+    for name, one in found.items():
+        paths += write_one(one, folder / name.replace("/", "_"), look, question)
+        curves[name] = tables.curve_table(one, f"readout of {one.answer}")
+        curves[name] = curves[name][curves[name].measure == f"readout of {one.answer}"]
+    drawn = (
+        {"why": partial(comparison_figure, found, curves, look)} if common_lengths(found) else {}
+    )
+    figures, pictures = draw_all(drawn, folder, look)
+    pages = explanation.overview(found, question, pictures)
+    content = {"differences.csv": csv_of(tables.difference_table(found))} | pages
+    return paths + write_files(folder, content) + figures
+
+
+def write_one(found: Explanation, folder: Path, look: Look, question: str) -> list[Path]:
+    """Write what explains one variant into a folder."""
+    np.savez_compressed(file := io.BytesIO(), stage=STAGES, **dataclasses.asdict(found))
+    summary = tables.summary_table(found)
+    tested = pd.DataFrame({"tested": found.tested})
+    written = {
+        "networks": tables.network_table(found),
         "summary": summary,
-        "curves": curve_rows(found),
-        "unseen_lengths": mean_rows(found, columns, ("tested",)),
+        "curves": tables.curve_table(found),
+        "unseen_lengths": tables.mean_table(found, tested, found.unseen),
     }
-    content = {f"{name}.csv": csv_table(rows).encode() for name, rows in tables.items()}
+    content = {f"{name}.csv": csv_of(table) for name, table in written.items()}
+    figures, pictures = draw_all(figures_of(found, look), folder, look)
+    content |= explanation.page(found, summary, question, pictures)
     content["explanation.npz"] = file.getvalue()
-    content["explanation.md"] = page(found, summary, question, notes).encode()
-    return write_files(folder, content, figures_of(found, look), look)
+    return write_files(folder, content) + figures
 
 
-def write_comparison(
-    found: Mapping[str, Explanation], folder: Path, look: Look = DEFAULT_LOOK
-) -> list[Path]:
-    """Write what several runs have explained side by side into a folder; returns the paths."""
-    readouts = {name: curve_rows(run, "readout") for name, run in found.items()}
-    figure = partial(comparison_figure, found, readouts, look)
-    content = {"differences.csv": csv_table(difference_rows(found)).encode()}
-    return write_files(folder, content, {"why": figure} if common_lengths(found) else {}, look)
+def csv_of(table: pd.DataFrame) -> str:
+    """A table in full precision; NaN is left empty."""
+    return table.to_csv(index=False, lineterminator="\n")
 
 
-def write_files(
-    folder: Path,
-    content: Mapping[str, bytes],
-    figures: Mapping[str, Callable[[], Figure]],
-    look: Look,
-) -> list[Path]:
-    """Write files and figures into a folder; returns their paths."""
+def draw_all(
+    figures: Mapping[str, Callable[[], Figure]], folder: Path, look: Look
+) -> tuple[list[Path], dict[str, Path]]:
+    """Draw figures into a folder, which is created; all paths, and those that a page can show."""
     folder.mkdir(parents=True, exist_ok=True)
+    paths = {stem: save_figure(draw(), folder / stem, look) for stem, draw in figures.items()}
+    shown = {s: next(p for p in its if p.suffix in (".png", ".svg")) for s, its in paths.items()}
+    return [path for its in paths.values() for path in its], shown
+
+
+def write_files(folder: Path, content: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files into a folder; returns their paths."""
     for name, written in content.items():
-        write_atomically(folder / name, written)
-    paths = [folder / name for name in content]
-    for stem, draw in figures.items():
-        paths += save_figure(draw(), folder / stem, look)
-    return paths
+        write_atomically(folder / name, written.encode() if isinstance(written, str) else written)
+    return [folder / name for name in content]

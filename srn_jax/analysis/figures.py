@@ -1,99 +1,147 @@
 """The figures of runs: results and histories in, Matplotlib `Figure` objects out.
 
-Colours are the textbook's; line styles, markers and the filling of bands differ as well, so print
-and colour-blind readers can tell everything apart. Values that are missing, or not there yet in a
-run still going on, are left out.
+Colours are the textbook's, and a role has one colour in all figures; line styles, markers and the
+filling of bands differ as well, so print and colour-blind readers can tell everything apart. Values
+that are missing, or not there yet in a run still going on, are left out.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, TransformedBbox
 
-from srn_jax.analysis.look import DEFAULT_LOOK, PNG_DPI, Look, legend_below
-from srn_jax.analysis.results import Histories, Results, Run, loss_stride, window_means
-from srn_jax.analysis.summary import mean_interval, mean_of
-from srn_jax.analysis.words import words_of
-from srn_jax.config import DEFAULTS, Facts
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
+from srn_jax.analysis.records import Histories, Variant, loss_stride
+from srn_jax.analysis.stats import POSITIVE, SHARE, mean_estimate, score_of
+from srn_jax.config import DEFAULTS
 
-TRAIN_COLOR = TEST_COLOR = "#e4007f"
+TRAIN_COLOR = TEST_COLOR = "#e4007f"  # which are never in the same axes
 DEV_COLOR = "#f19ec2"
+# Of dev and test: colour, marker and line, and the side on which single seeds stand.
+ROLES = ((DEV_COLOR, "s--", -1), (TEST_COLOR, "o-", 1))
+FAINT = 0.4  # opacity of a dot, with few seeds
 # The palette of Okabe and Ito, made for colour-blind readers, without its yellow.
 RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 RUN_LINES = ("-", "--", "-.", ":")
 RUN_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# Figure 6.12: dev and test of the first network and of the second.
-PAIR_STYLES = ((("#e4007f", "o-"), ("#f19ec2", "s--")), (("#e8609b", "^-."), ("#000000", "D:")))
 # Figures 6.8 and 6.9: the recurrent layer's tensors, and the steps that are shown.
 NORM_PROBE = "gradient_norm"
 NORM_STYLES = {"W": ("#e4007f", "-"), "U": ("#f19ec2", "-."), "b": ("#000000", "--")}
 FIRST_STEPS = {"6.8": 40, "6.9": 100}
-MOST_POINTS = 400  # of a probe's line, each a mean over some steps in long runs
+MOST_POINTS = 400  # of a line over steps, each a mean over some steps in long runs
+PANEL_POINTS = 130  # of a line in a panel of the overview
 LOWEST = 0.05  # a logarithmic axis with zeros to leave out begins a decade below this quantile
-DIGIT_WIDTH = 0.64  # of a tick's label, in units of the type's size
-LABEL_WIDTH = 70  # characters of a legend that fit under a figure
+WIDE = 30  # times the smallest value that the largest may be on a linear axis of errors
+LETTER_WIDTH = 0.64  # of a tick's label, in units of the type's size
 
 
-def loss_figure(
-    histories: Histories, results: Results, length: int, facts: Facts, look: Look = DEFAULT_LOOK
-) -> Figure:
+class Scores(NamedTuple):
+    """Two columns of results, what they are called in a legend, and both together on an axis."""
+
+    dev: str
+    test: str
+    dev_name: str
+    test_name: str
+    name: str
+
+
+ACCURACIES = Scores("best_dev_accuracy", "test_accuracy", "best dev", "test", "accuracy")
+ERRORS = Scores("dev_loss", "test_loss", "dev", "test", "error (loss)")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that can be drawn; templates have a caption for each kind."""
+
+    kind: str
+    draw: Callable[[], Figure]
+    length: int | None = None  # of which it is, if of one
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What the gates of one network do along one sequence."""
+
+    seed: int
+    symbols: Sequence[Any]  # [position]
+    values: Mapping[str, np.ndarray]  # [unit, position], by the gate's name
+
+
+def history_of(variant: Variant) -> Histories:
+    """The histories of a variant that has them."""
+    if variant.histories is None:
+        raise ValueError(f"{variant.name} has no histories")
+    return variant.histories
+
+
+def over_seeds(seeds: Sequence[int]) -> str:
+    """What a line and a band are, or which seed a line is of."""
+    several = len(seeds) > 1
+    return f"median, 5-95 % of {len(seeds)} seeds" if several else f"seed {seeds[0]}"
+
+
+@contextmanager
+def framed(look: Look, title: str, ratio: float = 0.64) -> Iterator[tuple[Figure, Axes]]:
+    """A figure and its only axes, a title that fits above them and a legend of all below."""
+    with look.axes(6.4, ratio) as (figure, axes):
+        yield figure, axes
+        letter = LETTER_WIDTH * rcParams["font.size"] / 72  # inches
+        axes.set_title(fill(title, max(20, int(0.85 * figure.get_figwidth() / letter))))
+        legend_below(figure)
+
+
+def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:
+    """The places of at most so many of a row of values, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+
+
+def loss_figure(variant: Variant, length: int, look: Look = DEFAULT_LOOK) -> Figure:
     """Figures 6.6 and 6.11: training loss and dev loss of one sequence length against the step.
 
     Several seeds: the median, which an exploding seed cannot move, and the band between the 5 % and
     95 % quantiles, at each step over the seeds that have a value there.
     """
-    with look.axes(6.4, 0.64) as (figure, axes):
-        top = draw_losses(axes, histories, results, length, facts, look)
-        axes.set(ylim=(0, top), ylabel=look.say("loss"))
-        legend_below(figure)
+    histories = history_of(variant)
+    rows = variant.results[variant.results["length"] == length]
+    diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
+    title = f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}"
+    with framed(look, title, 0.6) as (figure, axes):
+        drawn = np.flatnonzero(histories.loss_steps % loss_stride(histories.steps) == 0)
+        drawn = drawn[thinned(drawn.size)]
+        train = histories.loss_steps[drawn], histories.train_loss[:, drawn]
+        axes.set(ylim=(0, draw_losses(axes, variant, length, *train)), ylabel="loss")
     return figure
 
 
 def draw_losses(
-    axes: Axes,
-    histories: Histories,
-    results: Results,
-    length: int,
-    facts: Facts,
-    look: Look,
-    by_epoch: bool = False,
+    axes: Axes, variant: Variant, length: int, train_steps: np.ndarray, train_loss: np.ndarray
 ) -> float:
     """Draw the losses of a length, on an axis as long as the whole run; returns a height for it.
 
     The height shows everything unless a few values are far above the rest: the last losses of a
     seed that explodes would press all others onto the axis.
     """
-    rows = histories.length == length
-    count, seeds = histories.train_loss.shape[1], int(rows.sum())
-    stride, name, train_loss = loss_stride(count), "train", histories.train_loss
-    train_steps: np.ndarray = np.arange(0, count, stride)
-    if by_epoch:
-        window, name = histories.steps_an_epoch, "train, mean of each epoch"
-        train_loss, stride = histories.epoch_loss, 1
-        train_steps = np.minimum((np.arange(train_loss.shape[1]) + 0.5) * window, count - 1)
-    dev_loss = histories.dev_loss[rows]
-    label = "{name}, median and 5-95 % of {seeds} seeds" if seeds > 1 else "{name}"
-    drawn: list[Any] = [[0.0 if math.isnan(facts.chance_loss) else facts.chance_loss]]
-    for words, steps, values, style in (
-        (name, train_steps, train_loss[rows, ::stride], (TRAIN_COLOR, "-")),
-        ("dev", histories.eval_steps, dev_loss, (DEV_COLOR, "--")),
+    histories, chance = history_of(variant), variant.facts.chance_loss
+    rows, evaluations = histories.length == length, thinned(len(histories.eval_steps))
+    dev = histories.eval_steps[evaluations], histories.dev_loss[:, evaluations]
+    drawn: list[Any] = [[0.0 if math.isnan(chance) else chance]]
+    for name, (steps, values), style, hatch in (
+        ("train", (train_steps, train_loss), (TRAIN_COLOR, "-"), None),
+        ("dev", dev, (DEV_COLOR, "--"), "////"),
     ):
-        words = look.say(label, name=look.say(words), seeds=seeds)
-        hatch = "////" if words.startswith(look.say("dev")) else None
-        drawn.append(draw_seeds(axes, steps, values, style, words, hatch))
-    gone = results.of_length(length).diverged.sum()
-    words = ", {gone} of {seeds} seeds diverged" if gone else ""
-    title = look.say("length {length}", length=length)
-    axes.set_title(title + look.say(words, gone=gone, seeds=seeds))
-    axes.set(xlim=(0, max(count - 1, 1)), xlabel=look.say("step"))
+        drawn.append(draw_seeds(axes, steps, values[rows], style, name, hatch))
+    axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step")
     heights = np.concatenate(drawn)
     return 1.05 * max(min(heights.max(), max(heights[0], 5 * np.quantile(heights, 0.95))), 1e-9)
 
@@ -108,8 +156,8 @@ def draw_seeds(
 ) -> np.ndarray:
     """Draw `values [seed, step]`: one seed's line, or the median and the 5-95 % band of several.
 
-    `style` is a colour and a line. A band is filled, or hatched, which shows in greyscale too.
-    Returns the upper edge of what is drawn, `[known step]`.
+    `style` is a colour and a line. A band is filled, or hatched, which shows in greyscale too; in a
+    legend the line stands on its band. Returns the upper edge of what is drawn, `[known step]`.
     """
     color, line = style
     values = np.where(np.isfinite(values), values.astype(float), np.nan)
@@ -126,7 +174,7 @@ def draw_seeds(
         drawn.set_clip_box(TransformedBbox(Bbox([[-1, 0], [2, 1]]), axes.transAxes))
     if len(values) > 1:
         band = axes.fill_between(steps, low, high, linestyle=line, linewidth=0.6, hatch=hatch)
-        band.set(facecolor=(color, 0.0 if hatch else 0.18), edgecolor=(color, 0.6))
+        band.set(facecolor=(color, 0.0 if hatch else 0.18), edgecolor=(color, 0.6), label=label)
     return high
 
 
@@ -141,100 +189,117 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
     return found
 
 
-def probe_figure(
-    histories: Histories, probe: str, length: int, look: Look = DEFAULT_LOOK
-) -> Figure:
+def window_means(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of `values [row, step]` over windows of steps, the last of which may be shorter."""
+    rows, steps = values.shape
+    whole = steps - steps % window
+    means = values[:, :whole].reshape(rows, -1, window).mean(axis=-1)
+    rest = values[:, whole:]
+    return np.hstack([means, rest.mean(axis=1, keepdims=True)]) if rest.size else means
+
+
+def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT_LOOK) -> Figure:
     """What a probe recorded at one length, a line for each series; seeds as in a loss figure.
 
     In a long run each point is the mean over as many steps as make a few hundred points. Zeros,
     which have no place on a logarithmic axis, are left out there.
     """
-    rows, count = histories.length == length, histories.train_loss.shape[1]
-    window = -(-count // MOST_POINTS)
-    middles = (np.arange(-(-count // window)) + 0.5) * window - 0.5
-    names = histories.probes[probe]
-    values = np.stack([window_means(histories.steps[name][rows], window) for name in names])
+    histories = history_of(variant)
+    rows, names = histories.length == length, histories.series[probe]
+    window = -(-histories.steps // MOST_POINTS)
+    middles = (np.arange(-(-histories.steps // window)) + 0.5) * window - 0.5
+    values = np.stack([window_means(histories.probes[name][rows], window) for name in names])
     values[~np.isfinite(values)] = np.nan
     above = np.stack([quantiles(one, [0.95]) for one in values])
     above = np.append(above[above > 0], 1.0)
-    with look.axes(6.4, 0.66) as (figure, axes):
-        if above.max() > 100 * above.min() and not (values < 0).any():
-            axes.set_yscale("log")
+    wide = above.max() > 100 * above.min() and not (values < 0).any()
+    label = spoken(probe) + (f", mean of {window} steps" if window > 1 else "")
+    label += "\n(zeros left out)" if wide and (values == 0).any() else ""
+    title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
+    with framed(look, title, 0.66) as (figure, axes):
+        if wide:
+            logarithmic(axes)
+            bottom = np.quantile(values[values > 0], LOWEST) / 10 if "zeros" in label else None
         for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
-            label = words_of(name.partition(".")[2] or name)
-            draw_seeds(axes, middles, values[place], style, label)
-        words = "{name}, mean of {window} steps" if window > 1 else "{name}"
-        label = look.say(words, name=look.say(probe.replace("_", " ")), window=window)
-        finish_step_axes(axes, length, int(rows.sum()), label, look)
-        axes.set_xlim(0, max(count - 1, 1))
-        zeros = axes.get_yscale() == "log" and (values == 0).any()
-        if zeros:
-            axes.set_ylim(bottom=np.quantile(values[values > 0], LOWEST) / 10)
-        legend_below(figure, look.say("zeros left out") if zeros else "")
+            draw_seeds(axes, middles, values[place], style, name.partition(".")[2] or spoken(name))
+        axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=label)
+        if wide:
+            axes.set_ylim(bottom=bottom)
     return figure
 
 
-def norm_figure(histories: Histories, length: int, steps: int, look: Look = DEFAULT_LOOK) -> Figure:
+def spoken(name: str) -> str:
+    """A name as words."""
+    return name.replace("_", " ").strip()
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the upright axis logarithmic, its labels plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter("")
+
+
+def norm_figure(variant: Variant, length: int, steps: int, look: Look = DEFAULT_LOOK) -> Figure:
     """Figures 6.8 and 6.9: norms of the recurrent layer's gradients at each of the first steps."""
+    histories = history_of(variant)
     rows = histories.length == length
-    with look.axes(6.4, 0.69) as (figure, axes):
+    title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
+    with framed(look, title, 0.69) as (figure, axes):
         for tensor, style in NORM_STYLES.items():
-            values = histories.steps[f"{NORM_PROBE}.{tensor}"][rows, :steps]
+            values = histories.probes[f"{NORM_PROBE}.{tensor}"][rows, :steps]
             draw_seeds(axes, np.arange(values.shape[1]), values, style, tensor)
-        finish_step_axes(axes, length, int(rows.sum()), look.say("L2 Norm"), look)
-        axes.legend(loc="upper right")
+        axes.set(xlabel="step", ylabel="L2 Norm")
     return figure
 
 
-def finish_step_axes(axes: Axes, length: int, seeds: int, name: str, look: Look) -> None:
-    """Label axes over steps, and say what lines and bands are over several seeds."""
-    words = ", median and 5-95 % of {seeds} seeds" if seeds > 1 else ""
-    axes.set_title(look.say("length {length}", length=length) + look.say(words, seeds=seeds))
-    axes.set(xlabel=look.say("step"), ylabel=name)
+def score_figure(variant: Variant, scores: Scores, look: Look = DEFAULT_LOOK) -> Figure:
+    """Figure 6.7, and the same for errors: dev and test score against the sequence length.
 
-
-def accuracy_figure(results: Results, facts: Facts, look: Look = DEFAULT_LOOK) -> Figure:
-    """Figure 6.7: best dev accuracy and test accuracy against the sequence length.
-
-    Several seeds: each a faint point, their mean, and its 95 % bootstrap interval.
+    Several seeds: each a faint point, their mean, and its 95 % interval.
     """
-    with look.axes(6.4, 0.68) as (figure, axes):
-        draw_accuracies(axes, results, facts, look)
-        legend_below(figure)
+    with framed(look, over_lengths([variant])) as (figure, axes):
+        draw_scores(axes, variant, scores)
+        finish_lengths(axes, [variant], scores)
     return figure
 
 
-def draw_accuracies(axes: Axes, results: Results, facts: Facts, look: Look) -> None:
-    """Draw both accuracies; single seeds stand a little to the left (dev) or right (test)."""
-    lengths, seeds = results.length, np.unique(results.seed).size
-    alpha = np.clip(10 / max(1, seeds), 0.04, 0.3)
+def over_lengths(variants: Sequence[Variant]) -> str:
+    """What points and their bars are in figures against the sequence length."""
+    seeds = {tuple(np.unique(variant.results["seed"])) for variant in variants}
+    counts = {len(one) for one in seeds}
+    if counts == {1}:
+        (seed, *more) = {one[0] for one in seeds}
+        return "single seeds" if more else f"seed {seed}"
+    words = f" of {counts.pop()} seeds" if len(counts) == 1 else " over seeds"
+    return f"mean{words} and its 95 % interval"
+
+
+def draw_scores(axes: Axes, variant: Variant, scores: Scores) -> None:
+    """Draw dev and test scores; single seeds stand a little to the left (dev) or right (test)."""
+    results = variant.results
+    lengths, seeds = results["length"].to_numpy(), results["seed"].nunique()
     shift = 0.12 * spacing(lengths)
     places = lengths + np.random.default_rng(0).uniform(-0.6, 0.6, len(results)) * shift
-    for words, scores, color, style, side in (
-        ("best dev", results.best_dev_accuracy, DEV_COLOR, "s--", -shift),
-        ("test", results.test_accuracy, TEST_COLOR, "o-", shift),
-    ):
-        name = look.say(words)
+    for column, name, (color, style, side) in zip(scores[:2], scores[2:4], ROLES, strict=True):
         if seeds > 1:
-            label = look.say("{name}, single seeds", name=name)
-            axes.scatter(places + side, scores, 8, color, alpha=alpha, lw=0, label=label)
-            name = look.say("{name}, mean and 95 % interval", name=name)
-        draw_means(axes, lengths, scores, fmt=style, color=color, label=name)
-    finish_accuracy_axes(axes, lengths, facts, look, "accuracy")
+            dots: Any = {"alpha": FAINT / max(1.0, seeds / 40) ** 0.35, "marker": style[0]}
+            dots |= {"linewidths": 0, "zorder": 1, "label": "single seeds"}
+            axes.scatter(
+                places + side * shift, results[column], 5 if seeds > 200 else 8, color, **dots
+            )
+        draw_means(axes, results, column, fmt=style, color=color, label=name)
 
 
-def draw_means(axes: Axes, lengths: np.ndarray, scores: np.ndarray, **style: Any) -> None:
-    """Draw the mean of `scores [experiment]` at each length, with its interval if it has one."""
-    places = np.unique(lengths)
-    groups = [scores[(lengths == place) & ~np.isnan(scores)] for place in places]
-    means = np.array([mean_of(group) for group in groups])
-    intervals = [mean_interval(group) for group in groups]
-    ends = np.array([[interval.low, interval.high] for interval in intervals]).reshape(-1, 2)
-    # Rounding can put an end of a zero width on the wrong side of the mean.
-    errors = np.maximum([means - ends[:, 0], ends[:, 1] - means], 0.0)
+def draw_means(axes: Axes, results: pd.DataFrame, column: str, **style: Any) -> None:
+    """Draw the mean of a column at each length, with its interval if it has one."""
+    limits = SHARE if "accuracy" in column else POSITIVE
+    found = {n: mean_estimate(one[column], limits) for n, one in results.groupby("length")}
+    means, low, high = np.array([[e.value, e.low, e.high] for e in found.values()]).T
+    errors = np.array([means - low, high - means])
     known = None if np.isnan(errors).all() else errors
-    axes.errorbar(places, means, known, markeredgecolor="white", **style)
+    axes.errorbar(np.array([*found]), means, known, markeredgecolor="white", **style)
 
 
 def spacing(lengths: np.ndarray) -> float:
@@ -243,154 +308,171 @@ def spacing(lengths: np.ndarray) -> float:
     return float(np.diff(places).min()) if places.size > 1 else 1.0
 
 
-def finish_accuracy_axes(
-    axes: Axes, lengths: np.ndarray, facts: Facts, look: Look, name: str
-) -> None:
-    """Add the chance line, labels, limits, and a tick at every length that has room for it."""
-    if not math.isnan(facts.chance):
-        label = look.say("chance, {chance:.2f}", chance=facts.chance)
-        axes.axhline(facts.chance, color="0.4", linestyle=":", linewidth=1.2, label=label)
-    axes.set(xlabel=look.say("sequence length"), ylabel=look.say(name), ylim=(0, 1.03))
-    places = np.unique(lengths)
-    if places.size:
-        low, high = places[0] - spacing(places) / 2, places[-1] + spacing(places) / 2
-        label = DIGIT_WIDTH * (len(str(places[-1])) + 1) * rcParams["font.size"] / 72  # inches
-        room = label * PNG_DPI * (high - low) / axes.get_window_extent().width
-        axes.set(xlim=(low, high), xticks=apart(places.tolist(), room))
+def finish_lengths(axes: Axes, variants: Sequence[Variant], scores: Scores) -> None:
+    """Add what an answer that knows nothing has, labels, limits, and ticks that have room."""
+    accuracies = scores is ACCURACIES
+    chance = {one.facts.chance if accuracies else one.facts.chance_loss for one in variants}
+    if len(chance) == 1 and not math.isnan(value := chance.pop()):
+        words = f"{'chance' if accuracies else 'knowing nothing'}, {value:.2f}"
+        axes.axhline(value, color="0.4", linestyle=":", linewidth=1.2, label=words)
+    known = np.concatenate([one.results[scores.test].dropna() for one in variants])
+    if not accuracies and known.size and 0 < WIDE * known.min() < known.max():
+        logarithmic(axes)
+    else:
+        axes.set_ylim(0, 1.03 if accuracies else None)
+    places = np.unique(np.concatenate([variant.results["length"] for variant in variants]))
+    low, high = places[0] - spacing(places) / 2, places[-1] + spacing(places) / 2
+    label = LETTER_WIDTH * (len(str(places[-1])) + 1) * rcParams["font.size"] / 72  # inches
+    room = label * axes.figure.dpi * (high - low) / axes.get_window_extent().width
+    ticks = [places[0]]
+    for place in places[1:]:
+        ticks += [place] if place - ticks[-1] >= room else []
+    axes.set(xlim=(low, high), xticks=ticks, xlabel="sequence length", ylabel=scores.name)
 
 
-def apart(places: Sequence[float], least: float) -> list[float]:
-    """The first of ascending places, and each that is at least so far from the one before it."""
-    found: list[float] = []
-    for place in places:
-        if not found or place - found[-1] >= least:
-            found.append(place)
-    return found
-
-
-def overview_figure(
-    histories: Histories, results: Results, facts: Facts, look: Look = DEFAULT_LOOK
-) -> Figure:
+def overview_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
     """All lengths on one page: losses by epoch, all on one scale, and the accuracies."""
+    histories = history_of(variant)
     lengths = np.unique(histories.length)
     columns = min(4, lengths.size + 1, max(1, int((look.width or 12) / 1.6)))
     rows = -(-(lengths.size + 1) // columns)
-    with look.applied(2.9 * columns, (2.4 * rows + 0.2) / 2.9 / columns) as figure:
+    window = epochs_a_point(histories)
+    steps = (np.arange(-(-histories.epoch_loss.shape[1] // window)) + 0.5) * window
+    steps = np.minimum(steps * histories.steps_an_epoch, histories.steps - 1)
+    train = steps, window_means(histories.epoch_loss, window)
+    with look.applied(2.9 * columns, (2.3 * rows + 0.6) / 2.9 / columns) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        pairs = list(zip(panels, lengths, strict=False))
-        common = histories, results
-        tops = [draw_losses(axes, *common, n, facts, look, by_epoch=True) for axes, n in pairs]
-        for place, (axes, _) in enumerate(pairs):
-            axes.set_ylim(0, max(tops))
+        pairs = list(zip(panels, lengths.tolist(), strict=False))
+        top = max(draw_losses(axes, variant, length, *train) for axes, length in pairs)
+        for place, (axes, length) in enumerate(pairs):
+            axes.set(ylim=(0, top), title=f"length {length}")
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.set_ylabel("" if place % columns else look.say("loss"))
+            axes.set_ylabel("" if place % columns else "loss")
             axes.tick_params(labelleft=place % columns == 0)  # they have one scale
-        draw_accuracies(panels[lengths.size], results, facts, look)
+        last = panels[lengths.size]
+        draw_scores(last, variant, ACCURACIES)
+        finish_lengths(last, [variant], ACCURACIES)
+        last.set_title(over_lengths([variant]).partition(" and")[0])
         for axes in panels[lengths.size + 1 :]:
             axes.set_axis_off()
-        legend_below(figure)
+        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed).tolist())}")
     return figure
 
 
-def comparison_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Figure:
-    """Test accuracy of several runs against the sequence length: means with 95 % intervals."""
-    with look.axes(6.4, 0.66) as (figure, axes):
-        for place, (name, run) in enumerate(runs.items()):
-            seeds = np.unique(run.results.seed).size
-            scored = np.unique(run.results.seed[~np.isnan(run.results.test_accuracy)]).size
-            words = "{name} (seeds: {seeds})"
-            if scored < seeds:
-                words = "{name} (seeds: {scored} of {seeds})"
-            label = look.say(words, name=name, seeds=seeds, scored=scored)
+def epochs_a_point(histories: Histories) -> int:
+    """How many epochs a point of the overview is the mean of."""
+    return -(-histories.epoch_loss.shape[1] // PANEL_POINTS)
+
+
+def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> Figure:
+    """The test score of variants against the sequence length: means with 95 % intervals."""
+    several = [*variants.values()]
+    scores = ERRORS if score_of(several) == ERRORS.test else ACCURACIES
+    seeds = {name: one.results["seed"].nunique() for name, one in variants.items()}
+    with framed(look, over_lengths(several)) as (figure, axes):
+        for place, (name, variant) in enumerate(variants.items()):
+            words = f" ({seeds[name]} seeds)" if len(set(seeds.values())) > 1 else ""
             style = {
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],
-                "capsize": 2 + 1.5 * place,  # where intervals cover each other
-                "label": words_of(fill(label, LABEL_WIDTH)),  # a formula may be cut
+                "capsize": 2 + 1.5 * min(place, 3),  # where intervals cover each other
+                "label": name + words,
             }
-            draw_means(axes, run.results.length, run.results.test_accuracy, **style)
-        finish_comparison(axes, runs, look, "test accuracy")
-        axes.set_title(look.say("mean over seeds and its 95 % bootstrap interval"))
-        legend_below(figure)
+            draw_means(axes, variant.results, scores.test, **style)
+        finish_lengths(axes, several, scores)
+        axes.set_ylabel(f"test {scores.name}")
     return figure
 
 
-def pair_figure(runs: Mapping[str, Run], look: Look = DEFAULT_LOOK) -> Figure:
-    """Figure 6.12: dev and test accuracy of two runs, such as SRN and LSTM, against the length."""
-    with look.axes(6.4, 0.75) as (figure, axes):
-        for (name, run), (dev, test) in zip(runs.items(), PAIR_STYLES, strict=True):
-            for part, (color, style), scores in (
-                ("dev", dev, run.results.best_dev_accuracy),
-                ("test", test, run.results.test_accuracy),
+def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> Figure:
+    """Figure 6.12: dev and test accuracy of two variants, such as SRN and LSTM.
+
+    A colour is a role, as in all figures, and a marker and line a variant.
+    """
+    with framed(look, over_lengths([*variants.values()]), 0.7) as (figure, axes):
+        for (name, variant), style in zip(variants.items(), ("o-", "^-."), strict=True):
+            for column, role, (color, _, _) in zip(
+                ACCURACIES[:2], ("dev", "test"), ROLES, strict=True
             ):
-                label = f"{words_of(name)}, {look.say(part)}"
-                draw_means(axes, run.results.length, scores, fmt=style, color=color, label=label)
-        finish_comparison(axes, runs, look, "accuracy")
-        legend_below(figure)
+                shown: dict[str, Any] = {"fmt": style, "color": color, "label": f"{name}, {role}"}
+                draw_means(axes, variant.results, column, **shown)
+        finish_lengths(axes, [*variants.values()], ACCURACIES)
     return figure
-
-
-def finish_comparison(axes: Axes, runs: Mapping[str, Run], look: Look, name: str) -> None:
-    """`finish_accuracy_axes` for several runs; where tasks differ there is no one chance."""
-    told = {run.facts for run in runs.values()}
-    facts = told.pop() if len(told) == 1 else Facts(chance=math.nan)
-    lengths = np.concatenate([run.results.length for run in runs.values()])
-    finish_accuracy_axes(axes, lengths, facts, look, name)
 
 
 def gate_figure(
-    name: str, values: np.ndarray, inputs: Sequence[Any], look: Look = DEFAULT_LOOK
+    name: str, gates: Gates, look: Look = DEFAULT_LOOK, label: str = "network"
 ) -> Figure:
     """Figure 6.13: a gate (I, F, O) or the internal state (C) as the sequence goes by.
 
-    Args:
-        name: of the gate; gates are shown on 0..1 and the state C on -5..5.
-        values: `[unit, position]`.
-        inputs: what stands at each position, its label.
-        look: how it looks.
+    Gates are shown on 0..1 and the state C on -5..5.
     """
     low, high, colors = (-5, 5, "RdBu_r") if name == "C" else (0, 1, "magma")
+    kind = "internal state" if name == "C" else "gate"
     with look.axes(16, 6 / 16, type_size=16) as (figure, axes):
-        image = axes.imshow(
-            values, colors, vmin=low, vmax=high, aspect="auto", interpolation="none"
+        shape: Any = {"vmin": low, "vmax": high, "aspect": "auto", "interpolation": "none"}
+        image = axes.imshow(gates.values[name], colors, **shape)
+        axes.set_xticks(range(len(gates.symbols)), map(str, gates.symbols))
+        axes.set(xlabel="symbol read at each position", ylabel="unit")
+        axes.set_title(
+            f"{kind} {name} of the {label}, length {len(gates.symbols)}, seed {gates.seed}"
         )
-        axes.set_xticks(range(len(inputs)), map(str, inputs))
-        axes.set(xlabel=look.say("position"), ylabel=look.say("unit"), title=name)
         figure.colorbar(image, ax=axes, pad=0.01)
     return figure
 
 
 def section_of(settings: Mapping[str, Any]) -> str | None:
     """The section of the textbook's chapter whose figures a run has; None if it is of none."""
-    if settings["task"] != DEFAULTS.task:
+    if settings.get("task", DEFAULTS.task) != DEFAULTS.task:
         return None
-    if settings["optimizer"] == "sgd" and settings["cell"] == "srn":
+    if settings.get("optimizer") == "sgd" and settings.get("cell") == "srn":
         return "6.2"
-    return {"srn": "6.1", "lstm": "6.3"}.get(settings["cell"])
+    return {"srn": "6.1", "lstm": "6.3"}.get(str(settings.get("cell")))
 
 
-def figures_of(run: Run, look: Look = DEFAULT_LOOK) -> dict[str, Callable[[], Figure]]:
-    """What draws each figure of a run, by the name of its file, which is the textbook's."""
-    results, histories, facts, settings = run.results, run.histories, run.facts, run.settings
-    section = section_of(settings)
-    accuracies = "6.7" if section == "6.1" else "accuracy"
-    figures: dict[str, Callable[[], Figure]] = {}
-    figures[accuracies] = partial(accuracy_figure, results, facts, look)
+def figures_of(variant: Variant, look: Look = DEFAULT_LOOK) -> dict[str, Drawing]:
+    """The figures of a variant in the order in which they are read, by the names of their files.
+
+    The names are the textbook's where it has the figure.
+    """
+    section, histories = section_of(variant.settings), variant.histories
+    name = "6.7" if section == "6.1" else "accuracy"
+    figures = {name: Drawing("accuracy", partial(score_figure, variant, ACCURACIES, look))}
+    if variant.facts.better == "loss":
+        figures["error"] = Drawing("error", partial(score_figure, variant, ERRORS, look))
     if histories is None:
         return figures
-    figures["overview"] = partial(overview_figure, histories, results, facts, look)
+    figures["overview"] = Drawing("overview", partial(overview_figure, variant, look))
     lengths = np.unique(histories.length).tolist()
     losses = {"6.1": "6.6", "6.3": "6.11"}.get(section or "", "loss")
-    for length in lengths:
-        draw = partial(loss_figure, histories, results, length, facts, look)
-        figures[f"{losses}_{length}"] = draw
-    for length in lengths:
-        for probe in histories.probes:
-            figures[f"{probe}_{length}"] = partial(probe_figure, histories, probe, length, look)
-        recorded = {f"{NORM_PROBE}.{tensor}" for tensor in NORM_STYLES} <= histories.steps.keys()
-        if section == "6.2" and recorded:
-            number = "6.8" if settings["clip_norm"] is None else "6.9"
-            name = f"{number}_{length}" if len(lengths) > 1 else number
-            figures[name] = partial(norm_figure, histories, length, FIRST_STEPS[number], look)
+    for n in lengths:
+        figures[f"{losses}_{n}"] = Drawing("loss", partial(loss_figure, variant, n, look), n)
+    norms = {f"{NORM_PROBE}.{tensor}" for tensor in NORM_STYLES} <= {*histories.probes}
+    for n in lengths:
+        for probe in histories.series:
+            draw = partial(probe_figure, variant, probe, n, look)
+            figures[f"{probe}_{n}"] = Drawing("probe", draw, n)
+        if section == "6.2" and norms:
+            number = "6.8" if variant.settings.get("clip_norm") is None else "6.9"
+            draw = partial(norm_figure, variant, n, FIRST_STEPS[number], look)
+            figures[f"{number}_{n}" if len(lengths) > 1 else number] = Drawing("norms", draw, n)
     return figures
+
+
+def figures_of_gates(
+    variant: Variant, gates: Gates, look: Look = DEFAULT_LOOK
+) -> dict[str, Drawing]:
+    """Figure 6.13, one of each gate."""
+    draw = {name: partial(gate_figure, name, gates, look, variant.label) for name in gates.values}
+    return {f"6.13_{name}": Drawing("gate", draw[name]) for name in draw}
+
+
+def figures_of_several(
+    variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
+) -> dict[str, Drawing]:
+    """The figures that compare variants, by the names of their files."""
+    found = {"comparison": Drawing("comparison", partial(comparison_figure, variants, look))}
+    if [section_of(one.settings) for one in variants.values()] == ["6.1", "6.3"]:
+        found["6.12"] = Drawing("pair", partial(pair_figure, variants, look))
+    return found

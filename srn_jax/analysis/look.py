@@ -1,7 +1,6 @@
-"""How figures look: size, type, files, language; Matplotlib's own settings stay as they are."""
+"""How figures look: size, type, files; Matplotlib's own settings stay as they are."""
 
 import io
-import json
 import math
 import re
 import warnings
@@ -12,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
 
-from srn_jax.analysis import fonts
-from srn_jax.analysis.results import write_atomically
-from srn_jax.analysis.words import words_of
 from srn_jax.errors import UserError, warn_once
+from srn_jax.files import write_atomically
 
 FORMATS = ("pdf", "png", "svg")
 SMALLEST_TYPE = 6.5  # points
@@ -29,45 +27,29 @@ NARROWEST = 1.5  # inches, in which a figure has room beside its labels
 PNG_DPI = 150
 FASTER: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 1}}}  # and a tenth larger
 UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-MISSING = "Glyph .* missing from font"  # Matplotlib's words for a character that becomes a box
-# Of a legend, in units of its type's size: a typical letter, a line of text, the drawn line.
-LETTER_WIDTH, LINE_HEIGHT, HANDLE_WIDTH = 0.56, 1.6, 5.0
-CHINESE: dict[str, Any] = json.loads(
-    Path(__file__).with_name("chinese.json").read_text(encoding="utf-8")
-)
+MISSING = "Glyph .* missing from"  # Matplotlib's words for a character that becomes a box
+PAPER = Path(__file__).with_name("paper.mplstyle")
+LETTER, HANDLE = 0.6, 5.0  # widths of a letter and of a drawn line, in units of a legend's type
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a reader may choose about figures.
-
-    Raises `UserError` for a choice that cannot be had, a language without a font among them.
-    """
+    """What a reader may choose about figures; raises `UserError` for what cannot be had."""
 
     width: float | None = None  # inches; None is each figure's own
     formats: tuple[str, ...] = ("pdf", "png")
     title: str | None = None  # above every figure
-    language: str = "en"  # or zh
+    style: str | Path | None = None  # a file of Matplotlib's settings, which come last
 
     def __post_init__(self) -> None:
         if self.width is not None and not NARROWEST <= self.width <= 100:
             wanted = f"a number of inches from {NARROWEST} to 100"
-            raise UserError(f"--width must be {wanted}, got {self.width:g}")
+            raise UserError(f"`width` must be {wanted}, got {self.width:g}")
         if not self.formats or not set(self.formats) <= set(FORMATS):
-            got = " ".join(self.formats) or "none"
-            raise UserError(f"--format must be one or more of {', '.join(FORMATS)}, got {got}")
-        if self.language not in ("en", "zh"):
-            raise UserError(f"--lang must be en or zh, got {self.language}")
-        words_of(self.title or "", "--title")
-        if self.language == "zh":
-            chinese_font()
-
-    def say(self, words: str, **values: Any) -> str:
-        """Words of a figure in its language, with values in their places."""
-        if self.language == "zh":
-            words = in_chinese(words)
-        # A name may have braces, and dollar signs, of its own.
-        return words_of(words.format(**values) if values else words)
+            got = " ".join(map(str, self.formats)) or "none"
+            raise UserError(f"`formats` must be one or more of {', '.join(FORMATS)}, got {got}")
+        if self.style is not None:
+            settings_in(self.style)
 
     @contextmanager
     def applied(self, width: float, ratio: float, type_size: float = 10) -> Iterator[Figure]:
@@ -80,25 +62,18 @@ class Look:
         wide = self.width or width
         scale = math.sqrt(wide / width)
         settings: Any = {
+            **settings_in(PAPER),
             "font.size": max(SMALLEST_TYPE, type_size * scale),
-            "lines.linewidth": 1.8 * scale,
-            "lines.markersize": 6 * scale,
-            "errorbar.capsize": 3 * scale,
-            "axes.titlesize": "medium",
-            "legend.fontsize": "small",
-            "legend.handlelength": 3.2,
-            "figure.autolayout": False,
-            "figure.constrained_layout.use": False,
+            "lines.linewidth": 1.6 * scale,
+            "lines.markersize": 5.5 * scale,
+            "errorbar.capsize": 2.5 * scale,
+            **({} if self.style is None else settings_in(self.style)),
         }
-        if self.language == "zh":
-            settings |= {"font.family": [chinese_font(), fonts.WHOLE], "axes.unicode_minus": False}
-        else:  # where a Chinese font is for a user's own words
-            settings["font.family"] = [*fonts.families(), *chinese_fonts()[:1]]
         with matplotlib.rc_context(settings):
             figure = Figure(figsize=(wide, ratio * wide), dpi=PNG_DPI, layout="constrained")
             FigureCanvasAgg(figure)
             if self.title:
-                figure.suptitle(words_of(self.title), wrap=True)
+                figure.suptitle(self.title, wrap=True)
             yield figure
 
     @contextmanager
@@ -113,35 +88,88 @@ class Look:
 DEFAULT_LOOK = Look()
 
 
-def in_chinese(words: str) -> str:
-    """Words of a figure in Chinese, if they are known; `symbol 2`, one of several, is as well."""
-    known = CHINESE["words"]
-    word, _, number = words.rpartition(" ")
-    if words not in known and word in known and number.isdecimal():
-        return f"{known[word]} {number}"
-    return known.get(words, words)
+def settings_in(path: str | Path) -> dict[str, Any]:
+    """Matplotlib's settings in a style sheet; raises `UserError` for what is none."""
+    try:
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            name = line.partition("#")[0].partition(":")[0].strip()
+            if name and name not in matplotlib.rcParams:  # which Matplotlib tells in ten lines
+                raise ValueError(f"it has no setting {name[:40]}")
+        found: Any = matplotlib.rc_params_from_file(path, use_default_template=False)
+        return dict(found)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"`style` {path}: not a style sheet of Matplotlib ({reason})") from None
 
 
-def chinese_fonts() -> list[str]:
-    """The names of installed fonts with Chinese characters, the best first."""
-    installed = set(font_manager.get_font_names())
-    return [name for name in CHINESE["fonts"] if name in installed]
+def legend_below(figure: Figure, title: str = "") -> None:
+    """Put one legend of all axes below them, where it hides nothing, in as many columns as fit.
+
+    Call it within `Look.applied`.
+    """
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        entries |= {
+            label: marks for label, marks in legend_entries(axes).items() if label not in entries
+        }
+    letter = font_manager.FontProperties(size="small").get_size_in_points() / 72  # inches
+    widest = letter * (LETTER * max(map(len, entries), default=1) + HANDLE)
+    columns = max(1, min(4, len(entries), int(figure.get_figwidth() / widest)))
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
+    where |= {"title": title or None, "title_fontsize": "small"}
+    several = [marks for marks in entries.values() if len({*map(type, marks)}) < len(marks)]
+    beside = {marks: HandlerTuple(ndivide=None) for marks in several}  # dots of dev and test
+    figure.legend([*entries.values()], [*entries], handler_map=beside, **where)
 
 
-def chinese_font() -> str:
-    """The best of them; raises `UserError` for none."""
-    if found := chinese_fonts():
-        return found[0]
-    raise UserError(
-        "--lang zh needs a font with Chinese characters and none was found, "
-        f"{how_to_install()}, or leave out --lang"
-    )
+def legend_entries(axes: Axes) -> dict[str, tuple[Any, ...]]:
+    """All marks that have the same label, by label: a line and its band are one entry."""
+    marks: dict[str, tuple[Any, ...]] = {}
+    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+        before = marks.get(label, ())
+        alike = any(isinstance(mark, type(handle)) for mark in before)
+        marks[label] = (*before, handle) if alike else (handle, *before)  # lines are on top
+    return dict(sorted(marks.items(), key=lambda entry: not is_mean(entry[1][-1])))
 
 
-def how_to_install() -> str:
-    """What to do for Chinese characters; Matplotlib does not look for new fonts by itself."""
-    listed = Path(matplotlib.get_cachedir()) / "fontlist-*.json"
-    return f"install one such as Noto Sans CJK SC and delete Matplotlib's list of fonts, {listed}"
+def is_mean(mark: Any) -> bool:
+    """Whether a mark is what a reader looks for first: no dot of a seed, and no dotted line."""
+    return not isinstance(mark, PathCollection) and getattr(mark, "get_linestyle", str)() != ":"
+
+
+def files_of(figure: Figure, look: Look = DEFAULT_LOOK) -> dict[str, bytes]:
+    """A figure in each format, without a date: the same figure is the same bytes.
+
+    The layout is solved once and holds for all formats. Fonts in a PDF are TrueType, since venues
+    refuse Matplotlib's default, Type 3.
+    """
+    files = {}
+    settings: Any = {name: settings_in(PAPER)[name] for name in ("pdf.fonttype", "svg.hashsalt")}
+    with matplotlib.rc_context(settings), boxes_told():
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        for kind in look.formats:
+            buffer = io.BytesIO()
+            options = {"metadata": UNDATED.get(kind), **FASTER.get(kind, {})}
+            figure.savefig(buffer, format=kind, dpi=PNG_DPI, **options)
+            files[kind] = buffer.getvalue()
+    return files
+
+
+def save_figure(figure: Figure, stem: Path, look: Look = DEFAULT_LOOK) -> list[Path]:
+    """Write a figure in each format that was asked for; raises `OSError`."""
+    return write_figure(files_of(figure, look), stem)
+
+
+def write_figure(files: dict[str, bytes], stem: Path) -> list[Path]:
+    """Write what `files_of` gives; the same figure in other formats, which would be stale, goes."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in files]
+    for path, content in zip(paths, files.values(), strict=True):
+        write_atomically(path, content)
+    for kind in set(FORMATS) - files.keys():
+        stem.with_name(f"{stem.name}.{kind}").unlink(missing_ok=True)
+    return paths
 
 
 @contextmanager
@@ -153,52 +181,8 @@ def boxes_told() -> Iterator[None]:
     for one in caught:
         if re.match(MISSING, str(one.message)):
             warn_once(
-                "a title or label has characters that are in no font found and become boxes; for "
-                f"Chinese {how_to_install()}"
+                "a title or label has characters that the font lacks and that become boxes; "
+                "a style sheet (`style`) with another font.family has them"
             )
         else:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-
-
-def legend_below(figure: Figure, title: str = "") -> None:
-    """Put one legend of all axes below them, where it hides nothing, in columns that fit.
-
-    The figure grows by its height. Call it within `Look.applied`.
-    """
-    entries: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    letter = font_manager.FontProperties(size="small").get_size_in_points() / 72  # inches
-    lines = [line for label in entries for line in label.split("\n")]
-    widest = max((sum(1 + (ord(c) > 0x2E80) for c in line) for line in lines), default=1)
-    fit = figure.get_figwidth() / letter / (LETTER_WIDTH * widest + HANDLE_WIDTH)
-    columns = int(np.clip(fit, 1, 4))
-    deep = len(lines) / columns + bool(title)
-    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * letter * deep)
-    where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
-    where |= {"title": title, "title_fontsize": "small"}
-    legend = figure.legend(list(entries.values()), list(entries), **where)
-    for handle in filter(None, legend.legend_handles):
-        handle.set_alpha(None)  # points may be too faint to see one by one
-
-
-def save_figure(figure: Figure, stem: Path, look: Look = DEFAULT_LOOK) -> list[Path]:
-    """Write a figure in each format, without a date: the same figure is the same bytes.
-
-    The layout is solved once and holds for all formats. Fonts in a PDF are TrueType, since venues
-    refuse Matplotlib's default, Type 3.
-    """
-    paths = []
-    settings: Any = {"pdf.fonttype": 42, "svg.hashsalt": "srn_jax"}
-    with matplotlib.rc_context(settings), boxes_told():
-        if (engine := figure.get_layout_engine()) is not None:
-            engine.execute(figure)
-            figure.set_layout_engine(None)
-        for kind in look.formats:
-            buffer = io.BytesIO()
-            options = {"metadata": UNDATED.get(kind), **FASTER.get(kind, {})}
-            figure.savefig(buffer, format=kind, dpi=PNG_DPI, **options)
-            paths.append(stem.with_name(f"{stem.name}.{kind}"))
-            write_atomically(paths[-1], buffer.getvalue())
-    return paths

@@ -1,10 +1,12 @@
 """Why a network forgets: gradients through time, Jacobians, and what its states still hold.
 
-Everything here is a pure function of ONE network and sequences that are not padded. The state s_t
-of a cell of the family is all that it carries on, `[S * D]`: an LSTM's is h_t and c_t, one after
-the other. Of another module only the hidden states are known, so it has no gradients or Jacobians.
+Everything here is a pure function of ONE network and its sequences. The state s_t of a cell of the
+family is all that it carries on, `[S * D]`: an LSTM's is h_t and c_t, one after the other. Of other
+modules, several layers or two directions only the hidden states are known, so there are no
+gradients or Jacobians.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,67 +15,71 @@ import jax.numpy as jnp
 import numpy as np
 
 from srn_jax.cells import Cell
-from srn_jax.cells.cell import says
-from srn_jax.cells.loops import product, recurrent_side
+from srn_jax.cells.recurrence import apply_update, gates_of_array, product, recurrent_side
 from srn_jax.errors import UserError
 from srn_jax.tasks.task import Array, Examples, Task
-from srn_jax.training.experiment import Program
-from srn_jax.training.model import Network, Parameters, network_with
+from srn_jax.training.network import Network, network_with
+from srn_jax.training.program import Program
 
 # Added to the variances within a class, in units of a state's mean variance. From 1e-6 to 1e-2 the
 # mean accuracy of a readout of the last state moved by at most 0.015 over 64 trained SRN, LSTM and
 # GRU at lengths 25 and 35, and that of the answer less the network's own accuracy by 0.005.
 RIDGE = 1e-4
 MOST_CLASSES = 1000  # among which a readout chooses
+SHOWN = 8  # test sequences along which Jacobians are taken
 SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
 
 
 class Material(NamedTuple):
     """What a network is examined with; labels are whole numbers, one row for each target."""
 
-    train_inputs: Any  # [example, time, ...]
+    train: Examples
+    test: Examples
     train_labels: Any  # [target, example]
     shuffled_labels: Any  # the same in another order
-    test: Examples
     test_labels: Any  # [target, example]
 
 
 def analyse(
-    program: Program, classes: int, shown: int, parameters: Parameters, material: Material
+    program: Program, classes: int, parameters: Any, material: Material
 ) -> dict[str, jax.Array]:
     """All that is asked of one network.
 
     Args:
         program: task and configuration.
         classes: labels are 0..classes - 1.
-        shown: how many test sequences the Jacobians are taken along.
         parameters: of the network.
-        material: sequences of one length.
+        material: sequences of one length, or of several, padded.
 
     Returns:
-        `accuracy`, a scalar, on the test sequences; `chance`, that of the commonest training label,
-        and `is_answer`, whether it is what the network must answer, `[target]`; `readout` and
-        `shuffled` `[target, time]`, see `readout_accuracy`; `gradient` `[time]`, the root mean
-        square norm of dL/ds_t over sequences; `jacobian` `[time - 1, S * D]` and `product`
-        `[S * D]`, decadic logarithms of singular values, largest first, means over sequences: of
-        ds_t/ds_{t-1} for t = 2, 3, ..., and of ds_T/ds_2. The last three are NaN for a cell that
-        is not of the family.
+        `right` and `asked`, scalars, of the test sequences' answers; `chance`, the accuracy of the
+        commonest training label, and `is_answer`, whether it is what the network must answer,
+        `[target]`; `readout` and `shuffled` `[target, time]`, see `readout_accuracy`; `gradient`
+        `[time]`, the root mean square norm of dL/ds_t over sequences; `jacobian`
+        `[time - 1, S * D]` and `product` `[S * D]`, decadic logarithms of singular values, largest
+        first, means over sequences: of ds_t/ds_{t-1} for t = 2, 3, ..., and of ds_T/ds_2. The last
+        three are NaN where only hidden states are known, and the last two at length 1.
     """
     task, test = program.task, material.test
-    network = network_with(task, program.config, parameters)
-    family = isinstance(network.cell, Cell)
-    states_of: Any = partial(unroll, network) if family else network.states
-    train_states, test_states = states_of(material.train_inputs), states_of(test.inputs)
-    answers = network.answer(test_states[..., : network.hidden_size])
+    network = network_with(program, parameters)
+    family = is_family(network)
+    states_of: Any = unroll if family else Network.states
+    train_states, test_states = (
+        states_of(network, part.inputs, mask_of_examples(part)) for part in material[:2]
+    )
+    mask = mask_of_examples(test)
+    answers = network.answer(test_states[..., : network.hidden_size]) if family else None
+    answers = network(test.inputs, mask) if answers is None else answers
     right = task.correct(answers, test.targets)
-    found = {"accuracy": jnp.mean(right, dtype=jnp.float32)}
+    counts = jnp.asarray(task.counts(test.targets, test.weights))
+    found = {"right": jnp.sum(right & counts), "asked": jnp.sum(counts)}
     labels = {"readout": material.train_labels, "shuffled": material.shuffled_labels}
     read = partial(readout_accuracy, classes=classes)
     over_time = jax.vmap(read, in_axes=(0, None, 0, None), out_axes=1)  # every position
     for name, train_labels in labels.items():
         found[name] = over_time(train_states, train_labels, test_states, material.test_labels)
-    counts = jnp.sum(jax.nn.one_hot(material.train_labels, classes), axis=1)
-    guess = jnp.argmax(counts, axis=1)[:, None]
+    number = jnp.sum(jax.nn.one_hot(material.train_labels, classes), axis=1)
+    guess = jnp.argmax(number, axis=1)[:, None]
     found["chance"] = jnp.mean(material.test_labels == guess, axis=1, dtype=jnp.float32)
     found["is_answer"] = jnp.stack(
         [jnp.array_equal(labels, test.targets) for labels in material.test_labels]
@@ -82,76 +88,117 @@ def analyse(
     found |= {"gradient": jnp.full(time, jnp.nan), "product": nothing}
     found["jacobian"] = jnp.full((time - 1, 1), jnp.nan)
     if family:
+        begun = jnp.ones(test_states.shape[:2], bool) if mask is None else mask.T
         gradient = gradient_through_time(task, network, test)
-        found["gradient"] = root_mean_square_norm(gradient)
+        found["gradient"] = root_mean_square_norm(gradient, begun)
+    if family and time > 1:
         # Spread over the test set, which may be in order.
-        some = np.linspace(0, len(test.inputs) - 1, min(shown, len(test.inputs))).astype(int)
-        each = jacobians(network, test.inputs[some])
-        found["jacobian"] = jnp.mean(decades(singular_values(each)), axis=1)
+        some = np.linspace(0, len(test.inputs) - 1, min(SHOWN, len(test.inputs))).astype(int)
+        each = jacobians(network, test.inputs[some], None if mask is None else mask[some])
+        moved = jnp.broadcast_to(begun[:-1, some, None], each.shape[:3])
+        found["jacobian"] = jnp.mean(decades(singular_values(each)), axis=1, where=moved)
         whole, scale = product_of(each[1:])
         found["product"] = jnp.mean(decades(singular_values(whole)) + scale[:, None], axis=0)
     return found
 
 
-def input_side(network: Network, inputs: Any) -> jax.Array:
+def is_family(network: Any) -> bool:
+    """Whether all that a network carries on is the state of a single cell of the family."""
+    return isinstance(network.cell, Cell) and network.cells == (("cell",),)
+
+
+def mask_of_examples(examples: Examples) -> jax.Array | None:
+    """Where sequences have begun, `[batch, time]`; None where all fill their width."""
+    if examples.lengths is None:
+        return None
+    width = examples.inputs.shape[1]
+    return jnp.arange(width)[None] >= width - jnp.asarray(examples.lengths)[:, None]
+
+
+def input_side(network: Any, inputs: Any) -> jax.Array:
     """The input side x_t W + b of every position, time-major: `[time, batch, gates * D]`."""
-    vectors = network.embedding(inputs) if hasattr(network, "vocabulary") else jnp.asarray(inputs)
+    vectors = jnp.asarray(inputs)
+    if getattr(network, "embedding", None) is not None:
+        vectors = network.embedding(jnp.maximum(vectors, 0))  # whatever padding is
     side = network.cell.project(vectors.reshape(-1, vectors.shape[-1]))
     return jnp.swapaxes(side.reshape(*vectors.shape[:2], -1), 0, 1)
 
 
-def sides_of(cell: Cell, state: jax.Array) -> tuple[jax.Array, Any]:
-    """H U + c, and the state in its parts, as `Cell.plain_step` wants them."""
-    parts = jnp.split(state, cell.states, axis=-1)
+def sides_of(cell: Cell, x: jax.Array, state: jax.Array) -> tuple[Any, Any, Any]:
+    """The input side x, h U + c and the state, of flat arrays, as `Cell.update` takes them."""
+    parts = tuple(jnp.split(state, cell.states, axis=-1))
+    whole = parts[0] if cell.states == 1 else parts
     c = cell.c[...] if cell.recurrent_bias else None
-    side = recurrent_side(parts[0], cell.U[...], c)
-    return side, parts[0] if cell.states == 1 else tuple(parts)
+    return gates_of_array(x, cell.gates), recurrent_side(whole, cell.U[...], c, cell.gates), whole
 
 
 def transition(cell: Cell, x: jax.Array, state: jax.Array) -> jax.Array:
     """The state `[..., S * D]` after `state`, given the input side x `[..., gates * D]`."""
-    after = cell.plain_step(x, *sides_of(cell, state))
+    after = apply_update(type(cell), *sides_of(cell, x, state))
     return jnp.concatenate(after, axis=-1) if isinstance(after, tuple) else after
 
 
-def unroll(network: Network, inputs: Any, added: jax.Array | None = None) -> jax.Array:
-    """The states, time-major, `[time, batch, S * D]`; `added`, of that shape, is added to each."""
+def unroll(
+    network: Any, inputs: Any, mask: jax.Array | None = None, added: jax.Array | None = None
+) -> jax.Array:
+    """The states, time-major, `[time, batch, S * D]`; `added`, of that shape, is added to each.
+
+    A state stays where the mask `[batch, time]` is False.
+    """
     side = input_side(network, inputs)
     size = network.cell.states * network.hidden_size
     if added is None:
         added = jnp.zeros((*side.shape[:2], size), side.dtype)
 
     def step(state, arrives):
-        x, more = arrives
-        state = transition(network.cell, x, state) + more
+        x, more, keep = arrives
+        after = transition(network.cell, x, state)
+        state = (after if keep is None else jnp.where(keep[:, None], after, state)) + more
         return state, state
 
-    return jax.lax.scan(step, jnp.zeros_like(added[0]), (side, added))[1]
+    along = side, added, None if mask is None else mask.T
+    return jax.lax.scan(step, jnp.zeros_like(added[0]), along)[1]
 
 
-def gradient_through_time(task: Task, network: Network, examples: Examples) -> jax.Array:
+def gradient_through_time(task: Task, network: Any, examples: Examples) -> jax.Array:
     """dL/ds_t `[time, batch, S * D]`, L being the loss of each sequence by itself."""
+    mask = mask_of_examples(examples)
 
     def total(added):
-        states = unroll(network, examples.inputs, added)
+        states = unroll(network, examples.inputs, mask, added)
         losses = task.loss(network.answer(states[..., : network.hidden_size]), examples.targets)
-        return jnp.sum(losses) * len(losses) / losses.size  # the mean over several answers
+        if losses.ndim == 1:
+            return jnp.sum(losses)
+        axes = tuple(range(1, losses.ndim))
+        if examples.weights is None:
+            return jnp.sum(jnp.mean(losses, axis=axes))
+        weights = jnp.broadcast_to(examples.weights, losses.shape)
+        whole = jnp.sum(weights, axis=axes)
+        return jnp.sum(jnp.sum(weights * losses, axis=axes) / jnp.where(whole > 0, whole, 1))
 
     return jax.grad(total)(jnp.zeros_like(unroll(network, examples.inputs)))
 
 
-def root_mean_square_norm(vectors: jax.Array) -> jax.Array:
-    """Root mean square over `batch` of the norms of `[time, batch, S * D]`, without underflow."""
+def root_mean_square_norm(vectors: jax.Array, begun: jax.Array) -> jax.Array:
+    """Root mean square of the norms of `[time, batch, S * D]` where `begun [time, batch]`.
+
+    Without underflow.
+    """
     largest = jnp.max(jnp.abs(vectors), axis=(1, 2), keepdims=True)
     scaled = vectors / jnp.where(largest > 0, largest, 1)
-    return largest[:, 0, 0] * jnp.sqrt(jnp.mean(jnp.sum(scaled**2, axis=2), axis=1))
+    squares = jnp.mean(jnp.sum(scaled**2, axis=2), axis=1, where=begun)
+    return largest[:, 0, 0] * jnp.sqrt(squares)
 
 
-def jacobians(network: Network, inputs: Any) -> jax.Array:
+def jacobians(network: Any, inputs: Any, mask: jax.Array | None = None) -> jax.Array:
     """ds_t/ds_{t-1} for t = 2, 3, ...: `[time - 1, batch, S * D, S * D]`."""
-    side, states = input_side(network, inputs), unroll(network, inputs)
+    side, states = input_side(network, inputs), unroll(network, inputs, mask)
     one = jax.jacfwd(partial(transition, network.cell), argnums=1)
-    return jax.vmap(jax.vmap(one))(side[1:], states[:-1])
+    each = jax.vmap(jax.vmap(one))(side[1:], states[:-1])
+    if mask is None:
+        return each
+    stays = jnp.broadcast_to(jnp.eye(each.shape[-1], dtype=each.dtype), each.shape)
+    return jnp.where(mask.T[1:, :, None, None], each, stays)
 
 
 def product_of(each: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -283,25 +330,26 @@ def number_of_classes(*labels: Array) -> int:
 
 
 def has_gates(cell: Any) -> bool:
-    """Whether a class of cells says what its gates are."""
-    return issubclass(cell, Cell) and says(cell, "gate_values")
+    """Whether a class of cells says what its gates are, of the `update` that it has."""
+    owners = [
+        name for kind in cell.__mro__ for name in ("gate_values", "update") if name in vars(kind)
+    ]
+    return issubclass(cell, Cell) and hasattr(cell, "gate_values") and owners[0] == "gate_values"
 
 
-def gates_of(network: Network, inputs: Any) -> dict[str, jax.Array]:
-    """The gates by name along one sequence `[1, time, ...]`: `[D, time]` each.
+def gates_along(network: Any, tokens: Sequence[int]) -> dict[str, np.ndarray]:
+    """The gates of a network by name along one sequence: `[D, time]` each.
 
-    Raises `UserError` for a cell that names no gates.
+    Raises `UserError` for a network that names no gates.
     """
-    cell = network.cell
-    values = {}
-    if isinstance(cell, Cell):
-        side, states = input_side(network, inputs), unroll(network, inputs)
-        before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
-        values = cell.gate_values(side, *sides_of(cell, before))
-    if not values:
-        raise UserError(f"{type(cell).__name__} has no gates to show, leave out --gates")
+    cell, inputs = network.cell, jnp.asarray(tokens)[None]
+    if not (is_family(network) and has_gates(type(cell))):
+        raise UserError(f"{type(cell).__name__} has no gates to show, leave out `gates`")
+    side, states = input_side(network, inputs), unroll(network, inputs)
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+    values = cell.gate_values(*sides_of(cell, side, before))
     wanted = (side.shape[0], 1, network.hidden_size)
     for name, gate in values.items():
         if jnp.shape(gate) != wanted:
             raise UserError(f"gate {name} has shape {jnp.shape(gate)}, expected {wanted}")
-    return {name: gate[:, 0].T for name, gate in values.items()}
+    return {name: np.asarray(gate[:, 0].T) for name, gate in values.items()}

@@ -5,15 +5,22 @@ from typing import Any
 from srn_jax.cells.cell import Cell
 from srn_jax.cells.gru import GRU
 from srn_jax.cells.lstm import LSTM
+from srn_jax.cells.recurrence import Derivative
 from srn_jax.cells.srn import SRN, ResidualSRN
-from srn_jax.checks import OWN
-from srn_jax.own_files import load_class
+from srn_jax.errors import UserError
+from srn_jax.own_files import describe, resolve
 
-__all__ = ["GRU", "LSTM", "SRN", "Cell", "ResidualSRN", "cell_class"]
+__all__ = ["BY_NAME", "GRU", "LSTM", "SRN", "Cell", "Derivative", "ResidualSRN", "cell_class"]
 
-BY_NAME = {"srn": SRN, "residual-srn": ResidualSRN, "lstm": LSTM, "gru": GRU}
+BY_NAME: dict[str, Any] = {"srn": SRN, "residual-srn": ResidualSRN, "lstm": LSTM, "gru": GRU}
 
 
-def cell_class(name: str) -> Any:
-    """The class of a name in `config.CELLS`, or of `FILE.py:NAME`; raises `UserError`."""
-    return load_class(name) if OWN.fullmatch(name) else BY_NAME[name]
+def cell_class(value: Any) -> Any:
+    """The class that a setting means: itself, one of `BY_NAME`, or that of FILE.py:NAME.
+
+    Raises `UserError` for what is no class.
+    """
+    found = resolve(value, BY_NAME)
+    if not isinstance(found, type):
+        raise UserError(f"`cell` must be a class, got {describe(value)}")
+    return found

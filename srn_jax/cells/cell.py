@@ -3,15 +3,14 @@
     class Leaky(Cell):
         gates = 1                                     # columns of W and U, in units of D
 
-        def update(self, x, h, state):                # x, h [..., gates, D]; state [..., D]
-            return 0.9 * state + 0.1 * jnp.tanh(x + h)[..., 0, :]
+        def update(self, x, h, state):                # x, h tuples of `gates` arrays [..., D]
+            return 0.9 * state + 0.1 * jnp.tanh(x[0] + h[0])
 
 `x` is the input side (x_t W + b), `h` the recurrent side (h_{t-1} U), and the result the new state.
 `update` must be elementwise and must not use the parameters: the loop over time, the mask and the
-backward pass are shared (`recurrence`), and they call it on the class.
+backward pass are shared (`recurrence`).
 """
 
-from inspect import getattr_static
 from typing import Any
 
 import jax
@@ -19,12 +18,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from srn_jax.cells.initializers import recurrent_initializer, xavier
-from srn_jax.cells.loops import State, layer, output
-from srn_jax.cells.recurrence import ALL_STATES, Plan, recurrence
+from srn_jax.cells.recurrence import (
+    Derivative,
+    How,
+    State,
+    layer,
+    output,
+    parts_of,
+    plain_recurrence,
+    recurrence,
+)
 from srn_jax.errors import UserError
-
-# What a cell may say beside `update`, to be faster; it is true of that `update` alone.
-FASTER = {"step", "derivative", "additive", "keeps_state", "rests"}
 
 
 class Cell(nnx.Module):
@@ -38,24 +42,7 @@ class Cell(nnx.Module):
     states: int = 1  # parts of the state; the first is h, which the others see
     recurrent_bias: bool = False  # whether the recurrent side has a bias c of its own
     forget_gate: int | None = None  # the gate to whose bias `forget_bias` is added
-
-    # For cells that bring a `step` and a `derivative` of their own:
-    additive: bool = False  # x and h enter as their sum, so both have one gradient
-    keeps_state: bool = False  # what `step` keeps is the new state itself
-    rests: bool = False  # without input a state of zero stays zero: padding needs no mask
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-
-        def place(name: str) -> int:
-            return next(n for n, kind in enumerate(cls.__mro__) if name in vars(kind))
-
-        # What an older class says beside its own `update` is not true of a newer one.
-        newest = place("update")
-        if newest < min(place("step"), place("derivative")):
-            for name in (*FASTER, "gate_values"):
-                if newest < place(name):
-                    setattr(cls, name, vars(Cell)[name])
+    derivative: Derivative | None = None  # of update, where one by hand is faster
 
     def __init__(
         self,
@@ -65,11 +52,13 @@ class Cell(nnx.Module):
         rngs: nnx.Rngs,
         recurrent_init: str | nnx.Initializer = "xavier",
         forget_bias: jax.Array | float = 0.0,
+        chrono: jax.Array | float | None = None,
         W: jax.Array | None = None,
         U: jax.Array | None = None,
         b: jax.Array | None = None,
         c: jax.Array | None = None,
     ):
+        """`chrono` is the longest memory, in positions, for which gates are to start; or None."""
         if isinstance(recurrent_init, str):
             recurrent_init = recurrent_initializer(recurrent_init)
         columns = self.gates * hidden_size
@@ -93,49 +82,36 @@ class Cell(nnx.Module):
             start = self.forget_gate * hidden_size
             forget = self.b[...].at[:, start : start + hidden_size].add(forget_bias)
             self.b = nnx.Param(forget)
+        if b is None and chrono is not None:
+            shape = (1, hidden_size)
+            times = jax.random.uniform(rngs.params(), shape, jnp.float32, 1, chrono - 1)
+            self.start_chrono(jnp.log(times))
 
-    def update(self, x: jax.Array, h: jax.Array, state: Any) -> Any:
+    def update(self, x: tuple[jax.Array, ...], h: tuple[jax.Array, ...], state: Any) -> Any:
         """The new state `[..., D]`, or a tuple of `states` such.
 
         Args:
-            x: input side, `[..., gates, D]`.
-            h: recurrent side, `[..., gates, D]`.
+            x: input side, a tuple of `gates` arrays `[..., D]`.
+            h: recurrent side, likewise.
             state: `[..., D]`, or a tuple of `states` such.
         """
         raise UserError(f"{type(self).__name__}: no method update(x, h, state), a cell has one")
 
-    @classmethod
-    def plain_step(cls, x: jax.Array, h: jax.Array, state: Any) -> Any:
-        """The new state by `update`, of sides `[..., gates * D]`."""
-        x, h = (side.reshape(*side.shape[:-1], cls.gates, -1) for side in (x, h))
-        return object.__new__(cls).update(x, h, state)  # an instance for `super().update`
-
-    # A cell may say these two itself, to be faster. Their sides are flat, `[..., gates * D]`:
-    # a loop with a reshape in it does not become one kernel on a CPU and takes twice as long.
-
-    @classmethod
-    def step(cls, x: jax.Array, h: jax.Array, state: Any) -> tuple[Any, jax.Array | None]:
-        """The new state, and what `derivative` wants to know, as large as x; None stands for x."""
-        return cls.plain_step(x, h, state), None
-
-    @classmethod
-    def derivative(
-        cls, kept: jax.Array, h: jax.Array | None, before: Any, gradient: Any
-    ) -> tuple[jax.Array, jax.Array, Any]:
-        """The gradients with respect to x, h and the state before, by autodiff of `update`.
-
-        Args:
-            kept: what `step` kept, `[..., gates * D]`.
-            h: recurrent side, `[..., gates * D]`; None for an additive cell.
-            before: the state before.
-            gradient: of the new state.
-        """
-        return jax.vjp(cls.plain_step, kept, h, before)[1](gradient)
-
-    @classmethod
-    def gate_values(cls, x: jax.Array, h: jax.Array, state: Any) -> dict[str, jax.Array]:
+    def gate_values(self, x: Any, h: Any, state: Any) -> dict[str, jax.Array]:
         """The gates by name, each `[..., D]`, for figures; none unless a cell says so."""
         return {}
+
+    def start_chrono(self, log_times: jax.Array) -> None:
+        """Set gates' biases for memories of exp(`log_times [1, D]`) positions, where it has such.
+
+        Source: Tallec & Ollivier (2018), whose start is named chrono.
+        """
+
+    def set_bias(self, name: str, gate: int, values: jax.Array) -> None:
+        """Set the bias `name`, b or c, of a gate to `values [1, D]`."""
+        bias, size = getattr(self, name)[...], values.shape[1]
+        new = bias.at[:, gate * size : (gate + 1) * size].set(values)
+        setattr(self, name, nnx.Param(new))
 
     def __call__(
         self,
@@ -150,16 +126,20 @@ class Cell(nnx.Module):
             mask: `[batch, time]`; where it is False the state stays as it was.
             initial_state: `[batch, D]`, or a tuple of `states` such; zero unless given.
         """
-        inputs = jnp.asarray(inputs, self.W[...].dtype)
-        ones = jnp.ones((*inputs.shape[:-1], 1), inputs.dtype)
-        features = jnp.swapaxes(jnp.concatenate([inputs, ones], axis=-1), 0, 1)
-        weight = jnp.concatenate([self.W[...], self.b[...]])
+        inputs = jnp.swapaxes(jnp.asarray(inputs, self.W[...].dtype), 0, 1)
         mask = None if mask is None else jnp.asarray(mask).T
-        return jnp.swapaxes(output(self.scan(features, weight, mask, initial_state)), 0, 1)
+        states = self.scan(*self.sides(inputs), mask, initial_state)
+        return jnp.swapaxes(output(states), 0, 1)
 
     def project(self, inputs: jax.Array) -> jax.Array:
         """The input side of the recurrence, inputs @ W + b: `[rows, M]` -> `[rows, gates * D]`."""
         return layer(inputs, self.W[...]) + self.b[...]
+
+    def sides(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`inputs [..., M]` as `scan` takes them, with a feature that is always 1, and W with b."""
+        ones = jnp.ones((*inputs.shape[:-1], 1), inputs.dtype)
+        weight = jnp.concatenate([self.W[...], self.b[...]])
+        return jnp.concatenate([inputs, ones], axis=-1), weight
 
     def scan(
         self,
@@ -167,7 +147,8 @@ class Cell(nnx.Module):
         input_weight: jax.Array,
         mask: jax.Array | None = None,
         initial_state: State = None,
-        plan: Plan = ALL_STATES,
+        how: How | None = None,
+        plain: bool = False,
     ) -> State:
         """Time-major states `[time, batch, D]`, where features @ input_weight is the input side.
 
@@ -176,17 +157,22 @@ class Cell(nnx.Module):
             input_weight: `[features, gates * D]`.
             mask: `[time, batch]` or `[time, 1]`; where it is False the state stays as it was.
             initial_state: as in `__call__`.
-            plan: how it is run; it may say that only the last state is wanted, `[batch, D]`.
+            how: it is run; it may say that only the last state is wanted, `[batch, D]`.
+            plain: leave its derivative to autodiff, which is slower and knows forward mode.
         """
         if initial_state is None:
             zero = jnp.zeros((features.shape[1], self.U.shape[0]), features.dtype)
             initial_state = zero if self.states == 1 else (zero,) * self.states
-        c = self.c[...] if self.recurrent_bias else None
-        weights = input_weight, self.U[...], c
-        return _recurrence(type(self), features, *weights, initial_state, mask, plan)
+        kind = type(self)
+        how = (how or How())._replace(parts=parts_of(kind))
+        weights = input_weight, self.U[...], self.c[...] if self.recurrent_bias else None
+        run = _plain if plain else _recurrence
+        return run(kind, how, features, *weights, initial_state, mask)
 
 
-_recurrence = jax.jit(recurrence, static_argnums=(0, 7))  # compiled once, also where called eagerly
+# Compiled once, also where called eagerly; `How.parts` says when it is another.
+_recurrence = jax.jit(recurrence, static_argnums=(0, 1))
+_plain = jax.jit(plain_recurrence, static_argnums=(0, 1))
 
 
 def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
@@ -195,8 +181,3 @@ def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
     if value.shape != shape:
         raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
     return value
-
-
-def says(cell: type[Cell], name: str) -> bool:
-    """Whether a class of cells has an attribute of its own in the place of `Cell`'s."""
-    return getattr_static(cell, name) is not getattr_static(Cell, name)

@@ -20,29 +20,14 @@ class GRU(Cell):
 
     def update(self, x, h, state):
         """The new h."""
-        r, z = (jax.nn.sigmoid((x + h)[..., n, :]) for n in range(2))
-        return (1 - z) * jnp.tanh(x[..., 2, :] + r * h[..., 2, :]) + z * state
+        r, z = jax.nn.sigmoid(x[0] + h[0]), jax.nn.sigmoid(x[1] + h[1])
+        return (1 - z) * jnp.tanh(x[2] + r * h[2]) + z * state
 
-    @classmethod
-    def step(cls, x, h, state):
-        """Keeps the gates."""
-        (xr, xz, xn), (hr, hz, hn) = (jnp.split(side, 3, axis=-1) for side in (x, h))
-        r, z = jax.nn.sigmoid(xr + hr), jax.nn.sigmoid(xz + hz)
-        n = jnp.tanh(xn + r * hn)
-        return (1 - z) * n + z * state, jnp.concatenate([r, z, n], axis=-1)
-
-    @classmethod
-    def derivative(cls, kept, h, before, gradient):
-        """No gate is computed again."""
-        (r, z, n), hn = jnp.split(kept, 3, axis=-1), jnp.split(h, 3, axis=-1)[2]
-        dn = gradient * (1 - z) * (1 - n * n)
-        dr = dn * hn * r * (1 - r)
-        dz = gradient * (before - n) * z * (1 - z)
-        dx, dh = (jnp.concatenate([dr, dz, last], axis=-1) for last in (dn, dn * r))
-        return dx, dh, gradient * z
-
-    @classmethod
-    def gate_values(cls, x, h, state):
+    def gate_values(self, x, h, state):
         """Reset and update gate."""
-        _, gates = cls.step(x, h, state)
-        return dict(zip("RZ", jnp.split(gates, 3, axis=-1), strict=False))
+        return {"R": jax.nn.sigmoid(x[0] + h[0]), "Z": jax.nn.sigmoid(x[1] + h[1])}
+
+    def start_chrono(self, log_times):
+        """The update gate, which keeps the state."""
+        self.set_bias("b", 1, log_times)
+        self.set_bias("c", 1, jnp.zeros_like(log_times))

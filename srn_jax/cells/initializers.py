@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from srn_jax.checks import one_of
-from srn_jax.config import RECURRENT_INITS
+from srn_jax.config import RECURRENT_INITS, check
 
 xavier = nnx.initializers.xavier_uniform()
 
@@ -25,7 +24,7 @@ def recurrent_initializer(name: str) -> nnx.Initializer:
     `orthogonal` is Saxe et al. (2014), `identity` Le et al. (2015), `pytorch` the default of
     `torch.nn.RNN`: uniform on +-1/sqrt(D).
     """
-    one_of(*RECURRENT_INITS)("recurrent_init", name)
+    check("recurrent_init", name, str, choices=RECURRENT_INITS)
     return {
         "xavier": xavier,
         "orthogonal": nnx.initializers.orthogonal(),

@@ -2,8 +2,32 @@
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from srn_jax.cells.cell import Cell
+from srn_jax.cells.recurrence import Derivative
+
+
+def _derivative(x, h, state):
+    """The new (h, c), and a pullback in which no gate is computed again."""
+    i, f, o = (jax.nn.sigmoid(x[n] + h[n]) for n in range(3))
+    a = jnp.tanh(x[3] + h[3])
+    c = f * state[1] + i * a
+    return (o * jnp.tanh(c), c), Partial(_pullback, i, f, o, a, state[1])
+
+
+def _pullback(i, f, o, a, before, gradient):
+    """The sigmoid's derivative is s (1 - s), the tanh's 1 - t^2."""
+    dh, dc = gradient
+    tanh_c = jnp.tanh(f * before + i * a)
+    dc = dc + dh * o * (1 - tanh_c * tanh_c)
+    dx = (
+        dc * a * i * (1 - i),
+        dc * before * f * (1 - f),
+        dh * tanh_c * o * (1 - o),
+        dc * i * (1 - a * a),
+    )
+    return dx, dx, (jnp.zeros_like(dh), dc * f)
 
 
 class LSTM(Cell):
@@ -18,37 +42,21 @@ class LSTM(Cell):
     gates = 4
     states = 2
     forget_gate = 1
-    additive = True
-    rests = True
 
     def update(self, x, h, state):
         """The new (h, c)."""
-        i, f, o = (jax.nn.sigmoid((x + h)[..., n, :]) for n in range(3))
-        c = f * state[1] + i * jnp.tanh((x + h)[..., 3, :])
+        i, f, o = (jax.nn.sigmoid(x[n] + h[n]) for n in range(3))
+        c = f * state[1] + i * jnp.tanh(x[3] + h[3])
         return o * jnp.tanh(c), c
 
-    @classmethod
-    def step(cls, x, h, state):
-        """Keeps the gates."""
-        *zs, za = jnp.split(x + h, 4, axis=-1)
-        i, f, o, a = gates = [*map(jax.nn.sigmoid, zs), jnp.tanh(za)]
-        c = f * state[1] + i * a
-        return (o * jnp.tanh(c), c), jnp.concatenate(gates, axis=-1)
+    derivative = Derivative(update, _derivative)
 
-    @classmethod
-    def derivative(cls, kept, h, before, gradient):
-        """The sigmoid's derivative is s (1 - s), so no gate is computed again."""
-        i, f, o, a = jnp.split(kept, 4, axis=-1)
-        dh, dc = gradient
-        tanh_c = jnp.tanh(f * before[1] + i * a)
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        dz = [dc * a * i * (1 - i), dc * before[1] * f * (1 - f)]
-        dz += [dh * tanh_c * o * (1 - o), dc * i * (1 - a * a)]
-        dx = jnp.concatenate(dz, axis=-1)
-        return dx, dx, (jnp.zeros_like(dh), dc * f)
-
-    @classmethod
-    def gate_values(cls, x, h, state):
+    def gate_values(self, x, h, state):
         """Input, forget and output gate, and the internal state."""
-        (_, c), gates = cls.step(x, h, state)
-        return dict(zip("IFO", jnp.split(gates, 4, axis=-1), strict=False)) | {"C": c}
+        gates = {name: jax.nn.sigmoid(x[n] + h[n]) for n, name in enumerate("IFO")}
+        return gates | {"C": self.update(x, h, state)[1]}
+
+    def start_chrono(self, log_times):
+        """The forget gate, and against it the input gate."""
+        self.set_bias("b", 0, -log_times)
+        self.set_bias("b", 1, log_times)

@@ -1,152 +1,254 @@
-r"""The loop over time that serves every cell of the family, with one backward pass by hand.
+r"""The loop over time that serves every cell of the family, and its backward pass.
 
 A cell of the family is an elementwise function of gates and state. For t = 1..T, with features f_t
 (a bias is a row of W, for a feature that is always 1):
 
     x_t = f_t W        g_t = h_{t-1} U + c        s_t = update(x_t, g_t, s_{t-1})
 
-h_t is the state s_t, or its first part. Reverse-mode autodiff of the loop accumulates dW and dU
-inside it: small products and sums at every step. With ds_t the gradient that reaches s_t, only
+h_t is the state s_t, or its first part. Forward, a scan calls `jax.vjp` of `update` and stacks what
+comes back: the pullback is a pytree. Backward, a scan calls it. With ds_t the gradient that reaches
+s_t, only
 
-    dx_t, dg_t, ds_{t-1} = derivative of update, times ds_t        dh_{t-1} += dg_t U^T
+    dx_t, dg_t, ds_{t-1} = pullback_t(ds_t)        dh_{t-1} += dg_t U^T
 
-depend on the future, and everything else is one large product after the loop, over all positions
-and rows:
+depend on the future. Autodiff of the loop would sum dW and dU inside of it; here they are products
+over all positions and rows after it, as cuDNN does it:
 
     dW = sum_t f_t^T dx_t        dU = sum_t h_{t-1}^T dg_t        dc = sum_t dg_t
 
-This is what cuDNN does. f_t W, too, is one product before the loop; what is left are two small
-loops, which `loops` and `kernels` write in the forms that suit the platforms. `recurrence` is the
-fast version, `reference_recurrence` the plain one; the tests hold them equal.
+`plain_recurrence` is the reference, by autodiff alone.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from srn_jax.cells.loops import (
-    CellClass,
-    Form,
-    Loop,
+from srn_jax.cells.products import (
+    HIGHEST,
     State,
-    form_for,
+    add_to_output,
+    gates_of_array,
     keep_where,
+    layer,
     output,
     product,
     recurrent_side,
+    rows,
+)
+from srn_jax.cells.pullback import (
+    Derivative,
+    Kept,
+    Static,
+    apply_update,
+    derivative_of,
+    parts_of,
+    rests,
+    updater,
 )
 
-
-def reference_recurrence(
-    cell: CellClass,
-    features: jax.Array,
-    input_weight: jax.Array,
-    recurrent_weight: jax.Array,
-    recurrent_bias: jax.Array | None,
-    initial: State,
-    mask: jax.Array | None = None,
-) -> State:
-    """The states, by `lax.scan` and autodiff; arguments as `recurrence`."""
-
-    def step(state: State, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[State, State]:
-        f, keep = inputs
-        x, g = product(f, input_weight), recurrent_side(state, recurrent_weight, recurrent_bias)
-        new = keep_where(keep, cell.plain_step(x, g, state), state)
-        return new, new
-
-    return jax.lax.scan(step, initial, (features, mask))[1]
+__all__ = [
+    "Derivative",
+    "How",
+    "State",
+    "add_to_output",
+    "apply_update",
+    "derivative_of",
+    "gates_of_array",
+    "layer",
+    "output",
+    "parts_of",
+    "plain_recurrence",
+    "product",
+    "recurrence",
+    "recurrent_side",
+    "rests",
+]
 
 
-class Plan(NamedTuple):
-    """How a recurrence is run."""
+class Platform(NamedTuple):
+    """How the loops are written for a platform."""
+
+    # An accelerator starts every operation by itself. If a turn begins with the product, all that
+    # follows it, the storing of its result included, is part of the same operation.
+    product_first: bool = True
+    unroll: int = 1  # positions in a turn: on a GPU a loop's counter and condition are launches too
+    moves_by_product: bool = False  # what is moved by one position: on a TPU joining costs more
+    skips: bool = False  # padding before the first sequence, where only the last state is wanted
+
+
+PLATFORMS = {
+    "cpu": Platform(product_first=False, skips=True),
+    "tpu": Platform(moves_by_product=True),
+    "gpu": Platform(unroll=64),
+}
+
+
+class How(NamedTuple):
+    """How a recurrence is run; all of it static."""
 
     last: bool = False  # only the last state is wanted
-    form: Form | None = None  # of the loops; None takes the one that suits the platform
     blank: bool = False  # where the mask is False x and s_0 are zero, and states are not looked at
+    platform: str | None = None  # None is JAX's own
+    parts: tuple[Any, ...] = ()  # of the class, which a notebook may replace: see `parts_of`
+
+    @property
+    def form(self) -> Platform:
+        """What suits the platform; a GPU's by default."""
+        return PLATFORMS.get(self.platform or jax.default_backend(), PLATFORMS["gpu"])
 
 
-ALL_STATES = Plan()
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 7))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recurrence(
-    cell: CellClass,
+    cell: Any,
+    how: How,
     features: jax.Array,
     input_weight: jax.Array,
     recurrent_weight: jax.Array,
     recurrent_bias: jax.Array | None,
     initial: State,
     mask: jax.Array | None = None,
-    plan: Plan = ALL_STATES,
 ) -> State:
     """The states s_1..s_T of a cell of the family.
 
     Args:
-        cell: the class; only its class attributes and elementwise functions are used.
+        cell: the class; only its class attributes and its update are used.
+        how: it is run.
         features: f, `[time, batch, features]`.
         input_weight: W, `[features, gates * hidden]`.
         recurrent_weight: U, `[hidden, gates * hidden]`.
         recurrent_bias: c, `[1, gates * hidden]` or None.
         initial: s_0, `[batch, hidden]` or a tuple of such.
         mask: `[time, batch]` or `[time, 1]` booleans, or None; where False the state stays.
-        plan: how it is run.
 
     Returns:
         The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
     """
-    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    if plan.last:
-        return _by_platform(plan, partial(_last, cell), *arguments)
-    return _by_platform(plan, partial(_run, cell), *arguments)[0]
+    keep = needed(cell, how, mask)
+    if how.last and how.form.skips:
+        start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
+        keep = None if mask is not None and mask.shape[1] == 1 else keep
+
+        def turn(t: jax.Array, state: State) -> State:
+            x = product(features[t], input_weight)
+            side = recurrent_side(state, recurrent_weight, recurrent_bias, cell.gates)
+            new = apply_update(cell, gates_of_array(x, cell.gates), side, state)
+            return keep_where(None if keep is None else keep[t], new, state)
+
+        return jax.lax.fori_loop(start, len(features), turn, initial)
+    return _scan(cell, how, features, input_weight, recurrent_weight, recurrent_bias, initial, keep)
 
 
-def _forward(cell, features, input_weight, recurrent_weight, recurrent_bias, initial, mask, plan):
-    arguments = features, input_weight, recurrent_weight, recurrent_bias, initial, mask
-    states, kept = _by_platform(plan, partial(_run, cell), *arguments)
-    result = jax.tree.map(lambda part: part[-1], states) if plan.last else states
-    return result, (states, kept, *arguments)
+def plain_recurrence(
+    cell: Any,
+    how: How,
+    features: jax.Array,
+    input_weight: jax.Array,
+    recurrent_weight: jax.Array,
+    recurrent_bias: jax.Array | None,
+    initial: State,
+    mask: jax.Array | None = None,
+) -> State:
+    """What `recurrence` gives, for autodiff in either mode; the same arguments."""
+    weights = recurrent_weight, recurrent_bias
+    return _scan(cell, how, features, input_weight, *weights, initial, mask)
 
 
-def _last(cell, plan, form, features, input_weight, weight, bias, initial, mask):
-    loop = form.loop(Loop(cell, weight, bias, mask), plan.blank)
-    return form.last(loop, features, input_weight, initial)
+def _scan(cell, how, features, input_weight, weight, bias, initial, keep):
+    update = updater(cell)
+
+    def turn(state, inputs):
+        x, keep = inputs
+        side = recurrent_side(state, weight, bias, cell.gates)
+        new = keep_where(keep, update(gates_of_array(x, cell.gates), side, state), state)
+        return new, None if how.last else new
+
+    inputs = product(features, input_weight), keep
+    unroll = min(how.form.unroll, len(features))
+    last, states = jax.lax.scan(turn, initial, inputs, unroll=unroll)
+    return last if how.last else states
 
 
-def _run(cell, plan, form, features, input_weight, weight, bias, initial, mask):
-    loop = form.loop(Loop(cell, weight, bias, mask), plan.blank)
-    return form.forward(loop, form.input_side(features, input_weight), initial)
+def _forward(cell, how, features, input_weight, weight, bias, initial, mask):
+    keep, derivative = needed(cell, how, mask), derivative_of(cell)
+    told = []  # at trace time, of the pullbacks
+
+    def turn(state, inputs):
+        x, keep = inputs
+        side = recurrent_side(state, weight, bias, cell.gates)
+        new, pullback = derivative(gates_of_array(x, cell.gates), side, state)
+        new = keep_where(keep, new, state)
+        kept, stacked, constants = Kept.of(pullback, new, state)
+        told.append((Static(kept), constants))
+        return new, (new, stacked)
+
+    inputs = product(features, input_weight), keep
+    unroll = min(how.form.unroll, len(features))
+    last, (states, stacked) = jax.lax.scan(turn, initial, inputs, unroll=unroll)
+    residuals = features, input_weight, weight, bias, initial, keep, states, stacked
+    return last if how.last else states, (told[-1], *residuals)
 
 
-def _backward(cell, plan, residuals, gradients):
-    return *_by_platform(plan, partial(_gradients, cell), gradients, *residuals), None
-
-
-def _gradients(cell, plan, form, gradients, states, kept, features, *arguments):
-    input_weight, recurrent_weight, recurrent_bias, initial, mask = arguments
-    before = jax.tree.map(
-        lambda first, all: jnp.concatenate([first[None], all[:-1]]), initial, states
-    )
+def _backward(cell, how, residuals, gradients):
+    told, features, input_weight, weight, bias, initial, keep, states, stacked = residuals
+    (kept, constants) = told
+    form, transposed = how.form, weight.T
+    before = jax.tree.map(lambda s_0, s: jnp.concatenate([s_0[None], s[:-1]]), initial, states)
     nothing = jax.tree.map(jnp.zeros_like, initial)
-    from_outside = (None, gradients) if plan.last else (gradients, nothing)
-    loop = form.loop(Loop(cell, recurrent_weight, recurrent_bias, mask), plan.blank)
-    dx, dg, initial_gradient = form.backward(loop, kept, before, *from_outside)
-    dw, du = form.weight_gradients(cell, features, output(initial), output(states), dx, dg)
-    dc = None if recurrent_bias is None else jnp.sum(dg, axis=(0, 1))[None]
-    return product(dx, input_weight.T), dw, du, dc, initial_gradient
+    outside, last = (None, gradients) if how.last else (gradients, nothing)
+    same = []  # at trace time, whether dx is dg
+
+    def through(total, dg):
+        return add_to_output(total, product(dg, transposed))
+
+    def turn(carry, inputs):
+        total, dg = carry
+        outside, keep, states, before, stacked = inputs
+        if form.product_first:
+            total = through(total, dg)
+        if outside is not None:
+            total = jax.tree.map(jnp.add, outside, total)
+        pullback = kept.value.pullback(states, before, stacked, constants)
+        dx, dg, passed_on = pullback(keep_where(keep, total, nothing))
+        same.append(all(one is other for one, other in zip(dx, dg, strict=True)))
+        dg = jnp.concatenate(dg, axis=-1)
+        dx = None if same[-1] else jnp.concatenate(dx, axis=-1)
+        if keep is not None:
+            passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
+        if form.product_first:
+            return (passed_on, dg), (dx, dg)
+        return (through(passed_on, dg), None), (dx, dg)
+
+    first = jnp.zeros_like(features[0], shape=(len(output(initial)), weight.shape[1]))
+    inputs = outside, keep, states, before, stacked
+    (total, first), (dx, dg) = jax.lax.scan(
+        turn,
+        (last, first if form.product_first else None),
+        inputs,
+        reverse=True,
+        unroll=min(form.unroll, len(features)),
+    )
+    total = through(total, first) if form.product_first else total
+    dx = dg if same[-1] else dx
+    if form.product_first:  # moved is what is smaller
+        if form.moves_by_product:
+            move = jnp.eye(len(dg), k=1, dtype=dg.dtype)
+            after = jnp.einsum("st,tbd->sbd", move, dg, precision=HIGHEST)
+        else:
+            after = jnp.concatenate([dg[1:], jnp.zeros_like(dg[:1])])
+        du = product(rows(output(states)).T, rows(after)) + product(output(initial).T, dg[0])
+    else:
+        du = product(rows(output(before)).T, rows(dg))
+    dw, dc = product(rows(features).T, rows(dx)), None
+    if bias is not None:
+        dc = jnp.sum(dg, axis=(0, 1))[None]
+    return product(dx, input_weight.T), dw, du, dc, total, None
 
 
 recurrence.defvjp(_forward, _backward)
 
 
-def _by_platform(plan: Plan, function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function(plan, form, *arguments)` with the form of the loops that suits the platform."""
-    forms = {platform: form_for(platform) for platform in ("cpu", "tpu", "default")}
-    if plan.form is not None:
-        forms = plan.form.by_platform()
-    if len(forms) == 1:  # where the platform is known: tracing takes half of the time
-        return function(plan, forms["default"], *arguments)
-    branches = {platform: partial(function, plan, form) for platform, form in forms.items()}
-    return jax.lax.platform_dependent(*arguments, **branches)
+def needed(cell: Any, how: How, mask: jax.Array | None) -> jax.Array | None:
+    """The mask, unless the states would stay without it."""
+    return None if how.blank and rests(cell) else mask

@@ -1,4 +1,4 @@
-"""Many experiments at once: the only place with `vmap` and sharding over experiments.
+"""Many experiments at once: with `mapping`, the only place with `vmap` and sharding over them.
 
 Experiments are packed into shards, `[shard, batch of experiments]`, and shards are dealt out to the
 devices. A device takes its shards one after another (`lax.map`); the experiments of a shard run
@@ -7,10 +7,9 @@ decides how much runs at once, which is everything on a GPU, and on a CPU, where
 would only push the first one out of the cache, a single experiment.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache, partial
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -19,29 +18,46 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from srn_jax.cells import cell_class
-from srn_jax.cells.kernels import Kernels, suit
-from srn_jax.cells.loops import form_for
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.compiling import compiler_options, kept_programs
+from srn_jax.ensemble.mapping import AXIS, map_experiments, run_once
 from srn_jax.ensemble.packing import pack_for
-from srn_jax.tasks.task import PADDING, Dataset, Examples, check_length, mask_of
+from srn_jax.ensemble.testing import (
+    draw_tests,
+    evaluate_experiments,
+    files_by_experiment,
+    pad_examples,
+)
+from srn_jax.tasks.task import check_length
 from srn_jax.training import experiment
-from srn_jax.training.experiment import Histories, Program, program_of
-from srn_jax.training.model import hyperparameters_of
+from srn_jax.training.histories import as_blocks, as_rows
+from srn_jax.training.network import hyperparameters_of
+from srn_jax.training.program import Program, program_of
 
-AXIS = PartitionSpec("experiment")
+__all__ = [
+    "Sweep",
+    "draw_tests",
+    "evaluate_experiments",
+    "files_by_experiment",
+    "map_experiments",
+    "pad_examples",
+]
+
 EVERYWHERE = PartitionSpec()
-AT_ONCE = 256  # experiments between two reports of `map_experiments`
 
 
 class Sweep:
     """All experiments of one or several sweeps on all devices; the state lives on the devices.
 
-    `state`, `histories` and `data` are pytrees of arrays `[shard, batch of experiments, ...]`,
-    sharded over the shards. Several sweeps, which differ in nothing but settings that change no
-    shape, train as one; the experiments of each come after those of the one before.
+    Making one plans only; `compile` builds the programs, `prepare` draws parameters and data, and
+    `advance` trains. `state`, `histories` and `data` are pytrees of arrays `[shard, batch of
+    experiments, ...]`, sharded over the shards. Several sweeps, which differ in nothing but
+    settings that change no shape, train as one; the experiments of each come after those of the one
+    before.
     """
+
+    state: experiment.TrainState
+    histories: dict[str, jax.Array]
+    data: experiment.ExperimentData
 
     def __init__(
         self,
@@ -49,9 +65,8 @@ class Sweep:
         files: Mapping[int, Any] | None = None,
         side_by_side: int | None = None,
         kernel: bool | None = None,
-        programs: Path | None = None,
     ):
-        """Draw the parameters and the data of each experiment.
+        """Plan how the experiments are packed, and what is compiled.
 
         Args:
             configs: the sweeps.
@@ -59,48 +74,23 @@ class Sweep:
                 the same for every seed.
             side_by_side: experiments at once on a device; None chooses by the platform.
             kernel: whether to train by the kernels for GPUs; None does where they suit.
-            programs: a folder for compiled programs, see `compiling.kept_programs`.
         """
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
+        self.files = files
         first = self.configs[0]
         devices = np.array(jax.devices())
         self.mesh = Mesh(devices, ("experiment",))
         self.experiments = [one for config in self.configs for one in config.experiments]
-        lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
+        lengths = np.array([length for length, _ in self.experiments])
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
+        self.program = program_of(self.configs, files, kernel, devices[0].platform)
         if kernel is None:
-            settings = first.experiment
-            kernel = suit(devices[0], cell_class(settings.cell), settings.hidden_size)
-        form = Kernels() if kernel else form_for(devices[0].platform)
-        self.program = program_of(*self.configs, files=files, form=form)
+            self.program = experiment.with_kernel(self.program, devices[0])
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)
-        self.eval_steps = self.program.eval_steps
-        self.steps = self.program.steps
         self.shard_lengths = self.shard(self.packing.length)
-
-        packed = self.packing.experiment
-        hyper = [hyperparameters_of(c.experiment) for c in self.configs for _ in c.experiments]
-        arrays = jax.tree.map(lambda *leaves: np.stack(leaves)[packed], *hyper)
-        padded = None if files is None else files_by_experiment(files, lengths, self.width)
-        inputs = self.shard(
-            (
-                seeds[packed].astype(np.uint32),
-                lengths[packed],
-                arrays,
-                jax.tree.map(lambda array: array[packed], padded),
-            )
-        )
-        shapes = (
-            self.width,
-            self.packing.widths,
-            self.packing.mixed,
-            jax.tree.map(jax.typeof, inputs),
-        )
-        build = partial(self._compile, inputs)
-        prepare, self._advance = kept_programs(programs, self.program, shapes, build)
-        self.state, self.histories, self.data = prepare(*inputs)
+        self.eval_steps, self.steps = self.program.eval_steps, self.program.steps
 
     @property
     def sharding(self) -> NamedSharding:
@@ -115,15 +105,27 @@ class Sweep:
 
         return jax.tree.map(put, arrays)
 
-    def _compile(self, inputs: tuple[Any, ...]) -> list[jax.stages.Compiled]:
-        """The programs that prepare the experiments and that train them."""
+    @cached_property
+    def inputs(self) -> tuple[Any, ...]:
+        """What tells experiments apart, `[shard, batch, ...]`: seed, length, settings and files."""
+        lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
+        hyper = [hyperparameters_of(c.experiment) for c in self.configs for _ in c.experiments]
+        files = None
+        if self.files is not None:
+            files = files_by_experiment(self.files, lengths, self.width)._replace(test=None)
+        arrays = seeds.astype(np.uint32), lengths.astype(np.int32), _stacked(hyper), files
+        return self.scatter(arrays)
+
+    @cached_property
+    def programs(self) -> list[jax.stages.Compiled]:
+        """The compiled programs that prepare the experiments and that train them."""
         prepare = prepare_packed(self.mesh, self.program, self.width)
         advance = advance_packed(self.mesh, self.program, self.packing.widths, self.packing.mixed)
 
         def on_mesh(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=self.sharding)
 
-        arrays = jax.tree.map(on_mesh, jax.eval_shape(prepare, *inputs))
+        arrays = jax.tree.map(on_mesh, jax.eval_shape(prepare, *self.inputs))
         blocks = np.int32(0), np.int32(0)
 
         def compile_advance() -> jax.stages.Compiled:
@@ -131,12 +133,20 @@ class Sweep:
 
         with ThreadPoolExecutor(max_workers=1) as background:  # the two compile side by side
             compiled = background.submit(compile_advance)
-            return [prepare.lower(*inputs).compile(), compiled.result()]
+            return [prepare.lower(*self.inputs).compile(), compiled.result()]
+
+    def compile(self) -> None:
+        """Compile what is not compiled yet."""
+        _ = self.programs
+
+    def prepare(self) -> None:
+        """Draw the parameters and the data of each experiment."""
+        self.state, self.histories, self.data = self.programs[0](*self.inputs)
 
     def advance(self, first_block: int, last_block: int) -> None:
         """Train every experiment through the blocks first_block <= block < last_block."""
         blocks = np.int32(first_block), np.int32(last_block)
-        self.state, self.histories = self._advance(
+        self.state, self.histories = self.programs[1](
             self.state, self.histories, self.data, self.shard_lengths, *blocks
         )
 
@@ -155,57 +165,26 @@ class Sweep:
         """The inverse of `gather`: NumPy arrays `[experiment, ...]` onto the devices."""
         return self.shard(jax.tree.map(lambda array: array[self.packing.experiment], arrays))
 
-    def gather_histories(self) -> Histories:
-        """The histories as NumPy arrays, `[experiment, step]` and `[experiment, evaluation]`."""
-        steps, evaluations = self.gather(tuple(self.histories))
-        taken = self.program.step_of.ravel() >= 0
+    def gather_histories(self) -> dict[str, np.ndarray]:
+        """The histories by name as NumPy arrays.
 
-        def by_step(rows: np.ndarray) -> np.ndarray:
-            return np.compress(taken, rows.reshape(len(rows), -1), axis=1)
+        "train_loss" `[experiment, kept]` of `Program.loss_steps`, "epoch_loss" `[experiment,
+        epoch]`, a mean of the steps taken so far, "dev_loss" and "dev_accuracy" `[experiment,
+        evaluation]`, and "probe.NAME" `[experiment, step]`. NaN is not reached.
+        """
+        return as_rows(self.program, self.gather(self.histories))
 
-        return Histories({name: by_step(rows) for name, rows in steps.items()}, evaluations)
-
-    def scatter_histories(self, histories: Histories) -> Histories:
+    def scatter_histories(self, histories: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """The inverse of `gather_histories`."""
-        taken = self.program.step_of >= 0
-
-        def by_block(rows: Any) -> np.ndarray:
-            blocks = np.full((len(rows), *taken.shape), np.nan, np.float32)
-            blocks[:, taken] = rows
-            return blocks
-
-        steps = {name: by_block(rows) for name, rows in histories.steps.items()}
-        return self.scatter(Histories(steps, histories.evaluations))
-
-    def evaluate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Test loss and accuracy of the best parameters of every experiment, `[experiment]`."""
-        test = self.gather(self.data.test)
-        lengths = np.array([length for length, _ in self.experiments])
-        best = self.gather(self.state.best_parameters)
-        return evaluate_experiments(self.program, best, test, lengths)
+        return self.scatter(as_blocks(self.program, dict(histories)))
 
 
-def files_by_experiment(files: Mapping[int, Any], lengths: np.ndarray, width: int) -> Dataset:
-    """The data of each experiment, padded: NumPy arrays `[experiment, example, ...]`."""
-    padded = {length: pad_splits(splits, width) for length, splits in files.items()}
-    return jax.tree.map(lambda *sets: np.stack(sets), *(padded[length] for length in lengths))
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def pad_splits(splits: Any, width: int) -> Dataset:
-    """The three sets of one length, read from files, padded on the left."""
-    return Dataset(*(pad_examples(s, width) for s in (splits.train, splits.dev, splits.test)))
-
-
-def pad_examples(sequences: Any, width: int) -> Examples:
-    """Sequences read from a file as NumPy arrays, padded on the left to `width`."""
-    missing = width - sequences.digits.shape[1]
-    digits = np.pad(sequences.digits, ((0, 0), (missing, 0)), constant_values=PADDING)
-    return Examples(digits, sequences.labels)
-
-
-@cache
 def prepare_packed(mesh: Mesh, program: Program, width: int):
-    """The compiled program that prepares all experiments: `experiment.prepare` over the shards."""
+    """The program that prepares all experiments: `experiment.prepare` over the shards."""
 
     def on_device(*inputs):
         one = partial(experiment.prepare, program, width)
@@ -214,9 +193,8 @@ def prepare_packed(mesh: Mesh, program: Program, width: int):
     return run_once(on_device, mesh)
 
 
-@cache
 def advance_packed(mesh: Mesh, program: Program, widths: tuple[tuple[int, bool], ...], mixed: bool):
-    """The compiled program of a whole sweep: `experiment.advance` over shards and devices."""
+    """The program of a whole sweep: `experiment.advance` over shards and devices."""
 
     def on_device(states, histories, data, lengths, first, last):
         def shard(arguments):
@@ -246,14 +224,6 @@ def advance_packed(mesh: Mesh, program: Program, widths: tuple[tuple[int, bool],
     )
 
 
-def run_once(on_device: Callable[..., Any], mesh: Mesh):
-    """The program of a function of shards on their devices, compiled quickly."""
-    return jax.jit(
-        jax.shard_map(on_device, mesh=mesh, in_specs=AXIS, out_specs=AXIS, check_vma=False),
-        compiler_options=compiler_options(mesh),
-    )
-
-
 def over_batch(function):
     """`vmap` over the experiments of a shard; a single one is run as it is."""
 
@@ -264,63 +234,3 @@ def over_batch(function):
         return jax.tree.map(lambda array: array[None], result)
 
     return run
-
-
-def map_experiments(
-    function: Callable[..., Any],
-    *arguments: Any,
-    given: tuple[Any, ...] = (),
-    done: Callable[[int], None] | None = None,
-) -> Any:
-    """`function(*given, ...)` of one experiment over pytrees `[experiment, ...]`, on local devices.
-
-    On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
-    arrays `[experiment, ...]`; each is the same however many there are. What is `given` can be
-    hashed: the same function given the same is compiled once. `done`, if given, is told how many
-    are, after about every `AT_ONCE` of them.
-    """
-    devices = np.array(jax.local_devices())
-    number = len(jax.tree.leaves(arguments)[0])
-    share = -(-(number if done is None else min(number, AT_ONCE)) // len(devices))
-    together = share * len(devices)
-    mesh = Mesh(devices, ("experiment",))
-    batch = None if devices[0].platform == "cpu" else min(share, 512)
-    program = mapped(function, given, mesh, batch)
-    sharding = NamedSharding(mesh, AXIS)
-    parts = []
-    for start in range(0, number, together):
-        rows = np.minimum(np.arange(start, start + together), number - 1)
-        part = jax.tree.map(lambda a, r=rows: jax.device_put(np.asarray(a)[r], sharding), arguments)
-        parts.append(jax.tree.map(np.asarray, program(part)))
-        if done is not None:
-            done(min(start + together, number))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:number], *parts)
-
-
-@lru_cache(maxsize=32)
-def mapped(function: Callable[..., Any], given: tuple[Any, ...], mesh: Mesh, batch: int | None):
-    """The compiled program of `map_experiments`."""
-
-    def on_device(arguments):
-        return jax.lax.map(lambda one: function(*given, *one), arguments, batch_size=batch)
-
-    return run_once(on_device, mesh)
-
-
-def evaluate_experiments(
-    program: Program, parameters: Any, examples: Examples, lengths: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Loss and accuracy, each `[experiment]`, of parameters and examples `[experiment, ...]`."""
-    given = program, examples.inputs.shape[2]
-    loss, accuracy = map_experiments(evaluate_one, parameters, examples, lengths, given=given)
-    return loss.astype(float), as_fraction(accuracy, examples.targets[0].size)
-
-
-def evaluate_one(program: Program, width: int, parameters: Any, examples: Examples, length: Any):
-    """Loss and accuracy of one experiment on examples padded to a width."""
-    return experiment.evaluate(program, parameters, examples, mask_of(length, width)[None])
-
-
-def as_fraction(accuracy: np.ndarray, answers: int) -> np.ndarray:
-    """A float32 accuracy over that many answers as the float64 that prints as 0.47."""
-    return np.round(np.asarray(accuracy, float) * answers) / answers

@@ -1,209 +1,192 @@
-"""Weights of the textbook's PyTorch program as a network here, and back, to the bit.
+"""Weights of PyTorch programs as a network here, and back, to the bit.
 
-That program's network is `Model_RNN4SeqClass`. Its state dict, and what it is here:
+A state dict is read by its structure; modules may have any names:
 
-    embedding.W      [vocabulary, M]    embedding table; missing where the inputs are vectors of M
-    rnn_model.*                         the cell, see below
-    linear.weight    [outputs, D]       output kernel, transposed
-    linear.bias      [outputs]          output bias
+    one table                       weight or W  [vocabulary, M]; none where the inputs are vectors
+    one cell, either the textbook's
+      SRN                           W, U, b, or Wx, Wh, b in its new edition
+      LSTM                          W_i, U_i, b_i and so on with f, o and c, or a for c
+      where                         W [M, D], U [D, D], b [1, D] or [D]
+    or PyTorch's own                weight_ih_l0 [gates * D, M], weight_hh_l0 [gates * D, D],
+      nn.RNN, nn.LSTM, nn.GRU       bias_ih_l0, bias_hh_l0 [gates * D]
+    one linear layer                weight [outputs, D], bias [outputs]
 
-The textbook's own classes have tensors for each gate: W, U and b (SRN), or W_i, U_i, b_i and so on
-with i, f, o and c (LSTM; some copies write a for c, which is read as well):
-
-    rnn_model.W*     [M, D]             columns of the cell's W
-    rnn_model.U*     [D, D]             columns of U
-    rnn_model.b*     [1, D]             columns of b
-
-PyTorch's own `nn.RNN` (tanh), `nn.LSTM` and `nn.GRU` of one layer stack their gates as rows:
-
-    rnn_model.weight_ih_l0                          [gates * D, M]    W, transposed
-    rnn_model.weight_hh_l0                          [gates * D, D]    U, transposed
-    rnn_model.bias_ih_l0, rnn_model.bias_hh_l0      [gates * D]       b and c, or b their sum
-
-A file is what `torch.save(model.state_dict(), path)` writes (.pth, .pt, .pdparams), or an .npz with
-the same names, which needs no PyTorch. Nothing in a file is ever executed.
+A linear layer on its side, as Paddle has it, is known by its shape. Weights do not tell a ReLU
+`nn.RNN` from a tanh one, so for that the cell must be named. Written are the textbook's own names,
+or those of `nn.GRU`. Files are what `torch.save(model.state_dict(), path)` writes (.pth, .pt,
+.pdparams), or an .npz with such names, which needs no PyTorch. Nothing in a file is ever executed.
 """
 
-import dataclasses
 import io
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.analysis.results import write_atomically
-from srn_jax.cells import cell_class
 from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
-from srn_jax.training.model import Parameters
+from srn_jax.files import write_atomically
 
 NUMPY_SUFFIX = ".npz"
-TORCH_SUFFIXES = (".pth", ".pt", ".pdparams")
-SUFFIXES = (NUMPY_SUFFIX, *TORCH_SUFFIXES)
-STACKED_U = "rnn_model.weight_hh_l0"
+SUFFIXES = (NUMPY_SUFFIX, ".pth", ".pt", ".pdparams")
 MOST_BYTES = 2**31  # no network of `config`'s largest sizes has more
-
-
-class Tensor(NamedTuple):
-    """A tensor of a cell in PyTorch: of which of W, U, b and c it is a part."""
-
-    kind: str
-    gates: tuple[int, ...]  # by their numbers in the cell: columns here, rows if it is stacked
-    shape: tuple[int | str, ...]
-
-
-class Layout(NamedTuple):
-    """How a class of PyTorch's or of the textbook's holds the gates of a cell."""
-
-    cell: str
-    stacked: int  # gates that share each tensor; 0 if each gate has its own
-    tensors: dict[str, Tensor]
-
-
-def by_gate(cell: str, *suffixes: str) -> Layout:
-    """The textbook's layout: tensors for each gate, in the cell's order, with these suffixes."""
-    rows: dict[str, int | str] = {"W": "M", "U": "D", "b": 1}
-    numbered = [(kind, *gate) for kind in rows for gate in enumerate(suffixes)]
-    tensors = {f"rnn_model.{k}{s}": Tensor(k, (n,), (rows[k], "D")) for k, n, s in numbered}
-    return Layout(cell, 0, tensors)
-
-
-def stacked(cell: str, *gates: int) -> Layout:
-    """PyTorch's layout: all gates, in this order, as rows of the same tensors."""
-    shapes = {"U": ("gates * D", "D"), "W": ("gates * D", "M"), "b": ("gates * D",)}
-    names = {"weight_hh": "U", "weight_ih": "W", "bias_ih": "b", "bias_hh": "c"}
-    tensors = {n: Tensor(kind, gates, shapes[kind.replace("c", "b")]) for n, kind in names.items()}
-    return Layout(cell, len(gates), {f"rnn_model.{n}_l0": tensor for n, tensor in tensors.items()})
-
-
-# A cell is written in the first layout that it has.
-SRN, LSTM, TORCH_RNN, TORCH_LSTM, TORCH_GRU = LAYOUTS = (
-    by_gate("srn", ""),
-    by_gate("lstm", "_i", "_f", "_o", "_c"),
-    stacked("srn", 0),
-    stacked("lstm", 0, 1, 3, 2),
-    stacked("gru", 0, 1, 2),
+PART = re.compile(
+    r"(?:(?P<module>.*)\.)?(?P<kind>W|Wx|U|Wh|b|weight_ih|weight_hh|bias_ih|bias_hh)"
+    r"(?:_(?P<gate>[ifoca]|l0))?"
 )
-SAME_TENSORS = {"residual-srn": "srn"}  # they do not say what is done with them
-
-
-def layout_of(state: Mapping[str, Any]) -> Layout:
-    """The layout of a state dict, by its names and, where gates are stacked, by their number."""
-    if not any(name in state for name in TORCH_RNN.tensors):
-        return LSTM if any(name in state for name in LSTM.tensors) else SRN
-    # Sorted, so that a matrix on its side is told which shape it should have.
-    columns, rows = sorted((*np.shape(state.get(STACKED_U, ())), 0, 0)[:2])
-    return {3: TORCH_GRU, 4: TORCH_LSTM}.get(rows // max(columns, 1), TORCH_RNN)
+KINDS = {"W": "W", "Wx": "W", "weight_ih": "W", "U": "U", "Wh": "U", "weight_hh": "U"}
+KINDS |= {"b": "b", "bias_ih": "b", "bias_hh": "c"}
+BY_GATE = {"srn": [""], "lstm": ["_i", "_f", "_o", "_c"]}  # the names' ends, in the cell's order
+STACKED = {1: ("srn", [0]), 3: ("gru", [0, 1, 2]), 4: ("lstm", [0, 1, 3, 2])}  # by their number
+SAME_TENSORS = {"residual-srn": "srn", "irnn": "srn"}  # they do not say what is done with them
+NUMPY_LAYOUT = "layout"  # an array in an .npz that says whose linear layers it has
+PADDLE = (
+    "a file of Paddle's is a pickle, which could run anything, and is not opened: in Paddle, "
+    "np.savez('weights.npz', **{k: v.numpy() for k, v in model.state_dict().items()}) writes one "
+    "that can be read"
+)
 
 
 def network_from_state_dict(
-    state: Mapping[str, Any], cell: str | None = None
-) -> tuple[ExperimentConfig, Parameters]:
-    """Cell and sizes, and the parameters as `model.network_with` takes them, of a state dict.
+    state: Mapping[str, Any], cell: str | None = None, layout: str | None = None
+) -> tuple[ExperimentConfig, dict[str, Any]]:
+    """Cell and sizes, and the parameters as `network_with` takes them, of a state dict.
 
     Args:
         state: float32 PyTorch tensors or NumPy arrays by name.
         cell: what the weights are of; None takes it from their names, which do not tell a
             `residual-srn` from an `srn`.
+        layout: "torch" or "paddle", whose linear layer it is, where its shape does not tell.
 
     Raises:
-        UserError: for a name that is missing or unknown, or values that are not such weights.
+        UserError: for a tensor too many or too few, for values that are not such weights, and
+            where what they are of cannot be known.
     """
-    layout, arrays = check_state_dict(state)
-    cell = cell or layout.cell
-    if SAME_TENSORS.get(cell, cell) != layout.cell:
-        raise UserError(f"these are the weights of the cell {layout.cell}, not of {cell}")
-    gates: dict[str, dict[int, np.ndarray]] = {}
-    for name, tensor in layout.tensors.items():
-        array = np.atleast_2d(arrays[name].T if layout.stacked else arrays[name])
-        columns = zip(tensor.gates, np.split(array, len(tensor.gates), axis=1), strict=True)
-        gates.setdefault(tensor.kind, {}).update(columns)
-    own = {k: np.concatenate([one[n] for n in sorted(one)], axis=1) for k, one in gates.items()}
-    if "c" in own and cell != "gru":
+    if not isinstance(state, Mapping):
+        raise UserError(f"expected a state dict of weights by name, got a {type(state).__name__}")
+    if any(type(value).__module__.startswith("torch") for value in state.values()):
+        layout = "torch"
+    table, parts, linear = modules_of(state)
+    arrays = {name: to_array(name, state[name]) for name in (*table, *parts, *linear)}
+    known, own = cell_of(parts, arrays)
+    if cell is None and known == "srn" and "c" in own:
+        raise UserError(
+            "these are the weights of an nn.RNN, which do not say whether it is a tanh or a ReLU "
+            "network: give `cell` srn for tanh, irnn for ReLU"
+        )
+    cell = cell or known
+    if SAME_TENSORS.get(cell, cell) != known:
+        raise UserError(f"these are the weights of the cell {known}, not of {cell}")
+    if "c" in own and known != "gru":
         own["b"] = own["b"] + own.pop("c")
-
-    parameters: Parameters = {"cell": own}
-    parameters["output"] = {"kernel": arrays["linear.weight"].T, "bias": arrays["linear.bias"]}
-    config = ExperimentConfig(cell=cell, hidden_size=len(own["U"]))
-    if "embedding.W" in arrays:
-        parameters["embedding"] = {"table": arrays["embedding.W"]}
-        config = dataclasses.replace(config, embedding_size=len(own["W"]))
-    return config, {
+    parameters = {"cell": own, "output": output_of(linear, arrays, len(own["U"]), layout)}
+    sizes = {"hidden_size": len(own["U"])}
+    for name in table:
+        check_shape(name, arrays[name], "vocabulary", len(own["W"]))
+        parameters["embedding"] = {"table": arrays[name]}
+        sizes["embedding_size"] = len(own["W"])
+    return ExperimentConfig(cell=cell, **sizes), {
         module: {name: jnp.asarray(array) for name, array in tensors.items()}
         for module, tensors in parameters.items()
     }
 
 
-def state_dict_of(cell: str, parameters: Parameters) -> dict[str, np.ndarray]:
-    """The state dict of a network with these parameters, in the first layout of its cell.
+def modules_of(state: Mapping[str, Any]) -> tuple[list[str], dict[str, re.Match[str]], list[str]]:
+    """The names of a state dict: the table's if any, the cell's, weight and bias of the linear.
 
-    Raises `UserError` for a cell that has none, or parameters that are not those of one network.
+    Raises `UserError` unless each name has its place.
     """
-    layouts = {layout.cell: layout for layout in reversed(LAYOUTS)}
-    layout = layouts.get(SAME_TENSORS.get(cell, cell))
-    if layout is None:
-        known = ", ".join([*layouts, *SAME_TENSORS])
-        raise UserError(f"the weights of {cell} have no form in PyTorch, expected one of {known}")
-    state, number = {}, cell_class(cell).gates
-    try:
-        if "embedding" in parameters:
-            state["embedding.W"] = parameters["embedding"]["table"]
-        for name, tensor in layout.tensors.items():
-            gates = np.split(np.asarray(parameters["cell"][tensor.kind]), number, axis=-1)
-            array = np.concatenate([gates[gate] for gate in tensor.gates], axis=-1)
-            if layout.stacked:
-                array = array.T if tensor.kind in "WU" else array[0]
-            state[name] = array
-        state["linear.weight"] = parameters["output"]["kernel"].T
-        state["linear.bias"] = parameters["output"]["bias"]
-    except KeyError as error:
-        raise UserError(f"not the parameters of a network: {error} is missing") from None
-    return check_state_dict(state)[1]
+    found = {str(name): PART.fullmatch(str(name)) for name in state}
+    cells = [m["module"] for m in found.values() if m and KINDS[m["kind"]] == "U"]
+    parts = {name: m for name, m in found.items() if m and m["module"] in cells[:1]}
+    table, linear, strange = [], [], []
+    for name in sorted(found.keys() - parts.keys(), reverse=True):  # weight before bias
+        module, _, leaf = name.rpartition(".")
+        if leaf in ("weight", "bias") and {f"{module}.weight", f"{module}.bias"} <= found.keys():
+            (linear if len(linear) < 2 else strange).append(name)
+        else:
+            (table if leaf in ("weight", "W") and not table else strange).append(name)
+    lack = ["a recurrent cell"] * (not parts) + ["a linear layer"] * (not linear)
+    if lack or strange:
+        words = [f"without {' or '.join(lack)}"] if lack else []
+        words += [f"with {', '.join(sorted(strange)[:6])}"] if strange else []
+        raise UserError(f"not the weights of one cell and a linear layer: {', '.join(words)}")
+    return table, parts, linear
 
 
-def check_state_dict(state: Mapping[str, Any]) -> tuple[Layout, dict[str, np.ndarray]]:
-    """The layout of a state dict, and its arrays, copied.
+def cell_of(
+    parts: Mapping[str, re.Match[str]], arrays: Mapping[str, np.ndarray]
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The cell that tensors are of, and its W, U, b and of PyTorch's own c; raises `UserError`."""
+    names: dict[str, str] = {}  # such as U_f or, of all gates together, U_l0
+    for name, match in parts.items():
+        end = {None: "", "a": "_c"}.get(match["gate"], f"_{match['gate']}")
+        if (other := names.setdefault(KINDS[match["kind"]] + end, name)) != name:
+            raise UserError(f"{other} and {name} are the same, leave one out")
+    stacked = "U_l0" in names
+    first = arrays[next(name for key, name in names.items() if key[0] == "U")]
+    size = min(first.shape, default=0) or 1
+    number = len(first) // size if stacked else 1  # of gates in a tensor
+    cell, order = STACKED.get(number, ("", [])) if stacked else ("srn", [0])
+    if not stacked and "U" not in names:
+        cell, order = "lstm", [0, 1, 2, 3]
+    if not cell or first.ndim != 2:
+        raise UserError(f"recurrent weights have shape {list(first.shape)}, which no cell has")
+    ends = ["_l0"] if stacked else BY_GATE[cell]
+    wanted = {kind + end for kind in ("WUbc" if stacked else "WUb") for end in ends}
+    if names.keys() != wanted:
+        strange = ", ".join(sorted(names.keys() ^ wanted))
+        raise UserError(f"{', '.join(names.values())} are no cell: too many or too few {strange}")
+    own: dict[str, np.ndarray] = {}
+    first = check_shape(names["W" + ends[0]], arrays[names["W" + ends[0]]], "any", "any")
+    columns = first.shape[1 if stacked else 0]
+    for kind in sorted({key[0] for key in wanted}):
+        blocks = []
+        for end in ends:
+            name, array = names[kind + end], arrays[names[kind + end]]
+            rows = {"W": columns, "U": size}.get(kind)
+            shape: tuple[int | str, ...] = (number * size,) if rows is None else (rows, size)
+            if stacked:
+                shape = shape if rows is None else (number * size, rows)
+            elif rows is None and array.ndim == 2:
+                shape = 1, size
+            array = np.atleast_2d(check_shape(name, array, *shape))
+            blocks += np.split(array.T if rows and stacked else array, number, axis=1)
+        own[kind] = np.concatenate([blocks[place] for place in order], axis=1)
+    return cell, own
 
-    Raises `UserError` unless they are all that it should have.
-    """
-    if not isinstance(state, Mapping):
-        raise UserError(f"expected a state dict of weights by name, got a {type(state).__name__}")
-    if "rnn_model.W_c" not in state:
-        renamed = {f"rnn_model.{kind}_a": f"rnn_model.{kind}_c" for kind in "WUb"}
-        state = {renamed.get(name, name): value for name, value in state.items()}
-    layout = layout_of(state)
-    shapes: dict[str, tuple[int | str, ...]] = {"embedding.W": ("vocabulary", "M")}
-    shapes |= {name: tensor.shape for name, tensor in layout.tensors.items()}
-    shapes |= {"linear.bias": ("outputs",), "linear.weight": ("outputs", "D")}
-    missing = [name for name in shapes if name not in state]
-    unknown = [str(name) for name in state if name not in shapes]
-    if missing == ["embedding.W"] and not unknown:  # the inputs are vectors
-        del shapes["embedding.W"]
-    elif missing or unknown:
-        parts = [f"without {', '.join(missing)}"] if missing else []
-        parts += [f"with {', '.join(unknown[:6])}"] if unknown else []
-        raise UserError(f"not the weights of Model_RNN4SeqClass: {' and '.join(parts)}")
 
-    arrays = {name: to_array(name, state[name]) for name in shapes}
-    sizes: dict[int | str, int | str] = {1: 1}  # the others each from the first array that has it
-    if layout.stacked and arrays[STACKED_U].ndim == 2:
-        sizes["D"] = max(min(arrays[STACKED_U].shape), 1)
-    for name, shape in shapes.items():
-        found = arrays[name].shape
-        if len(found) == len(shape):
-            for axis, size in zip(shape, found, strict=True):
-                sizes.setdefault(axis, max(size, 1))
-        if "D" in sizes:
-            sizes["gates * D"] = layout.stacked * int(sizes["D"])
-        expected = tuple(sizes.get(axis, axis) for axis in shape)
-        if found != expected:
-            wanted = ", ".join(map(str, expected))
-            raise UserError(f"{name} has shape {list(found)}, expected [{wanted}]")
-    return layout, arrays
+def output_of(
+    names: list[str], arrays: Mapping[str, np.ndarray], size: int, layout: str | None
+) -> dict[str, np.ndarray]:
+    """Kernel `[D, outputs]` and bias of the linear layer, either way round; raises `UserError`."""
+    kernel, bias = (arrays[name] for name in names)
+    outputs = len(check_shape(names[1], bias, "outputs"))
+    if layout is None and size == outputs:
+        raise UserError(
+            f"{names[0]} is square, so its shape does not say whether its rows are outputs (as "
+            f"PyTorch's) or inputs (as Paddle's): add {NUMPY_LAYOUT}='torch' or "
+            f"{NUMPY_LAYOUT}='paddle' to np.savez"
+        )
+    if layout == "paddle" or (layout is None and kernel.shape == (size, outputs)):
+        return {"kernel": check_shape(names[0], kernel, size, outputs), "bias": bias}
+    return {"kernel": check_shape(names[0], kernel, outputs, size).T, "bias": bias}
+
+
+def check_shape(name: str, array: np.ndarray, *wanted: int | str) -> np.ndarray:
+    """The array; raises `UserError` unless its shape is as wanted, with words for any size."""
+    shape = array.shape
+    pairs = zip(wanted, shape, strict=False)
+    fit = [found == size if isinstance(size, int) else found > 0 for size, found in pairs]
+    if not all(fit) or len(shape) != len(wanted):
+        expected = ", ".join(map(str, wanted))
+        raise UserError(f"{name} has shape {list(shape)}, expected [{expected}]")
+    return array
 
 
 def to_array(name: str, value: Any) -> np.ndarray:
@@ -224,7 +207,39 @@ def to_array(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, Parameters]:
+def state_dict_of(cell: str, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The state dict of a network with these parameters, by the names that PyTorch has for them.
+
+    Raises `UserError` for a cell that has none, or parameters that are not those of one network.
+    """
+    known = SAME_TENSORS.get(cell, cell)
+    if known not in (*BY_GATE, "gru"):
+        names = ", ".join([*BY_GATE, "gru", *SAME_TENSORS])
+        raise UserError(f"the weights of {cell} have no form in PyTorch, expected one of {names}")
+    state: dict[str, Any] = {}
+    try:
+        own = {kind: np.asarray(array) for kind, array in parameters["cell"].items()}
+        if "embedding" in parameters:
+            state["embedding.W"] = parameters["embedding"]["table"]
+        for kind in "WUb":
+            ends = BY_GATE.get(known, [])
+            blocks = np.split(own[kind], max(len(ends), 1), axis=-1)
+            for end, block in zip(ends, blocks, strict=False):
+                state[f"rnn_model.{kind}{end}"] = block
+        if known == "gru":
+            for side, weight, bias in (("ih", "W", "b"), ("hh", "U", "c")):
+                state[f"rnn_model.weight_{side}_l0"] = own[weight].T
+                state[f"rnn_model.bias_{side}_l0"] = own[bias][0]
+        state["linear.weight"] = parameters["output"]["kernel"].T
+        state["linear.bias"] = parameters["output"]["bias"]
+    except KeyError as error:
+        raise UserError(f"not the parameters of a network: {error} is missing") from None
+    state = {name: np.array(array) for name, array in state.items()}
+    network_from_state_dict(state, cell, "torch")
+    return state
+
+
+def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, dict[str, Any]]:
     """Read a file of weights, whose suffix says of which kind it is; as `network_from_state_dict`.
 
     Raises `UserError` for anything but the weights of one network, or PyTorch that is needed but
@@ -232,22 +247,24 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, P
     """
     path = Path(path)
     check_suffix(path)
-    read = read_numpy if path.suffix == NUMPY_SUFFIX else read_torch
+    numpy = path.suffix == NUMPY_SUFFIX
     try:
-        return network_from_state_dict(read(path), cell)
+        state = read_numpy(path) if numpy else read_torch(path)
+        layout = str(state.pop(NUMPY_LAYOUT)) if numpy and NUMPY_LAYOUT in state else None
+        if layout not in (None, "torch", "paddle"):
+            raise UserError(f"{NUMPY_LAYOUT} is {layout!r}, expected torch or paddle")
+        return network_from_state_dict(state, cell, layout)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a file that is something else fails in a dozen ways
-        wrote = "torch.save(model.state_dict(), path)"
-        if read is read_numpy:
-            wrote = "np.savez(path, **weights)"
+        wrote = "np.savez(path, **weights)" if numpy else "torch.save(model.state_dict(), path)"
         kind = type(error).__name__
         raise UserError(f"{path}: not a file that {wrote} wrote ({kind})") from None
 
 
-def save(cell: str, parameters: Parameters, path: Path | str) -> Path:
+def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
     """Write a network as a file of weights, creating its folder; the suffix says of which kind.
 
     Raises:
@@ -256,10 +273,10 @@ def save(cell: str, parameters: Parameters, path: Path | str) -> Path:
     """
     path = Path(path)
     check_suffix(path)
-    state = state_dict_of(cell, parameters)
+    state: dict[str, Any] = state_dict_of(cell, parameters)
     buffer = io.BytesIO()
     if path.suffix == NUMPY_SUFFIX:
-        np.savez(buffer, **state)  # type: ignore[arg-type]
+        np.savez(buffer, **state, **{NUMPY_LAYOUT: np.array("torch")})
     else:
         torch = import_torch(path)
         torch.save({name: torch.from_numpy(array) for name, array in state.items()}, buffer)
@@ -279,7 +296,7 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"{path}: not a file of weights, expected {', '.join(SUFFIXES)}")
 
 
-def read_numpy(path: Path) -> dict[str, np.ndarray]:
+def read_numpy(path: Path) -> dict[str, Any]:
     """All arrays of an .npz file; pickled objects are refused."""
     # NumPy leaves a file that it has opened itself open when it turns out to be no archive.
     with open(path, "rb") as file:
@@ -298,6 +315,8 @@ def check_size(size: int) -> None:
 
 def read_torch(path: Path) -> Any:
     """What a file of PyTorch's holds, tensors and containers of them; code is refused."""
+    if path.suffix == ".pdparams" and path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(PADDLE)
     torch = import_torch(path)
     check_size(path.stat().st_size)
     with warnings.catch_warnings():

@@ -4,7 +4,9 @@ One line an example: whole numbers separated by single spaces, a tab, the label.
 
     8 3 0 0 7<tab>11
 
-Files are `<folder>/<length>/train.txt`, `dev.txt` and `test.txt`. Imports no JAX.
+Files are `<folder>/<length>/train.txt`, `dev.txt` and `test.txt`, for one network a length; or
+`<folder>/any/train.txt` and so on with lines that differ in length, for one network on all of
+them. Imports no JAX.
 """
 
 import hashlib
@@ -15,13 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from srn_jax.analysis.results import read_bytes
 from srn_jax.config import TEXTBOOK_LENGTHS, DataFolder
 from srn_jax.errors import UserError
+from srn_jax.files import read_bytes
 
+ANY = "any"  # in the place of lengths: one network on sequences of all lengths
 SPLITS = ("train", "dev", "test")
 TEXTBOOK_MULTIPLICITIES = (3, 1, 1)  # of train, dev and test
 NUM_DIGITS = 10
+PADDING = -1  # as in `tasks.task`
 LARGEST = 9_999  # token or label: each is a row of a table
 NUMBER = r"(?:0|[1-9][0-9]{0,3})"
 LINE = re.compile(rf"({NUMBER}(?: {NUMBER})*)\t({NUMBER})", re.ASCII)
@@ -29,10 +33,14 @@ LINE = re.compile(rf"({NUMBER}(?: {NUMBER})*)\t({NUMBER})", re.ASCII)
 
 @dataclass(frozen=True)
 class Sequences:
-    """Labelled sequences of one length: `digits [example, length]` and `labels [example]`, ints."""
+    """Labelled sequences: `digits [example, length]` and `labels [example]`, whole numbers.
+
+    Sequences that differ in length are padded on the left, and `lengths [example]` has their own.
+    """
 
     digits: np.ndarray
     labels: np.ndarray
+    lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +48,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Splits:
-    """The training, development and test set of one length."""
+    """The training, development and test set of one length, or of all."""
 
     train: Sequences
     dev: Sequences
@@ -63,17 +71,14 @@ def digit_sum(length: int, multiplicity: int, random: np.random.RandomState) -> 
     if length < 3:
         raise UserError(f"a DigitSum sequence has at least 3 positions, got length {length}")
     if multiplicity < 1:
-        raise UserError(f"multiplicity must be at least 1, got {multiplicity}")
-    rows, labels = [], []
-    for first in range(NUM_DIGITS):
-        for second in range(NUM_DIGITS):
-            for _ in range(multiplicity):
-                row = [first, second] + [0] * (length - 2)
-                position = random.randint(2, length)  # the order of these two draws is the
-                row[position] = random.randint(0, NUM_DIGITS)  # order of the textbook's stream
-                rows.append(row)
-                labels.append(first + second)
-    return Sequences(np.array(rows, np.int8), np.array(labels, np.int32))
+        raise UserError(f"`multiplicity` must be at least 1, got {multiplicity}")
+    pairs = np.repeat(np.arange(NUM_DIGITS**2), multiplicity)
+    digits = np.zeros((len(pairs), length), np.int8)
+    digits[:, 0], digits[:, 1] = pairs // NUM_DIGITS, pairs % NUM_DIGITS
+    for row in digits:
+        position = random.randint(2, length)  # the order of these two draws is the
+        row[position] = random.randint(0, NUM_DIGITS)  # order of the textbook's stream
+    return Sequences(digits, (pairs // NUM_DIGITS + pairs % NUM_DIGITS).astype(np.int32))
 
 
 def textbook_splits(
@@ -90,12 +95,12 @@ def textbook_splits(
 def format_sequences(sequences: Sequences) -> str:
     """The text of a data file."""
     return "".join(
-        " ".join(map(str, row)) + f"\t{label}\n"
+        " ".join(str(digit) for digit in row if digit != PADDING) + f"\t{label}\n"
         for row, label in zip(sequences.digits.tolist(), sequences.labels.tolist(), strict=True)
     )
 
 
-def contents(folder: Path, length: int, splits: Splits) -> dict[Path, bytes]:
+def contents(folder: Path, length: int | str, splits: Splits) -> dict[Path, bytes]:
     """What belongs into `<folder>/<length>/{train,dev,test}.txt`."""
     return {
         folder / str(length) / f"{name}.txt": format_sequences(getattr(splits, name)).encode()
@@ -103,14 +108,14 @@ def contents(folder: Path, length: int, splits: Splits) -> dict[Path, bytes]:
     }
 
 
-def check_same(folder: Path, length: int, splits: Splits) -> None:
+def check_same(folder: Path, length: int | str, splits: Splits) -> None:
     """Raise `UserError` if `write_splits` would overwrite a file with something else."""
     for path, content in contents(folder, length, splits).items():
         if path.is_file() and path.read_bytes() != content:
-            raise UserError(f"{path} has other data in it, choose another --out or --overwrite it")
+            raise UserError(f"{path} has other data in it, choose another `out` or `overwrite` it")
 
 
-def write_splits(folder: Path, length: int, splits: Splits) -> None:
+def write_splits(folder: Path, length: int | str, splits: Splits) -> None:
     """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders.
 
     Raises `UserError` where a file stands in the place of a folder.
@@ -123,11 +128,11 @@ def write_splits(folder: Path, length: int, splits: Splits) -> None:
         path.write_bytes(content)
 
 
-def parse(content: bytes, path: Path, length: int) -> Sequences:
+def parse(content: bytes, path: Path, length: int | None) -> Sequences:
     """The sequences in a data file; the last line may lack its line feed, lines may end in CR LF.
 
-    Raises `UserError` naming the file, and the line where there is one, for anything that is not
-    `length` whole numbers, a tab and a label.
+    With a length of None they may differ in length. Raises `UserError` naming the file, and the
+    line where there is one, for anything that is not `length` whole numbers, a tab and a label.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -139,14 +144,20 @@ def parse(content: bytes, path: Path, length: int) -> Sequences:
         line = line.removesuffix("\r")
         match = LINE.fullmatch(line)
         if match is None:
-            expected = f"expected '{length} whole numbers<tab>label', each at most {LARGEST}"
-            raise UserError(f"{path}, line {number}: {describe_fault(line)}, {expected}")
+            expected = f"expected '{length or 'some'} whole numbers<tab>label', each at most"
+            raise UserError(f"{path}, line {number}: {describe_fault(line)}, {expected} {LARGEST}")
         digits = [int(digit) for digit in match[1].split(" ")]
-        if len(digits) != length:
-            raise UserError(f"{path}, line {number}: {len(digits)} numbers, expected {length}")
+        if length is not None and len(digits) != length:
+            raise UserError(
+                f"{path}, line {number}: {len(digits)} numbers, expected {length} (for one network "
+                f"on all lengths: `lengths` {ANY}, with the files in a folder {ANY})"
+            )
         rows.append(digits)
         labels.append(int(match[2]))
-    return Sequences(np.array(rows, np.int16), np.array(labels, np.int32))
+    lengths = np.array([len(row) for row in rows], np.int32)
+    width = int(lengths.max())
+    padded = np.array([[PADDING] * (width - len(row)) + row for row in rows], np.int16)
+    return Sequences(padded, np.array(labels, np.int32), lengths if length is None else None)
 
 
 def describe_fault(line: str) -> str:
@@ -178,46 +189,78 @@ def lengths_in(folder: Path) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def read_sequences(path: Path, length: int) -> Sequences:
+def folder_of(path: str | Path, length: int | str) -> tuple[Path, bool]:
+    """Where the files of a length are, and whether their sequences may differ in length.
+
+    They may in `<path>/any`, if all lengths are asked for, and in `path` itself if files are there.
+    """
+    path = Path(path)
+    if (path / "train.txt").is_file() or (path / "test.txt").is_file():
+        return path, True
+    return path / str(length), length == ANY
+
+
+def read_sequences(path: Path, length: int | None) -> Sequences:
     """Read one data file; raises `UserError` as `parse`."""
     return parse(read_bytes(path), path, length)
 
 
-def read_data(path: str, lengths: tuple[int, ...]) -> tuple[DataFolder, dict[int, Splits]]:
+def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, dict[int, Splits]]:
     """Read the data of several lengths, once, and what there is to say of them.
 
     Vocabulary and classes are those of the training sets; a token or a label that occurs in a
     development or test set alone could not have been learned. Chance is the mean over lengths: a
     network is trained on one.
 
+    Args:
+        path: the data folder.
+        lengths: those to read; "any" reads `<path>/any`, or the files in `path` itself, as one set
+            of the longest length there is. The folder in the answer is then that of the files, and
+            with it and that length they are read again.
+
     Raises:
         UserError: for whatever cannot be read; where the sizes differ, since experiments that
             train side by side take the same number of steps; for tokens and labels as above.
     """
-    digest, splits, digests = hashlib.sha256(), {}, []
-    files = {(n, name): Path(path) / str(n) / f"{name}.txt" for n in lengths for name in SPLITS}
-    for length in lengths:
-        contents = [read_bytes(files[length, name]) for name in SPLITS]
-        digest.update(b"".join(contents))  # which, unlike the next, forgets where a file ends
-        each = [hashlib.sha256(content).digest() for content in contents]
-        digests.append(hashlib.sha256(b"".join(each)).hexdigest())
-        named = zip(contents, SPLITS, strict=True)
-        splits[length] = Splits(*(parse(c, files[length, name], length) for c, name in named))
+    whole, read, splits, digests = hashlib.sha256(), {}, {}, []
+    for wanted in (ANY,) if lengths == ANY else lengths:
+        folder, differ = folder_of(path, wanted)
+        files = [folder / f"{name}.txt" for name in SPLITS]
+        raw = [read_bytes(file) for file in files]
+        whole.update(b"".join(raw))  # which, unlike the next, forgets where a file ends
+        each = b"".join(hashlib.sha256(content).digest() for content in raw)
+        digests.append(hashlib.sha256(each).hexdigest())
+        exact = None if differ else int(wanted)
+        sets = [parse(*both, exact) for both in zip(raw, files, strict=True)]
+        length = max(one.digits.shape[1] for one in sets)
+        if wanted not in (ANY, length):
+            raise UserError(f"{folder}: the longest sequence has length {length}, not {wanted}")
+        splits[length] = Splits(*(widened(one, length) for one in sets))
+        read |= dict(zip(files, sets, strict=True))
+        path = str(folder) if differ else path
     trained = [own.train for own in splits.values()]
     vocabulary = max(int(sequences.digits.max()) for sequences in trained) + 1
     counts = np.bincount(np.concatenate([sequences.labels for sequences in trained]))
-    for (length, name), file in files.items():
-        own, others = (getattr(splits[n], name) for n in (length, lengths[0]))
-        if len(own) != len(others):
+    sizes = [len(one) for one in list(read.values())[: len(SPLITS)]]
+    for place, (file, own) in enumerate(read.items()):
+        length = list(splits)[place // len(SPLITS)]
+        if len(own) != sizes[place % len(SPLITS)]:
             raise UserError(
-                f"{file} has {len(own)} examples but length {lengths[0]} has {len(others)}: train "
-                f"them in separate runs (--lengths {length})"
+                f"{file} has {len(own)} examples but length {next(iter(splits))} has "
+                f"{sizes[place % len(SPLITS)]}: train them in separate runs (`lengths` {length})"
             )
         check_known(file, own, vocabulary, counts)
     guesses = [np.bincount(own.train.labels).argmax() == own.test.labels for own in splits.values()]
     chance = float(np.mean(guesses))
     known = vocabulary, len(counts), chance, tuple(digests)
-    return DataFolder(path, digest.hexdigest(), *known), splits
+    return DataFolder(path, whole.hexdigest(), *known), splits
+
+
+def widened(sequences: Sequences, width: int) -> Sequences:
+    """The same sequences, padded to a width."""
+    missing = width - sequences.digits.shape[1]
+    digits = np.pad(sequences.digits, ((0, 0), (missing, 0)), constant_values=PADDING)
+    return Sequences(digits, sequences.labels, sequences.lengths)
 
 
 def check_known(file: Path, sequences: Sequences, vocabulary: int, counts: np.ndarray) -> None:

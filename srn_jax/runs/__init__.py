@@ -1,1 +1,1 @@
-"""A folder that survives: settings, checkpoints, the loop that can be interrupted, restoring."""
+"""A folder that survives: one run, one table that only grows, checkpoints, restoring."""

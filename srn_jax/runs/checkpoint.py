@@ -1,69 +1,328 @@
-"""The checkpoints of a run: saved in the background, kept while they are good.
+"""The checkpoints of a part: written by Orbax, hashed by file, renamed when they are whole.
 
-Only what fails a check of its digest or format is damaged: it is set aside as `232.damaged`, and
-removed when a later checkpoint is good. What can't be read for another reason (no permission, too
-little memory) may be good, and stays.
+    parts/0/checkpoints/190/   models/           Orbax: {"best": parameters, "last": parameters}
+                               training/         Orbax: the rest of the state, and the histories
+                               checkpoint.json   block, digest of the settings, shape and dtype of
+                                                 each array, SHA-256 of each file and of all that
+
+Arrays are NumPy's `[experiment, ...]` in the part's own order, whatever devices or processes
+trained them, so they restore on any platform. Damage is what differs in bytes: it is set aside as
+`190.damaged`, and removed when a later checkpoint is good. What can't be read may be good, and
+stays. Files are hashed before Orbax sees them, so what Orbax is given is what it wrote.
 """
 
+import errno
+import hashlib
+import math
+import os
 import re
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from srn_jax.errors import UserError
-from srn_jax.runs import storage
-from srn_jax.runs.folder import OpenRun
-from srn_jax.runs.storage import Checkpoint, CheckpointError, Damage
-from srn_jax.training.experiment import Histories, TrainState
+from srn_jax.errors import UserError, shown
+from srn_jax.files import (
+    PARTIAL,
+    check_plain,
+    naming,
+    parse_manifest,
+    sync,
+    write_manifest,
+)
 
 CHECKPOINTS_FOLDER = "checkpoints"
+CHECKPOINT_FILE = "checkpoint.json"
+TREES = ("models", "training")
 KEEP = 2  # so that there is a good one while the newest is being written, or is damaged
-UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that Orbax has not finished
 DAMAGED = ".damaged"  # ends the name of one that was set aside
+HANDLES = 64  # files, more than Orbax opens at once
+BESIDE = 4096  # bytes, more than Orbax writes beside an array
+
+Layout = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype by name
+
+
+class Damage(Exception):
+    """A checkpoint is not what was saved."""
+
+
+class Checkpoint(NamedTuple):
+    """What was restored."""
+
+    block: int  # how many blocks of training it has behind it
+    items: dict[str, Any]  # the trees by name
+
+
+def layout_of(items: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each array of a pytree, or of what stands for one, by its path."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(items):
+        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        found[name] = tuple(leaf.shape), str(leaf.dtype)
+    return found
+
+
+def check_room(folder: Path, layout: Layout) -> None:
+    """Raise `OSError` where there is no room for a checkpoint, or too few files may be open.
+
+    Orbax finds that out as well, but in threads of its own that print what they found.
+    """
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
+    size += BESIDE * len(layout)
+    with naming(folder):
+        check_handles()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_handles() -> None:
+    """Raise `OSError` where too few files may be open, which Orbax' threads would print."""
+    with ExitStack() as opened:
+        for _ in range(HANDLES):
+            opened.enter_context(open(os.devnull, "rb"))
+
+
+def write(folder: Path, block: int, items: dict[str, Any], settings: str) -> None:
+    """Write a checkpoint of a part's folder; then remove those that it makes superfluous.
+
+    Args:
+        folder: of the part.
+        block: how many blocks of training it has behind it.
+        items: pytrees by name, of `TREES`.
+        settings: the digest of the settings that it is of.
+
+    Raises:
+        OSError: if it cannot be written; those before it are there then.
+    """
+    place, layout = folder / CHECKPOINTS_FOLDER, layout_of(items)
+    partial = place / f"{block}{PARTIAL}"
+    place.mkdir(parents=True, exist_ok=True)
+    check_room(place, layout)
+    with naming(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name in TREES:
+            with _orbax(partial) as checkpointer:
+                checkpointer.save((partial / name).absolute(), items[name])
+        told: dict[str, Any] = {"block": block, "settings": settings, "files": _sync(partial)}
+        told["arrays"] = {name: [list(shape), kind] for name, (shape, kind) in layout.items()}
+        write_manifest(partial / CHECKPOINT_FILE, told)
+        os.rename(partial, place / str(block))
+        sync(place)
+    for old in blocks_in(folder)[KEEP:]:
+        remove(place / str(old))
+    for damaged in blocks_in(folder, DAMAGED):
+        if damaged <= block:
+            remove(place / f"{damaged}{DAMAGED}")
+
+
+@contextmanager
+def _orbax(path: Path, says: str = "") -> Iterator[Any]:
+    """Orbax, for this process alone; whatever it raises becomes an `OSError` of one line."""
+    import orbax.checkpoint as ocp  # which takes a third as long to load as JAX
+
+    here = jax.process_index()  # every process has the same arrays
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with naming(path):
+        try:
+            yield ocp.Checkpointer(handler, multiprocessing_options=alone)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # files are what was written, so the machine is the reason
+            raise OSError(says + _first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _sync(folder: Path) -> dict[str, str]:
+    """Make all files below a folder outlast a power cut; returns their SHA-256 by name."""
+    digests = {}
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(path, name)
+            digests[file.relative_to(folder).as_posix()] = digest_of_file(file)
+            sync(file)
+        sync(Path(path))
+    return digests
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, without all of it in memory."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def blocks_in(folder: Path, ending: str = "") -> list[int]:
+    """The finished checkpoints of a part, or those with another ending, newest first."""
+    place = folder / CHECKPOINTS_FOLDER
+    names = os.listdir(place) if place.is_dir() else []
+    found = (re.fullmatch(f"(0|[1-9][0-9]*){re.escape(ending)}", name) for name in names)
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint under a name that no kill in the middle leaves for a good one."""
+    partial = path.with_name(f"{path.name.removesuffix(DAMAGED)}{PARTIAL}")
+    with suppress(OSError):  # nothing is lost if it stays a while
+        shutil.rmtree(partial, ignore_errors=True)
+        path.rename(partial)
+        shutil.rmtree(partial)
+
+
+def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
+    """Read a checkpoint, after all of its files have been checked.
+
+    Args:
+        path: its folder.
+        wanted: shape and dtype of each array that it must have.
+        settings: the digest of the settings that it must be of.
+
+    Raises:
+        Damage: if it is not what was saved.
+        OSError: if it cannot be read, but may be good.
+        UserError: if it is of something else than wanted.
+    """
+    check_plain(path.parent, [path.name])
+    found = _checked(path)
+    if found["settings"] != settings:
+        raise UserError(f"{path} is of a run with other settings, expected those of this run")
+    for name in sorted(wanted.keys() | found["arrays"].keys()):
+        if wanted.get(name) != found["arrays"].get(name):
+            raise UserError(
+                f"{path} has {name} as {found['arrays'].get(name)}, expected {wanted.get(name)}: "
+                "it is not of this run"
+            )
+    with naming(path):
+        check_handles()
+    items = {}
+    for name in TREES:
+        with _orbax(path, "cannot be read: ") as checkpointer:
+            place = (path / name).absolute()
+            if not _sizes_are(checkpointer.metadata(place), wanted, name):
+                raise UserError(
+                    f"{path}: its arrays in {name} are not those that it was said to have"
+                )
+            items[name] = checkpointer.restore(place)
+    return Checkpoint(int(path.name), items)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, if its files are those that were written."""
+    try:
+        told = parse_manifest((path / CHECKPOINT_FILE).read_bytes())
+        arrays = {name: (tuple(shape), str(kind)) for name, (shape, kind) in told["arrays"].items()}
+        if "sha256" not in told or told["block"] != int(path.name):
+            raise ValueError(f"it was saved as number {shown(told['block'])}")
+        for name, sha256 in told["files"].items():
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ValueError(f"{shown(name)} is not in it")
+            if digest_of_file(path / name) != sha256:
+                raise ValueError(f"{name} is not what was saved")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damage(f"{Path(error.filename).name} is missing") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Damage(_first_line(error)) from None
+    return {**told, "arrays": arrays}
+
+
+def _sizes_are(metadata: Any, wanted: Layout, tree: str) -> bool:
+    """Whether Orbax would read these arrays of a tree, in pieces no larger than they are."""
+    metadata = getattr(metadata, "item_metadata", metadata)
+    found = getattr(metadata, "tree", metadata)
+    for leaf in jax.tree.leaves(found):
+        piece = getattr(leaf.storage, "chunk_shape", None) or ()
+        if math.prod(piece) > max(math.prod(leaf.shape), 1):
+            return False
+    expected = {name: told for name, told in wanted.items() if name.startswith(f"{tree}/")}
+    return {f"{tree}/{name}": told for name, told in layout_of(found).items()} == expected
+
+
+def restore(
+    folder: Path,
+    wanted: Layout,
+    settings: str,
+    warn: Callable[[str], None] = lambda message: None,
+    set_aside: bool = False,
+) -> Checkpoint | None:
+    """The newest checkpoint of a part that is whole, or None if it has none yet.
+
+    Args:
+        folder: of the part.
+        wanted: as `load`.
+        settings: as `load`.
+        warn: told about each damaged checkpoint.
+        set_aside: rename the damaged ones, once a good one is found, and remove what a kill has
+            left; for whoever has the lock.
+
+    Raises:
+        UserError: if there are checkpoints but all are damaged, or of something else.
+        OSError: if one cannot be read but may be good.
+    """
+    place, damaged, found = folder / CHECKPOINTS_FOLDER, [], None
+    for block in blocks_in(folder):
+        try:
+            found = load(place / str(block), wanted, settings)
+            break
+        except Damage as error:
+            if not (place / str(block)).exists():  # whoever trains has removed it just now
+                return restore(folder, wanted, settings, warn, set_aside)
+            warn(f"checkpoint {place / str(block)} is damaged ({error}), and passed over")
+            damaged.append(block)
+    if found is None and (damaged or blocks_in(folder, DAMAGED)):
+        raise UserError(f"{place}: every checkpoint is damaged; `overwrite` starts the run afresh")
+    if set_aside and place.is_dir():
+        for block in damaged:
+            aside = place / f"{block}{DAMAGED}"
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            (place / str(block)).rename(aside)
+        for path in place.glob(f"*{PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
+    return found
 
 
 class Writer:
-    """Saves checkpoints of runs that train together, in the background; keeps the newest `KEEP`.
+    """Saves checkpoints of a part in the background; keeps the newest `KEEP`.
 
-    Every method raises `CheckpointError` if a save, this one or the one before, went wrong.
+    Every method raises `OSError` if a save, this one or the one before, went wrong.
     """
 
-    def __init__(self, runs: Sequence[OpenRun]):
-        self.runs = runs
+    def __init__(self, folder: Path, settings: str, layout: Layout):
+        place = folder / CHECKPOINTS_FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        check_room(place, layout)  # rather now than after the first half minute
+        self.folder, self.settings = folder, settings
         self.cost = 0.0  # seconds from the start of gathering the last saved state to its end
         self._thread: threading.Thread | None = None
-        self._error: str | None = None
+        self._error: Exception | None = None
 
-    def check(self) -> None:
-        """Raise `OSError` for a folder that is gone, which Orbax would create."""
-        for run in self.runs:
-            run.check()
-
-    def save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
-        """Start saving what each run has after `block` blocks; `items` are of `split_state`.
-
-        `began` is the time (`time.monotonic`) at which gathering them began.
-        """
+    def save(self, block: int, items: dict[str, Any], began: float) -> None:
+        """Start saving; `began` is the time (`time.monotonic`) at which gathering began."""
         self.close()
-        self.check()
         # A daemon does not keep the process from ending, whatever the disk does.
         self._thread = threading.Thread(target=self._save, args=(block, items, began), daemon=True)
         self._thread.start()
 
-    def _save(self, block: int, items: Sequence[dict[str, Any]], began: float) -> None:
-        with storage.quiet():
-            try:
-                for run, own in zip(self.runs, items, strict=False):  # no runs but in process 0
-                    write(run.folder, block, own, run.info["settings"])
-            except Exception as error:
-                self._error = storage.reason_of(error)
-            if self._error is not None:
-                storage.settle()
+    def _save(self, block: int, items: dict[str, Any], began: float) -> None:
+        try:
+            write(self.folder, block, items, self.settings)
+        except Exception as error:
+            self._error = error
         self.cost = time.monotonic() - began
 
     def saving(self) -> bool:
@@ -78,144 +337,14 @@ class Writer:
             return
         self._thread.join()
         self._thread, error, self._error = None, self._error, None
-        if error is not None:
-            self.check()  # a folder that is gone is the clearest reason
-            raise CheckpointError(
-                f"no checkpoint could be written to {self.runs[0].folder / CHECKPOINTS_FOLDER}: "
-                f"{error}; those before it are kept, the same command goes on from there"
-            )
-
-
-def write(run: Path, block: int, items: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Write one checkpoint; then remove those that it makes superfluous."""
-    folder = run / CHECKPOINTS_FOLDER
-    storage.save(folder / str(block), items, settings)
-    for old in blocks_in(run)[KEEP:]:
-        remove(folder / str(old))
-    for damaged in blocks_in(run, DAMAGED):
-        if damaged <= block:
-            remove(folder / f"{damaged}{DAMAGED}")
-
-
-def blocks_in(run: Path, ending: str = "") -> list[int]:
-    """The finished checkpoints of a run, or those with another ending, newest first."""
-    folder = run / CHECKPOINTS_FOLDER
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    found = (re.fullmatch(f"([0-9]+){ending}", name) for name in names)
-    return sorted((int(match[1]) for match in found if match), reverse=True)
-
-
-def remove(path: Path) -> None:
-    """Remove a checkpoint under a name that no kill in the middle leaves for a good one."""
-    gone = path.rename(path.with_name(path.name + UNFINISHED))
-    shutil.rmtree(gone)
-
-
-def restore(run: Path, warn: Callable[[str], None] = lambda message: None) -> Checkpoint | None:
-    """The newest checkpoint of a run that is whole, or None if it has none yet.
-
-    Arguments and errors are those of `restore_together`.
-    """
-    return restore_together([run], warn)[0][0]
-
-
-def restore_together(
-    runs: Sequence[Path],
-    warn: Callable[[str], None] = lambda message: None,
-    set_aside: bool = False,
-) -> tuple[list[Checkpoint | None], bool]:
-    """Restore runs that train together: the newest block of which each has a good checkpoint.
-
-    Where there is none, each gets the newest of its own, or None if it has none yet.
-
-    Args:
-        runs: the run folders.
-        warn: told about each damaged checkpoint.
-        set_aside: rename the damaged ones, once good ones are found; for whoever has the lock.
-
-    Returns:
-        The checkpoints, and whether the runs can go on together.
-
-    Raises:
-        UserError: if a run has checkpoints but all are damaged.
-        CheckpointError: if one cannot be read but may be good.
-    """
-    tried: dict[tuple[Path, int], Checkpoint | None] = {}
-
-    def attempt(run: Path, block: int) -> Checkpoint | None:
-        if (run, block) not in tried:
-            tried[run, block] = None
-            try:
-                tried[run, block] = storage.load(run / CHECKPOINTS_FOLDER / str(block))
-            except Damage as error:
-                warn(f"checkpoint {run / CHECKPOINTS_FOLDER / str(block)} is damaged ({error})")
-        return tried[run, block]
-
-    def newest(run: Path) -> Checkpoint | None:
-        return next(filter(None, (attempt(run, block) for block in blocks_in(run))), None)
-
-    common = sorted(set.intersection(*(set(blocks_in(run)) for run in runs)), reverse=True)
-    rows = ([attempt(run, block) for run in runs] for block in common)
-    together = next((row for row in rows if None not in row), None)
-    found = together or [newest(run) for run in runs]
-    for run, own in zip(runs, found, strict=True):
-        if own is None and (blocks_in(run) or blocks_in(run, DAMAGED)):
-            raise UserError(
-                f"{run / CHECKPOINTS_FOLDER}: every checkpoint is damaged; --overwrite starts the "
-                "run afresh"
-            )
-    if set_aside:
-        for run, own in zip(runs, found, strict=True):
-            tidy(run, own, [block for (other, block), c in tried.items() if other == run and not c])
-    return found, together is not None or not any(found)
-
-
-def tidy(run: Path, start: Checkpoint | None, damaged: Sequence[int]) -> None:
-    """Set damaged checkpoints aside; remove unfinished ones, and good ones after the start.
-
-    The latter are of a run that goes on together with others from an earlier block.
-    """
-    folder = run / CHECKPOINTS_FOLDER
-    for path in folder.glob(f"*{UNFINISHED}*"):
-        shutil.rmtree(path)
-    for block in damaged:
-        aside = folder / f"{block}{DAMAGED}"
-        shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
-        (folder / str(block)).rename(aside)
-    for block in blocks_in(run):
-        if start is not None and block > start.block:
-            remove(folder / str(block))
-
-
-def split_state(state: TrainState, histories: Histories) -> dict[str, Any]:
-    """What training has changed and recorded as the items of a checkpoint."""
-    fields = state._asdict()
-    models = {"best": fields.pop("best_parameters"), "last": fields.pop("parameters")}
-    leaves = jax.tree.leaves(state.optimizer)
-    fields["optimizer"] = {f"leaf_{n}": leaf for n, leaf in enumerate(leaves)}
-    return {"models": models, "training": fields | histories._asdict()}
-
-
-def join_state(items: dict[str, Any], like: TrainState) -> tuple[TrainState, Histories]:
-    """The inverse of `split_state`; `like` has the optimizer's structure."""
-    fields = dict(items["training"])
-    histories = Histories(**{name: fields.pop(name) for name in Histories._fields})
-    leaves = [fields["optimizer"][f"leaf_{n}"] for n in range(len(fields["optimizer"]))]
-    fields["optimizer"] = jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves)
-    models = items["models"]
-    state = TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
-    return state, histories
-
-
-def check_like(items: dict[str, Any], like: dict[str, Any]) -> None:
-    """Raise `UserError` where an array has another shape or dtype than the one like it."""
-    found, wanted = (
-        {name: (shape, dtype) for name, (shape, dtype, _) in storage.describe(tree).items()}
-        for tree in (items, like)
-    )
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise UserError(
-                f"the checkpoint has {name} as {found.get(name)}, expected {wanted.get(name)}: "
-                "it is not of this sweep"
-            )
+        if error is None:
+            return
+        if not isinstance(error, OSError):
+            raise error
+        reason = error.strerror or _first_line(error.__cause__ or error)
+        failed = OSError(
+            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: {reason}; "
+            "those before it are kept, and the same command goes on from there"
+        )
+        failed.errno = error.errno
+        raise failed from error

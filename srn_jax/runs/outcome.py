@@ -1,112 +1,185 @@
-"""What the state of a sweep says, finished or not: its results and histories."""
+"""What the state of a part says, finished or not: its checkpoint's trees, results and histories."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+import pandas as pd
 
-from srn_jax.analysis.results import Histories, Results
-from srn_jax.config import SweepConfig
-from srn_jax.ensemble.sweep import (
-    as_fraction,
-    evaluate_experiments,
-    files_by_experiment,
-    map_experiments,
-)
-from srn_jax.tasks.task import Dataset, Examples, overlap
-from srn_jax.training.experiment import Program, data_of, program_of
+from srn_jax.analysis.records import Histories, results_frame
+from srn_jax.config import Facts, SweepConfig
+from srn_jax.ensemble.sweep import Sweep
+from srn_jax.ensemble.testing import as_fraction, draw_tests, evaluate_experiments
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import read_data
+from srn_jax.tasks import task_of
+from srn_jax.tasks.task import facts_of
+from srn_jax.training import experiment
+from srn_jax.training.experiment import TrainState
+from srn_jax.training.histories import PROBE, empty_histories, epochs
+from srn_jax.training.network import hyperparameters_of
+
+PLAN = ("eval_steps", "loss_steps", "steps_an_epoch")
+ROWS = ("train_loss", "epoch_loss", "dev_loss", "dev_accuracy")  # of histories
+
+
+class Kept(NamedTuple):
+    """What is known of a part: rows of its experiments, and their state if it is in memory."""
+
+    results: pd.DataFrame
+    histories: Histories
+    items: dict[str, Any] | None = None
+
+
+def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
+    """The data files of a run, None if its data were drawn.
+
+    Raises:
+        UserError: if they cannot be read, or are not those that the run began with.
+    """
+    if config.data is None:
+        return None
+    path = config.data.path
+    if not Path(path).is_dir():
+        raise UserError(
+            f"{path}: no such folder, and the run's own data were there: put it back, or test on "
+            "other `data`"
+        )
+    try:
+        found, files = read_data(path, config.lengths)
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be read as the run read it, put the old files back ({error})"
+        ) from None
+    if not found.same(config.data):
+        raise UserError(
+            f"{path} has changed since the run, which had other data: put the old files back"
+        )
+    return files
+
+
+def facts_with(configs: Sequence[SweepConfig], files: Mapping[int, Any] | None) -> list[Facts]:
+    """What the tasks of variants say to those who show their results."""
+    facts = [facts_of(task_of(config)) for config in configs]
+    if files is None:
+        return facts
+    number = len(files[configs[0].lengths[0]].test)
+    return [dataclasses.replace(one, test_examples=number, fixed_data=True) for one in facts]
+
+
+def split_state(state: TrainState, histories: Mapping[str, Any]) -> dict[str, Any]:
+    """What training has changed and recorded, as the trees of a checkpoint."""
+    fields = state._asdict()
+    models = {"best": fields.pop("best_parameters"), "last": fields.pop("parameters")}
+    leaves = jax.tree.leaves(fields.pop("optimizer"))
+    fields["optimizer"] = {f"leaf_{n}": leaf for n, leaf in enumerate(leaves)}
+    return {"models": models, "training": {**fields, "histories": dict(histories)}}
+
+
+def join_state(items: Mapping[str, Any], like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The inverse of `split_state`; `like` has the optimizer's structure."""
+    fields, models = dict(items["training"]), items["models"]
+    histories, optimizer = fields.pop("histories"), fields.pop("optimizer")
+    leaves = [optimizer[f"leaf_{n}"] for n in range(len(optimizer))]
+    fields["optimizer"] = jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves)
+    state = TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
+    return state, histories
+
+
+def like(sweep: Sweep) -> dict[str, Any]:
+    """Shapes and dtypes of a part's checkpoint, as abstract arrays: nothing is drawn."""
+    program, number = sweep.program, len(sweep.experiments)
+
+    def begin(seed, length, hyper):
+        parameters = experiment.initial_parameters(program, seed, length, hyper)
+        names = experiment.recorded_names(program, parameters)
+        state = experiment.initial_state(program, hyper, parameters)
+        return state, empty_histories(program, names)
+
+    hyper = hyperparameters_of(sweep.configs[0].experiment)
+    state, histories = jax.eval_shape(begin, np.uint32(0), np.int32(sweep.width), hyper)
+    evaluations = len(program.eval_steps)
+    sizes = {"dev_loss": evaluations, "dev_accuracy": evaluations}
+    sizes |= {"train_loss": len(program.loss_steps), "epoch_loss": epochs(program)}
+    rows = {n: jax.ShapeDtypeStruct((sizes.get(n, program.steps),), "float32") for n in histories}
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype),
+        split_state(state, rows),
+    )
+
+
+def histories_of(sweep: Sweep, arrays: Mapping[str, np.ndarray]) -> Histories:
+    """Histories of a part, from arrays `[experiment, ...]` by name."""
+    lengths, seeds = np.array(sweep.experiments).T
+    probes = {n.removeprefix(PROBE): a for n, a in arrays.items() if n.startswith(PROBE)}
+    told = {name: getattr(sweep.program, name) for name in PLAN}
+    told |= {name: arrays[name] for name in ROWS}
+    return Histories(length=lengths, seed=seeds, probes=probes, **told)
 
 
 def collect(
-    config: SweepConfig,
-    files: Mapping[int, Any] | None,
-    items: Mapping[str, Any],
-    tests: tuple[Examples, np.ndarray] | None = None,
-) -> tuple[Results, Histories]:
-    """Results and histories of a sweep, finished or not; nothing is compiled for training.
+    sweep: Sweep, files: Mapping[int, Any] | None, items: Mapping[str, Any]
+) -> tuple[pd.DataFrame, Histories]:
+    """Results and histories of a part, finished or not; nothing is compiled for training.
 
     Args:
-        config: the sweep.
+        sweep: of the part, planned at least.
         files: its data, where they are not drawn.
-        items: of its newest checkpoint, `[experiment, ...]`.
-        tests: what `test_sets` gives, if it is at hand; else it is drawn again.
+        items: the trees of its newest checkpoint, `[experiment, ...]`.
     """
-    training, program = items["training"], program_of(config, files=files)
-    histories = histories_of(
-        program, config.experiments, training["steps"], training["evaluations"]
-    )
-    test, overlaps = tests or test_sets(config, config.experiments, files)
-    lengths = histories.length
-    loss, accuracy = evaluate_experiments(program, items["models"]["best"], test, lengths)
-    answers = int(np.prod(test.targets.shape[1:]))  # as many as in a development set that is drawn
-    if files is not None:
-        answers = len(files[config.lengths[0]].dev)
-    best = np.searchsorted(program.eval_steps, np.maximum(training["best_step"], 0))
-
-    def scored(values: np.ndarray) -> np.ndarray:
-        return np.where(without_best(training), np.nan, np.asarray(values, float))
-
-    table = Results(
-        length=lengths,
-        seed=histories.seed,
-        best_dev_accuracy=scored(as_fraction(training["best_accuracy"], answers)),
-        best_step=np.asarray(training["best_step"]),
-        dev_loss=scored(histories.dev_loss[np.arange(len(best)), best]),
-        test_accuracy=scored(accuracy),
-        test_loss=scored(loss),
-        final_train_loss=np.where(
-            training["diverged"], np.nan, histories.epoch_loss[:, -1].astype(float)
-        ),
-        overlap=overlaps,
-        diverged=np.asarray(training["diverged"]),
-    )
-    return table, histories
+    training, task = items["training"], sweep.program.task
+    histories = histories_of(sweep, training["histories"])
+    tests, overlaps = draw_tests(sweep.configs[0], sweep.experiments, files)
+    scores = evaluate_experiments(sweep.program, items["models"]["best"], tests, histories.length)
+    best_step, diverged = (np.asarray(training[name]) for name in ("best_step", "diverged"))
+    best = np.searchsorted(histories.eval_steps, np.maximum(best_step, 0))
+    row, reached = np.arange(len(best)), best_step >= 0
+    accuracy = np.asarray(histories.dev_accuracy[row, best], float)
+    if np.all(task.counts(tests.targets, tests.weights)):  # so they do in a development set
+        number = tests.targets.shape[1] if files is None else len(next(iter(files.values())).dev)
+        accuracy = as_fraction(accuracy, number * tests.targets[0, 0].size)
+    columns: dict[str, Any] = {
+        "best_dev_accuracy": accuracy,
+        "dev_loss": np.asarray(histories.dev_loss[row, best], float),
+        "test_accuracy": scores.accuracy,
+        "test_loss": scores.loss,
+    }
+    if task.answers != 1:
+        columns["test_sequences"] = scores.sequences
+    # What has no best parameters has no scores: it diverged, or was never any good.
+    columns = {name: np.where(reached, values, np.nan) for name, values in columns.items()}
+    losses = np.where(diverged, np.nan, histories.epoch_loss[:, -1].astype(float))
+    columns |= {"length": histories.length, "seed": histories.seed, "best_step": best_step}
+    columns |= {"final_train_loss": losses, "diverged": diverged}
+    columns["overlap"] = np.full(len(row), np.nan) if overlaps is None else overlaps
+    return results_frame(columns), histories
 
 
-def histories_of(
-    program: Program,
-    experiments: Sequence[tuple[int, int]],
-    steps: Mapping[str, Any],
-    evaluations: Mapping[str, Any],
-) -> Histories:
-    """The histories of experiments (length, seed), from arrays by name, `[experiment, ...]`."""
-    lengths, seeds = np.array(experiments).T
-    return Histories(
-        length=lengths,
-        seed=seeds,
-        eval_steps=program.eval_steps,
-        steps={name: np.asarray(values) for name, values in steps.items()},
-        evaluations={name: np.asarray(values) for name, values in evaluations.items()},
-        steps_an_epoch=program.steps_an_epoch,
-    )
+def joined(parts: Sequence[tuple[Kept, np.ndarray, np.ndarray]]) -> tuple[pd.DataFrame, Histories]:
+    """Results and histories of a variant, by length and seed.
 
-
-def without_best(training: Mapping[str, Any]) -> np.ndarray:
-    """Which experiments kept no best parameters, so that nothing is to be scored: `[experiment]`.
-
-    They diverged before their first evaluation, or never gave a right answer in the development
-    set. Their scores are NaN wherever they are shown.
+    Args:
+        parts: what is kept of a part, the variant's rows in it, and their places in its table.
     """
-    return np.asarray(training["best_step"]) < 0
+    order = np.argsort(np.concatenate([places for _, _, places in parts]), kind="stable")
+    # What is in order already is not copied: histories may be most of the memory.
+    pick = slice(None) if np.array_equal(order, np.arange(len(order))) else order
+    rows = [slice(int(r[0]), int(r[-1]) + 1) for _, r, _ in parts]  # which are one stretch
+    kepts = [kept for kept, _, _ in parts]
+    tables = [kept.results.iloc[own] for kept, own in zip(kepts, rows, strict=True)]
+    table = tables[0] if len(tables) == 1 else pd.concat(tables)
 
+    def join(get: Any) -> np.ndarray:
+        arrays = [get(kept.histories)[own] for kept, own in zip(kepts, rows, strict=True)]
+        return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays))[pick]
 
-def test_sets(
-    config: SweepConfig, experiments: Sequence[tuple[int, int]], files: Mapping[int, Any] | None
-) -> tuple[Examples, np.ndarray]:
-    """The test sets of experiments (length, seed), padded as the longest of their sweep.
-
-    The other value is how much of each is in the training set too, `[experiment]`.
-    """
-    program, width = program_of(config, files=files), max(config.lengths)
-    lengths, seeds = np.array(experiments).T
-    data = None if files is None else files_by_experiment(files, lengths, width)
-    places = seeds.astype(np.uint32), lengths.astype(np.int32)
-    return map_experiments(test_set, *places, data, given=(program, width))
-
-
-def test_set(
-    program: Program, width: int, seed: Any, length: Any, files: Dataset | None
-) -> tuple[Examples, Any]:
-    """The test set of one experiment, and how much of it is in the training set too."""
-    dataset, _, _ = data_of(program, width, seed, length, files)
-    return dataset.test, 0 if program.config.fresh_data else overlap(dataset)
+    first = kepts[0].histories
+    arrays: dict[str, Any] = {
+        name: join(lambda h, n=name: getattr(h, n)) for name in ("length", "seed", *ROWS)
+    }
+    arrays["probes"] = {name: join(lambda h, n=name: h.probes[n]) for name in first.probes}
+    histories = dataclasses.replace(first, **arrays)
+    return table.iloc[pick].reset_index(drop=True), histories

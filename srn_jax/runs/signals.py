@@ -1,12 +1,14 @@
-"""Being asked to stop: Ctrl-C and SIGTERM end a run after its interval instead of killing it."""
+"""Being asked to stop: a run saves its state after its interval instead of being killed."""
 
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from contextlib import contextmanager
+
+# Ctrl-C, a cluster's notice, a closed terminal, and what Slurm's --signal sends.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 class Interrupted(Exception):
@@ -19,57 +21,30 @@ class Interrupted(Exception):
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second SIGINT leaves at once.
+    """Collect signals that ask to stop; a second Ctrl-C leaves at once.
 
-    Raises `Interrupted` at the end if one came and did not stop the training any more.
+    A signal that is ignored, as SIGHUP is by nohup, stays ignored. Raises `Interrupted` at the end
+    if one came and did not stop the training any more.
     """
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:
         if received and number == signal.SIGINT:
-            show_cursor()
+            if sys.stdout.isatty():  # a progress bar hides the cursor
+                os.write(sys.stdout.fileno(), b"\x1b[?25h")
             os._exit(128 + number)
         received.append(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    with handled(receive, signal.SIGINT, signal.SIGTERM):
-        yield received
-        if received:
-            raise Interrupted(max(received))
-
-
-@contextmanager
-def deferred() -> Iterator[None]:
-    """Hold Ctrl-C back while libraries load: one that loads by halves cannot be loaded again."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    received: list[int] = []
-    with handled(lambda number, _: received.append(number), signal.SIGINT):
-        yield
-    if received:
-        raise KeyboardInterrupt
-
-
-def interruptible() -> AbstractContextManager[None]:
-    """Let Ctrl-C end this process at once, though it waits outside of Python."""
-    return handled(signal.SIG_DFL, signal.SIGINT)
-
-
-@contextmanager
-def handled(handler: Any, *numbers: int) -> Iterator[None]:
-    """Another handler of some signals, undone at the end."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    numbers = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in numbers}
     try:
-        yield
+        yield received
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
-
-
-def show_cursor() -> None:
-    """Show the terminal's cursor, which a progress bar hides, before a process leaves at once."""
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), b"\x1b[?25h")
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+    if received:
+        raise Interrupted(received[0])

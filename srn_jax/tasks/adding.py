@@ -25,6 +25,7 @@ class Adding(Task):
     shortest = 2
     chance = 1 - (1 - TOLERANCE) ** 2  # how often the sum of two uniform numbers is that close to 1
     chance_loss = 1 / 6
+    better = "loss"
     question = f"the sum of the two marked numbers, within {TOLERANCE}"
 
     def draw(self, key, number, length, width):

@@ -1,7 +1,7 @@
 """What a task is: how its sequences are drawn, and what a right answer is.
 
-Sequences are padded on the left, so the answer is always asked at the last position, and a mask
-tells a network where they begin: padding changes no result.
+Sequences are padded on the left, so they all end at the last position, and a mask tells a network
+where they begin: padding changes no result.
 """
 
 import math
@@ -35,32 +35,24 @@ class Vectors(NamedTuple):
 class Examples(NamedTuple):
     """Sequences and what must be answered.
 
-    `inputs [..., time]` for tokens, `[..., time, size]` for vectors; `targets [...]`, or
-    `[..., answers]` where a sequence has several.
+    `inputs [example, width]` for tokens, `[example, width, size]` for vectors; `targets [example]`,
+    `[example, answers]` where a sequence has several, or `[example, width]` where all positions
+    answer. `lengths [example]`, if given, are those of the sequences, each padded on the left;
+    `weights`, like targets, those of the losses: 0 for what is not asked.
     """
 
     inputs: Array
     targets: Array
+    lengths: Array | None = None
+    weights: Array | None = None
 
 
 class Dataset(NamedTuple):
-    """The three sets of one experiment."""
+    """The three sets of one experiment, which have the same width; None where one is not wanted."""
 
     train: Examples
     dev: Examples
-    test: Examples
-
-
-class Batches(NamedTuple):
-    """A training set in batches, in order; the last one is filled up with weight 0.
-
-    `inputs [batches, batch, ...]`, `targets [batches, batch, ...]` and `weights [batches, batch]`,
-    under which a weighted sum over a batch is the mean, or the sum, over its examples.
-    """
-
-    inputs: Array
-    targets: Array
-    weights: Array
+    test: Examples | None = None
 
 
 class Task:
@@ -68,12 +60,13 @@ class Task:
 
     inputs: Tokens | Vectors
     outputs: int  # size of an answer: classes, or numbers to predict
-    answers: int = 1  # how many of the last positions answer
+    answers: int | None = 1  # how many of the last positions answer; None: all of them
     examples: int = 100  # in a development or test set, and in a unit of the training set
     shortest: int = 1  # length of a sequence
     chance: float | None = None  # accuracy of the best constant answer; None: 1 / outputs
     chance_loss: float | None = None  # loss of an answer that knows nothing; None: log(outputs)
     question: str = "the target of a sequence"  # what is asked, in the words of a report
+    better: str = "accuracy"  # by which the best parameters are chosen, or "loss"
 
     def draw(self, key: jax.Array, number: int, length: Any, width: int) -> Examples:
         """Draw examples that do not depend on each other.
@@ -81,7 +74,7 @@ class Task:
         Args:
             key: a typed PRNG key, the only source of randomness.
             number: how many.
-            length: scalar, positions of each sequence; it may be traced.
+            length: scalar, positions of each sequence, at most; it may be traced.
             width: the width to pad to on the left, at least `length`. It is that of a run's longest
                 sequences, so what is drawn should not depend on it: with `shape=(width, number)`,
                 taken from the last position on, it does not.
@@ -108,6 +101,10 @@ class Task:
         """
         return jnp.argmax(outputs, axis=-1) == targets
 
+    def counts(self, targets: Array, weights: Array | None) -> Any:
+        """Which answers accuracy is over, booleans like the targets: those with a weight."""
+        return np.ones(targets.shape, bool) if weights is None else weights > 0
+
     def right_answer(self, tokens: np.ndarray) -> int | None:
         """The right answer to `tokens [time]` that a user typed; None if there is no telling."""
         return None
@@ -117,17 +114,15 @@ class Task:
         return {"target": examples.targets}
 
 
-def draw_dataset(task: Task, key: jax.Array, units: int, length: Any, width: int) -> Dataset:
-    """Draw the training, development and test set of one experiment."""
-    keys = jax.random.split(key, SETS)
+def draw_set(
+    task: Task, key: jax.Array, which: int, units: int, length: Any, width: int
+) -> Examples:
+    """Draw the training (`which` 0), development (1) or test set (2) of an experiment.
 
-    def draw(key: jax.Array, units: int) -> Examples:
-        return blanked(task.draw_set(key, units, length, width), length)
-
-    train = draw(keys[0], units)
-    # One after the other: programs that draw are large, and two of them take longer to compile.
-    others = jax.lax.map(lambda other: draw(other, 1), keys[1:])
-    return Dataset(train, *map(Examples, *others))
+    The other arguments are as in `Task.draw_set`, but for `key`: that of the experiment's data.
+    """
+    drawn = task.draw_set(jax.random.split(key, SETS)[which], units, length, width)
+    return blanked(task, drawn, length)
 
 
 def draw_fresh(
@@ -136,7 +131,48 @@ def draw_fresh(
     """Draw the examples of a training step; `key` is that of the data."""
     # `split` gives the keys 0, 1 and 2 of `fold_in`, with which the sets of a run are drawn.
     drawn = task.draw(jax.random.fold_in(key, SETS + step), number, length, width)
-    return blanked(drawn, length)
+    return blanked(task, drawn, length)
+
+
+def blanked(task: Task, examples: Examples, length: Any) -> Examples:
+    """Examples of a length with nothing in their padding, whatever a task has drawn there."""
+    inputs, targets, lengths, weights = examples
+    own = length if lengths is None else jnp.asarray(lengths)[:, None]
+    mask = jnp.atleast_2d(mask_of(own, inputs.shape[1]))
+    if isinstance(task.inputs, Tokens):
+        inputs = blank_tokens(inputs, mask)
+    else:
+        inputs = jnp.where(mask[..., None], inputs, 0)
+    if task.answers is None:  # nothing is asked in padding
+        weights = jnp.where(mask, jnp.ones(targets.shape) if weights is None else weights, 0.0)
+        targets = jnp.where(mask, targets, 0)
+    return Examples(inputs, targets, lengths, weights)
+
+
+def blank_tokens(tokens: Array, mask: jax.Array) -> jax.Array:
+    """Tokens `[batch, time]` with `PADDING` where a mask, so or `[1, time]`, is False."""
+    signed = jnp.issubdtype(tokens.dtype, jnp.signedinteger)
+    return jnp.where(mask, tokens if signed else jnp.asarray(tokens, jnp.int32), PADDING)
+
+
+def place_of(length: Any, width: int) -> jax.Array:
+    """The position `[width]` in each column of left-padded sequences; negative in padding.
+
+    With lengths `[example, 1]` it is `[example, width]`.
+    """
+    shape = (1,) * (jnp.ndim(length) - 1) + (width,)
+    return jnp.arange(width).reshape(shape) - (width - length)
+
+
+def mask_of(length: Any, width: int) -> jax.Array:
+    """Where sequences of one length, padded to a width, have begun: booleans `[width]`."""
+    return place_of(length, width) >= 0
+
+
+def overlap(train: Examples, test: Examples) -> jax.Array:
+    """How many test sequences also occur in the training set (scalar int)."""
+    seen, asked = (s.inputs.reshape(len(s.inputs), -1) for s in (train, test))
+    return jnp.sum(jax.lax.map(lambda row: jnp.any(jnp.all(row[None] == seen, axis=1)), asked))
 
 
 def check_length(task: Task, length: int) -> None:
@@ -155,70 +191,6 @@ def facts_of(task: Task) -> Facts:
         chance=float(1 / task.outputs if task.chance is None else task.chance),
         chance_loss=float(loss),
         test_examples=int(task.examples),
+        better=task.better,
+        answers=None if task.answers is None else int(task.answers),
     )
-
-
-def place_of(length: Any, width: int) -> jax.Array:
-    """The position `[width]` in each column of left-padded sequences; negative in padding."""
-    return jnp.arange(width) - (width - length)
-
-
-def mask_of(length: Any, width: int) -> jax.Array:
-    """Where sequences of one length, padded to a width, have begun: booleans `[width]`."""
-    return place_of(length, width) >= 0
-
-
-def blanked(examples: Examples, length: Any) -> Examples:
-    """Examples of a length with nothing in their padding, whatever a task has drawn there."""
-    inputs = examples.inputs
-    mask = mask_of(length, inputs.shape[1])
-    if inputs.ndim == 2:
-        return examples._replace(inputs=blank_tokens(inputs, mask[None]))
-    return examples._replace(inputs=jnp.where(mask[None, :, None], inputs, 0))
-
-
-def blank_tokens(tokens: Array, mask: jax.Array) -> jax.Array:
-    """Tokens `[batch, time]` with `PADDING` where a mask, so or `[1, time]`, is False."""
-    signed = jnp.issubdtype(tokens.dtype, jnp.signedinteger)
-    return jnp.where(mask, tokens if signed else jnp.asarray(tokens, jnp.int32), PADDING)
-
-
-def cut_inputs(inputs: Array, kind: Tokens | Vectors, width: int) -> Array:
-    """Inputs that were padded to a larger width, padded to `width`."""
-    return inputs[..., -width:] if isinstance(kind, Tokens) else inputs[..., -width:, :]
-
-
-def to_batches(examples: Examples, batch_size: int, reduction: str = "mean") -> Batches:
-    """Cut examples into batches in order, without shuffling, the last one kept."""
-    number = len(examples.targets)
-    batches = -(-number // batch_size)
-    filled = batches * batch_size
-    weights = batch_weights(number, batch_size, reduction) * batches
-
-    def cut(array: Array, **filler: Any) -> jax.Array:
-        padding = [(0, filled - number)] + [(0, 0)] * (array.ndim - 1)
-        array = jnp.pad(jnp.asarray(array), padding, **filler)
-        return array.reshape(batches, batch_size, *array.shape[1:])
-
-    # With an example that there is: a loss need not be finite for another.
-    inputs, targets = (cut(array, mode="edge") for array in examples)
-    return Batches(inputs, targets, cut(weights))
-
-
-def batch_weights(number: int, batch_size: int, reduction: str = "mean") -> np.ndarray:
-    """Weights `[example]` under which a sum over examples is the mean over batches of their losses.
-
-    The loss of a batch is the mean over its examples, or their sum. With 100 examples in batches
-    of 8 the last batch has 4, so in a mean its examples count twice as much.
-    """
-    batches = -(-number // batch_size)
-    sizes = np.full(batches, batch_size)
-    sizes[-1] = number - (batches - 1) * batch_size
-    each = 1.0 / (sizes if reduction == "mean" else np.ones(batches)) / batches
-    return np.repeat(each, sizes).astype(np.float32)
-
-
-def overlap(dataset: Dataset) -> jax.Array:
-    """How many test sequences also occur in the training set (scalar int)."""
-    test, train = (s.inputs.reshape(len(s.inputs), -1) for s in (dataset.test, dataset.train))
-    return jnp.sum(jax.lax.map(lambda row: jnp.any(jnp.all(row[None] == train, axis=1)), test))

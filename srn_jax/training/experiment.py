@@ -4,38 +4,29 @@ An experiment runs in blocks: block i takes the steps up to and including the i-
 and then evaluates on the development set. `advance` runs some blocks as one program.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
-from srn_jax.cells import cell_class
-from srn_jax.cells.kernels import Kernels, check_size
-from srn_jax.cells.loops import Form, at, put
-from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.own_files import load_class, path_of
-from srn_jax.tasks import task_of
-from srn_jax.tasks.task import (
-    Batches,
-    Dataset,
-    Examples,
-    Task,
-    batch_weights,
-    cut_inputs,
-    draw_dataset,
-    draw_fresh,
-    mask_of,
-    overlap,
-    to_batches,
+from srn_jax.tasks.batches import Batches, cut_to, whole_set
+from srn_jax.tasks.task import Dataset, Examples, mask_of
+from srn_jax.training.data import (
+    ExperimentData,
+    at,
+    batch_of,
+    data_of,
+    keys_of,
+    mask_for,
+    orders_of,
 )
-from srn_jax.training import block_kernel
-from srn_jax.training.model import (
+from srn_jax.training.histories import Histories, empty_histories, with_block
+from srn_jax.training.network import (
     Hyperparameters,
     Parameters,
     network_with,
@@ -44,78 +35,12 @@ from srn_jax.training.model import (
 )
 from srn_jax.training.optimizer import clip, new_optimizer
 from srn_jax.training.probes import LOSS, Step, record
+from srn_jax.training.program import Program
 
-GENERATOR = "threefry2x32"  # whatever the user's JAX draws with
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is compiled: all that experiments which train side by side have in common."""
-
-    task: Task
-    cell: Any  # the class: one's own file may have changed under its name
-    config: ExperimentConfig  # what changes no shape is at its default
-    probes: tuple[str, ...] = ()
-    own_probes: tuple[Any, ...] = ()  # the classes of those out of the user's files, likewise
-    inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
-    train_examples: int = 300
-    form: Form | None = None  # of the loops over time; None takes the one that suits the platform
-
-    @property
-    def steps(self) -> int:
-        """Training steps of the whole experiment: 19,000 with the textbook's settings."""
-        return self.config.steps or self.config.epochs * self.steps_an_epoch
-
-    @property
-    def steps_an_epoch(self) -> int:
-        """Steps in which every example of a training set is seen once; the last batch kept."""
-        return -(-self.train_examples // self.config.batch_size)
-
-    @property
-    def eval_steps(self) -> np.ndarray:
-        """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
-
-        Every step > 0 that is a multiple of `eval_interval`, and the last. An experiment of a
-        single step, which the textbook would never evaluate, is evaluated after that step.
-        """
-        interval = self.config.eval_interval
-        regular = np.arange(interval, self.steps, interval)
-        return np.union1d(regular, [self.steps - 1]).astype(np.int32)
-
-    @property
-    def step_of(self) -> np.ndarray:
-        """The global steps that a block takes, `[block, place]`; -1 for places left over."""
-        ends = self.eval_steps
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        steps = starts[:, None] + np.arange((ends + 1 - starts).max())
-        return np.where(steps <= ends[:, None], steps, -1)
-
-
-def program_of(
-    config: SweepConfig,
-    *others: SweepConfig,
-    files: Mapping[int, Any] | None = None,
-    form: Form | None = None,
-) -> Program:
-    """The program of a sweep, and of others that differ in what changes no shape.
-
-    It takes as many training examples as there are in `files`, where its data are not drawn.
-
-    Raises:
-        UserError: for sizes that the kernels do not know, if they are asked for.
-    """
-    if isinstance(form, Kernels):
-        check_size(config.experiment.hidden_size)
-    task = task_of(config)
-    every = [config.experiment, *(other.experiment for other in others)]
-    inits = tuple(dict.fromkeys(experiment.recurrent_init for experiment in every))
-    number = task.examples * config.experiment.multiplicity
-    if files is not None:
-        number = len(files[config.lengths[0]].train)
-    cell = cell_class(config.experiment.cell)
-    own = tuple(load_class(name) for name in config.probes if path_of(name) is not None)
-    settings = config.experiment.program
-    return Program(task, cell, settings, config.probes, own, inits, number, form)
+try:
+    from srn_jax import kernels
+except ImportError:  # a JAX without them
+    kernels = None  # type: ignore[assignment]
 
 
 class TrainState(NamedTuple):
@@ -124,33 +49,27 @@ class TrainState(NamedTuple):
     parameters: Parameters
     optimizer: optax.OptState
     best_parameters: Parameters
-    best_accuracy: jax.Array  # scalar float32, starts at 0
+    best_score: jax.Array  # scalar float32: an accuracy, starts at 0; or -loss, starts at -inf
     best_step: jax.Array  # scalar int32: the evaluation that gave the best parameters, or -1
-    diverged: jax.Array  # scalar bool: a loss was not finite; the experiment is frozen
+    diverged: jax.Array  # scalar bool: a number was not finite; the experiment is frozen
 
 
-class Histories(NamedTuple):
-    """What is recorded, by name; NaN for steps that are not reached yet."""
+class Scores(NamedTuple):
+    """How good answers to a set of examples are, scalars."""
 
-    steps: dict[str, Any]  # [block, place], see `Program.step_of`
-    evaluations: dict[str, Any]  # [block]
-
-
-class ExperimentData(NamedTuple):
-    """What one experiment trains on and is measured by."""
-
-    length: Any  # scalar
-    hyper: Hyperparameters
-    key: jax.Array  # data of the key from which fresh examples are drawn
-    train: Batches | None  # None where every step draws its own
-    dev: Examples
-    test: Examples
-    overlap: jax.Array  # scalar: test sequences that also occur in the training set
+    loss: Any  # the mean over batches of the batches' losses
+    accuracy: Any  # the share of right answers
+    sequences: Any  # the share of sequences of which all answers are right
 
 
-def experiment_key(seed: jax.Array | int, length: jax.Array | int) -> jax.Array:
-    """The key from which all randomness of one experiment comes, however JAX is configured."""
-    return jax.random.fold_in(jax.random.key(seed, impl=GENERATOR), length)
+# The beginning.
+
+
+def initial_parameters(
+    program: Program, seed: jax.Array, length: jax.Array, hyper: Hyperparameters
+) -> Parameters:
+    """The parameters of an experiment before its first step."""
+    return parameters_of(new_network(program, keys_of(seed, length)[1], hyper))
 
 
 def prepare(
@@ -171,89 +90,38 @@ def prepare(
         hyper: its own settings.
         files: its data, where they are not drawn.
     """
-    config = program.config
-    parameters, dataset, data_key = begin(program, width, seed, length, hyper, files)
-    state = initial_state(program, hyper, parameters)
-    fresh = config.fresh_data
-    data = ExperimentData(
-        length,
-        hyper,
-        jax.random.key_data(data_key),
-        None if fresh else to_batches(dataset.train, config.batch_size, config.loss_reduction),
-        dataset.dev,
-        dataset.test,
-        jnp.int32(0) if fresh else overlap(dataset),
-    )
-    return state, empty_histories(program, state.parameters), data
-
-
-def begin(
-    program: Program,
-    width: int,
-    seed: jax.Array,
-    length: jax.Array,
-    hyper: Hyperparameters,
-    files: Dataset | None = None,
-) -> tuple[Parameters, Dataset, jax.Array]:
-    """Parameters, data and the key of the data before the first step; arguments as `prepare`."""
-    dataset, data_key, parameter_key = data_of(program, width, seed, length, files)
-    network = new_network(program.task, program.config, parameter_key, hyper, program.inits)
-    return parameters_of(network), dataset, data_key
-
-
-def data_of(
-    program: Program,
-    width: int,
-    seed: jax.Array,
-    length: jax.Array,
-    files: Dataset | None = None,
-) -> tuple[Dataset, jax.Array, jax.Array]:
-    """The data of one experiment, their key and that of the parameters; arguments as `prepare`."""
-    data_key, parameter_key = jax.random.split(experiment_key(seed, length))
-    dataset = files
-    if dataset is None:
-        units = program.config.multiplicity
-        dataset = draw_dataset(program.task, data_key, units, length, width)
-    return dataset, data_key, parameter_key
+    data = data_of(program, width, seed, length, hyper, files)
+    state = initial_state(program, hyper, initial_parameters(program, seed, length, hyper))
+    return state, empty_histories(program, recorded_names(program, state.parameters)), data
 
 
 def initial_state(program: Program, hyper: Hyperparameters, parameters: Parameters) -> TrainState:
     """The state before the first step, with the given parameters."""
     return TrainState(
         parameters=parameters,
-        optimizer=new_optimizer(program.config, hyper).init(ravel_pytree(parameters)[0]),
+        optimizer=new_optimizer(program, hyper).init(parameters),
         best_parameters=parameters,
-        best_accuracy=jnp.float32(0),
+        best_score=jnp.float32(0 if program.task.better == "accuracy" else -jnp.inf),
         best_step=jnp.int32(-1),
         diverged=jnp.array(False),
     )
 
 
-def empty_histories(program: Program, parameters: Parameters) -> Histories:
-    """Histories of an experiment that has not begun."""
-    blocks = len(program.eval_steps)
-    steps = jax.tree.map(lambda row: jnp.tile(row, (blocks, 1)), no_steps(program, parameters))
-    nothing = jnp.full(blocks, jnp.nan, jnp.float32)
-    return Histories(steps, {"dev_loss": nothing, "dev_accuracy": nothing})
-
-
-def no_steps(program: Program, parameters: Parameters) -> dict[str, jax.Array]:
-    """What is recorded of the steps of a block before the first, by name: NaN, `[place]`."""
+def recorded_names(program: Program, parameters: Parameters) -> list[str]:
+    """What is recorded of a step, by name."""
     step = Step(jnp.float32(0), parameters, parameters, parameters)
-    names = jax.eval_shape(partial(record, program.probes), step)
-    return {name: jnp.full(program.step_of.shape[1], jnp.nan, jnp.float32) for name in names}
+    return list(jax.eval_shape(partial(record, program.probes), step))
+
+
+# A step, and an evaluation.
 
 
 def weighted_loss(
-    program: Program, parameters: Parameters, batch: Any, mask: jax.Array | None = None
+    program: Program, parameters: Parameters, batch: Batches, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sum of the losses of a batch of `Batches`, and the network's answers."""
-    network = network_with(program.task, program.config, parameters)
-    outputs = network(batch.inputs, mask, program.form)
-    losses = program.task.loss(outputs, batch.targets)
-    if losses.ndim > 1:  # several answers
-        losses = jnp.mean(losses, axis=tuple(range(1, losses.ndim)))
-    return jnp.sum(batch.weights * losses), outputs
+    """Weighted sum of the losses of a batch, and the network's answers."""
+    outputs = network_with(program, parameters)(batch.inputs, mask)
+    return jnp.sum(batch.weights * program.task.loss(outputs, batch.targets)), outputs
 
 
 def train_step(
@@ -267,35 +135,29 @@ def train_step(
     """One update by one batch `[batch, ...]`; also what is recorded of it, by name."""
     value_and_gradient = jax.value_and_grad(weighted_loss, argnums=1, has_aux=True)
     (loss, _), gradient = value_and_gradient(program, parameters, batch, mask)
-    # As one vector: of a tensor each XLA would make many small programs.
-    vector, unravel = ravel_pytree(parameters)
-    clipped = ravel_pytree(clip(program.config, hyper, gradient))[0]
-    updates, optimizer = new_optimizer(program.config, hyper).update(clipped, optimizer)
-    recorded = record(program.probes, Step(loss, gradient, unravel(updates), parameters))
-    return unravel(vector + updates), optimizer, recorded
+    clipped = clip(program.config, hyper, gradient)
+    updates, optimizer = new_optimizer(program, hyper).update(clipped, optimizer, parameters)
+    recorded = record(program.probes, Step(loss, gradient, updates, parameters))
+    vector, unravel = ravel_pytree(parameters)  # one sum, and not one of each tensor
+    return unravel(vector + ravel_pytree(updates)[0]), optimizer, recorded
 
 
 def evaluate(
     program: Program, parameters: Parameters, examples: Examples, mask: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Loss, the mean over batches of the batches' losses, and accuracy on a set of examples."""
-    config = program.config
-    weights = batch_weights(len(examples.targets), config.batch_size, config.loss_reduction)
-    batch = Batches(examples.inputs, examples.targets, jnp.asarray(weights))
+) -> Scores:
+    """How good the network's answers to a set of examples are."""
+    config, task = program.config, program.task
+    batch = whole_set(examples, config.batch_size, config.loss_reduction)
+    mask = mask_for(batch, mask)
     loss, outputs = weighted_loss(program, parameters, batch, mask)
-    right = program.task.correct(outputs, examples.targets)
-    return loss, jnp.mean(right, dtype=jnp.float32)
+    counts = jnp.asarray(task.counts(examples.targets, examples.weights))
+    right = task.correct(outputs, examples.targets) & counts
+    accuracy = jnp.sum(right, dtype=jnp.float32) / jnp.sum(counts, dtype=jnp.float32)
+    whole = jnp.all((right | ~counts).reshape(len(right), -1), axis=1)
+    return Scores(loss, accuracy, jnp.mean(whole, dtype=jnp.float32))
 
 
-def batch_of(program: Program, data: ExperimentData, step: jax.Array, width: int) -> Batches:
-    """The batch of a global step: the next one of the training set, or a fresh one."""
-    if data.train is not None:
-        return at(data.train, step % len(data.train.weights))
-    size = program.config.batch_size
-    key = jax.random.wrap_key_data(data.key, impl=GENERATOR)
-    examples = draw_fresh(program.task, key, step, size, data.length, width)
-    weights = batch_weights(size, size, program.config.loss_reduction)
-    return Batches(*map(jnp.asarray, (*examples, weights)))
+# The blocks.
 
 
 def take_steps(
@@ -324,33 +186,38 @@ def take_steps(
     """
     mask = mask_of(data.length, width)[None] if padded else None
     if data.train is not None:
-        inputs = cut_inputs(data.train.inputs, program.task.inputs, width)
-        data = data._replace(train=data.train._replace(inputs=inputs))
-    ends = jnp.asarray(program.eval_steps)
-    first = jnp.where(block == 0, 0, ends[block - 1] + 1)
+        data = data._replace(train=cut_to(data.train, program.task, width))
+    first, end = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
+    if kernels is not None and program.kernel and kernels.applies(program):
+        with jax.named_scope("training_steps"):
+            parameters, optimizer, losses = kernels.train_block(
+                program, data, mask, parameters, optimizer, first, end + 1
+            )
+        return parameters, optimizer, {LOSS: losses}
     vector, unravel = ravel_pytree(parameters)
+    epoch = first // program.steps_an_epoch
+    orders = orders_of(program, data, epoch)
 
     def step(global_step, carry):
         vector, optimizer, recorded = carry
-        batch = batch_of(program, data, global_step, width)
+        order = None
+        if orders is not None:
+            order = at(orders, global_step - epoch * program.steps_an_epoch)
+        batch = batch_of(program, data, global_step, width, order)
+        own_mask = mask_for(batch, mask)
         parameters, optimizer, new = train_step(
-            program, data.hyper, unravel(vector), optimizer, batch, mask
+            program, data.hyper, unravel(vector), optimizer, batch, own_mask
         )
-        recorded = jax.tree.map(partial(put, t=global_step - first), recorded, new)
+        recorded = jax.tree.map(partial(put, place=global_step - first), recorded, new)
         return ravel_pytree(parameters)[0], optimizer, recorded
 
+    nothing = jnp.full(program.places, jnp.nan, jnp.float32)
+    recorded = dict.fromkeys(recorded_names(program, parameters), nothing)
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
-        if block_kernel.applies(program):
-            parameters, optimizer, losses = block_kernel.train_block(
-                program, data, mask, parameters, optimizer, first, ends[block] + 1
-            )
-            recorded = {LOSS: losses}
-        else:
-            vector, optimizer, recorded = jax.lax.fori_loop(
-                first, ends[block] + 1, step, (vector, optimizer, no_steps(program, parameters))
-            )
-            parameters = unravel(vector)
-    return parameters, optimizer, recorded
+        vector, optimizer, recorded = jax.lax.fori_loop(
+            first, end + 1, step, (vector, optimizer, recorded)
+        )
+    return unravel(vector), optimizer, recorded
 
 
 def run_block(
@@ -373,29 +240,28 @@ def run_block(
     )
     whole, padded = widths[-1]
     mask = mask_of(data.length, whole)[None] if padded or len(widths) > 1 else None
-    dev_loss, dev_accuracy = evaluate(program, parameters, data.dev, mask)
+    dev = evaluate(program, parameters, data.dev, mask)
 
-    places = jnp.asarray(program.step_of)[block] >= 0
-    finite = jnp.isfinite(dev_loss) & jnp.all(jnp.isfinite(recorded[LOSS]) | ~places)
-    good = finite & ~state.diverged
-    improved = good & (dev_accuracy > state.best_accuracy)
+    # Parameters, too: a row of a table that no batch reads can be NaN from the start.
+    taken = jnp.asarray(program.step_of)[block] >= 0
+    finite = jnp.isfinite(dev.loss) & jnp.all(jnp.isfinite(recorded[LOSS]) | ~taken)
+    good = finite & jnp.all(jnp.isfinite(ravel_pytree(parameters)[0])) & ~state.diverged
+    score = dev.accuracy if program.task.better == "accuracy" else -dev.loss
+    improved = good & (score > state.best_score)
     new = TrainState(
         parameters=select(good, parameters, state.parameters),
         optimizer=select(good, optimizer, state.optimizer),
         best_parameters=select(improved, parameters, state.best_parameters),
-        best_accuracy=jnp.where(improved, dev_accuracy, state.best_accuracy),
+        best_score=jnp.where(improved, score, state.best_score),
         best_step=jnp.where(improved, jnp.asarray(program.eval_steps)[block], state.best_step),
         diverged=~good,
     )
     # A diverged experiment is frozen as it was at its last good evaluation, but the history of the
     # block in which it diverged shows where it went wrong.
-    nothing = no_steps(program, state.parameters)
-    evaluated = {"dev_loss": dev_loss, "dev_accuracy": dev_accuracy}
-    entered = (
-        select(state.diverged, nothing, recorded),
-        jax.tree.map(lambda value: jnp.where(good, value, jnp.nan), evaluated),
-    )
-    return new, Histories(*jax.tree.map(partial(put, t=block), tuple(histories), entered))
+    recorded = {n: jnp.where(state.diverged, jnp.nan, row) for n, row in recorded.items()}
+    evaluated = {"dev_loss": dev.loss, "dev_accuracy": dev.accuracy}
+    evaluated = {name: jnp.where(good, value, jnp.nan) for name, value in evaluated.items()}
+    return new, with_block(program, histories, block, recorded, evaluated)
 
 
 def advance(
@@ -431,3 +297,15 @@ def advance(
 def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` over whole pytrees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def put(array: jax.Array, value: jax.Array, place: jax.Array) -> jax.Array:
+    """An array `[place, ...]` with a value at a place that is known to be one of its own."""
+    update = jax.lax.dynamic_update_index_in_dim
+    return update(array, value, place, 0, allow_negative_indices=False)
+
+
+def with_kernel(program: Program, device: Any) -> Program:
+    """The program, trained by the kernels if they suit the device."""
+    suits = kernels is not None and kernels.suits(device, program.cell, program.config)
+    return replace(program, kernel=suits)

@@ -1,23 +1,21 @@
 """What is recorded at every step: functions of a step, each a dictionary of scalars by name.
 
-A probe of your own is a class whose instances are called with a `Step`; its names become histories,
-are kept in checkpoints, written to `histories.npz` and drawn.
+A probe of your own is a function of a `Step`, or a class whose instances are called with one; its
+names become histories, are kept in checkpoints, written to `histories.npz` and drawn.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from srn_jax.checks import OWN
 from srn_jax.errors import UserError
-from srn_jax.own_files import load_class
 
 LOSS = "train_loss"
 NAME = re.compile(r"[\w.-]+")  # of what is recorded: it becomes part of a figure's file
-TAKEN = "loss", "dev_loss", "dev_accuracy"  # by other histories and their figures
+TAKEN = "loss", "epoch_loss", "dev_loss", "dev_accuracy"  # by other histories and their figures
 
 
 class Step(NamedTuple):
@@ -33,11 +31,13 @@ Probe = Callable[[Step], dict[str, jax.Array]]
 
 
 def norms(name: str, tree: Any) -> dict[str, jax.Array]:
-    """The L2 norm of each tensor of the recurrent layer."""
+    """The L2 norm of each tensor of the recurrent layers."""
     norms = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree.get("cell", {})):
-        names = (re.sub(r"[^\w.-]", "_", str(getattr(key, "key", key))) for key in path)
-        norms[".".join([name, *names])] = jnp.linalg.norm(leaf)
+    for module in sorted(module for module in tree if module.startswith("cell")):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree[module]):
+            names = [re.sub(r"[^\w.-]", "_", str(getattr(key, "key", key))) for key in path]
+            where = [] if module == "cell" else [module]
+            norms[".".join([name, *where, *names])] = jnp.linalg.norm(leaf)
     return norms
 
 
@@ -48,11 +48,11 @@ BY_NAME: dict[str, Probe] = {
 }
 
 
-def record(names: tuple[str, ...], step: Step) -> dict[str, jax.Array]:
-    """The loss, and what the named probes see; raises `UserError` for what is no record."""
+def record(probes: Sequence[tuple[str, Any]], step: Step) -> dict[str, jax.Array]:
+    """The loss, and what probes see; raises `UserError` for what is no record."""
     found: dict[str, jax.Array] = {LOSS: step.loss}
-    for name in names:
-        new: Any = (load_class(name)() if OWN.fullmatch(name) else BY_NAME[name])(step)
+    for name, probe in probes:
+        new = (probe() if isinstance(probe, type) else probe)(step)
         if not isinstance(new, dict):
             raise UserError(f"{name}: a probe gives a dictionary of scalars by name")
         for key, value in new.items():
@@ -63,6 +63,6 @@ def record(names: tuple[str, ...], step: Step) -> dict[str, jax.Array]:
                     f"and none of {', '.join(taken)}"
                 )
             if jnp.shape(value) != ():
-                raise UserError(f"{name}: {key} has shape {value.shape}, expected a scalar")
+                raise UserError(f"{name}: {key} has shape {jnp.shape(value)}, expected a scalar")
             found[key] = jnp.asarray(value, jnp.float32)
     return found

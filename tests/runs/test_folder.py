@@ -1,321 +1,370 @@
-"""The folder of a run: the right one or none, what it holds checked, a user's files kept."""
+"""The folder of a run: the right one or none, what it holds checked, its code not just run."""
 
+import errno
 import json
+import multiprocessing
 import os
-import random
-import shutil
-import tracemalloc
-from argparse import Namespace
+import time
+from dataclasses import replace
+from itertools import product
 
-import numpy as np
 import pytest
-from running import (
-    BLOCKS,
-    SWEEP,
-    Recorder,
-    checkpoints_of,
-    contents_of,
-    stop_at,
-    with_settings,
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import SWEEP, contents_of, with_settings
+
+from srn_jax.config import DataFolder, SweepConfig
+from srn_jax.errors import UserError
+from srn_jax.files import digest, write_manifest
+from srn_jax.own_files import describe
+from srn_jax.runs import folder as module
+from srn_jax.runs.folder import (
+    check_place,
+    clear,
+    configs_in,
+    holds_run,
+    keep_own_files,
+    locked,
+    make_folder,
+    read_configs,
+    read_run,
+    write_run,
+)
+from srn_jax.runs.settings import configs_of, grown, in_order, sketch, table_of
+from srn_jax.runs.table import (
+    FORMAT,
+    part_configs,
+    part_digest,
+    part_experiments,
+    rows_of,
+    with_parts,
 )
 
-from srn_jax.analysis.results import read_histories, read_results
-from srn_jax.cli import devices, study
-from srn_jax.cli.answers import print_predictions
-from srn_jax.cli.explain import explain
-from srn_jax.cli.publish import load_run
-from srn_jax.config import SweepConfig
-from srn_jax.errors import UserError
-from srn_jax.interop import pytorch
-from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
-from srn_jax.runs import folder as run_folder
-from srn_jax.runs import restore
-from srn_jax.runs.group import Member, run_sweep
-from srn_jax.runs.loop import RunOptions
-from srn_jax.runs.outcome import without_best
-from srn_jax.runs.settings import config_of, default_folder, differences, settings_of, variants_of
-from srn_jax.runs.signals import Interrupted
-
-# The wrong run
+FACTS = {
+    **{"question": "?", "title": "!", "chance": 0.1, "chance_loss": 3.0, "test_examples": 100},
+    **{"fixed_data": False, "better": "accuracy", "answers": 1},
+}
 
 
-def test_other_settings_are_refused_and_named(stopped):
-    before = contents_of(stopped)
-    other = with_settings(learning_rate=0.1, hidden_size=4)
+def info_of(configs, **told):
+    """A run file of variants that are not trained yet."""
+    info = {"format": FORMAT, "command": "", "phases": {}, "seconds": 0.0, "files": {}}
+    info |= {"finished": False, "facts": [FACTS] * len(configs), "parts": []}
+    return with_parts({**info, **table_of(configs)}, configs) | told
+
+
+def begun(folder, configs, **told):
+    make_folder(folder)
+    keep_own_files(folder, configs)
+    write_run(folder, info_of(configs, **told))
+    return folder
+
+
+# The table
+
+
+def test_what_is_missing_becomes_as_few_parts_as_programs_allow():
+    variants = in_order([SWEEP, with_settings(learning_rate=0.1), with_settings(hidden_size=4)])
+    info = info_of(variants)
+    assert [part["variants"] for part in info["parts"]] == [[0, 1], [2]]
+    more = in_order([replace(one, seeds=(0, 1, 2)) for one in variants])
+    table, wrong = grown(info, table_of(more))
+    grew = with_parts(info | table, more)
+    assert not wrong and grew["parts"][:2] == info["parts"]
+    new = [(part["variants"], part["lengths"], part["seeds"]) for part in grew["parts"][2:]]
+    assert new == [([0, 1], [3, 5], [2]), ([2], [3, 5], [2])]
+
+
+SUBSETS = st.tuples(*(st.sets(st.integers(0, 3), min_size=1) for _ in range(3)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(SUBSETS, min_size=1, max_size=4))
+def test_parts_never_overlap_and_are_the_table_however_it_grew(steps):
+    asked = [set(), set(), set()]
+    info = None
+    for step in steps:
+        asked = [old | new for old, new in zip(asked, step, strict=True)]
+        variants = [with_settings(learning_rate=0.1 + v) for v in sorted(asked[0])]
+        lengths, seeds = (tuple(sorted(one)) for one in asked[1:])
+        configs = [replace(v, lengths=tuple(n + 3 for n in lengths), seeds=seeds) for v in variants]
+        if info is None:
+            info = info_of(configs)
+            continue
+        before = json.dumps(info["parts"])
+        table, wrong = grown(info, table_of(configs))
+        assert not wrong
+        info = with_parts({**info, **table}, configs_of(table, sketch))
+        assert json.dumps(info["parts"]).startswith(before[:-1])
+    every = [one for n in range(len(info["parts"])) for one in part_experiments(info, n)]
+    table = product(range(len(info["variants"])), info["lengths"], info["seeds"])
+    assert sorted(every) == sorted(table)
+    for variant in range(len(info["variants"])):
+        places = [p for _, _, at in rows_of(info, variant) for p in at.tolist()]
+        assert sorted(places) == list(range(len(info["lengths"]) * len(info["seeds"])))
+
+
+def test_lengths_and_seeds_have_the_same_order_however_they_were_asked_for():
+    data = DataFolder("d", "0", digests=("five", "three"))
+    config = SweepConfig((5, 3), (1, 0), SWEEP.experiment, data)
+    (ordered,) = in_order([config])
+    assert (ordered.lengths, ordered.seeds) == ((3, 5), (0, 1))
+    assert ordered.data.digests == ("three", "five")
+    with pytest.raises(UserError, match="two variants have the same settings"):
+        in_order([SWEEP, SWEEP])
+
+
+def test_a_run_grows_and_nothing_that_it_has_may_be_another():
+    old = table_of([SWEEP])
+    for config, says in (
+        (with_settings(learning_rate=0.1), "learning_rate: 0.001, now 0.1"),
+        (replace(SWEEP, seeds=(0,)), r"seeds: \[0, 1\], now without 1"),
+        (replace(SWEEP, lengths=(5, 7)), r"lengths: \[3, 5\], now without 3"),
+        (replace(SWEEP, probes=("update-norm",)), "probes"),
+        (replace(SWEEP, every_loss=True), "every_loss: False, now True"),
+        (replace(SWEEP, data=DataFolder("d", "12", digests=("a", "b"))), "data: drawn, now 12"),
+    ):
+        _, wrong = grown(old, table_of([config]))
+        assert len(wrong) == 1 and wrong[0].startswith(says.replace("\\", "").split(" now")[0])
+    table, wrong = grown(old, table_of([with_settings(cell="gru"), SWEEP]))
+    assert not wrong and [one["cell"] for one in table["variants"]] == ["srn", "gru"]
+
+
+def test_files_of_more_lengths_are_the_same_data_and_changed_ones_are_not():
+    def table(*digests, vocabulary=10):
+        data = DataFolder("d", "0", vocabulary, digests=digests)
+        lengths = (3, 5, 7)[: len(digests)]
+        return table_of([SweepConfig(lengths, (0,), SWEEP.experiment, data)])
+
+    assert not grown(table("a", "b"), table("a", "b", "c"))[1]
+    assert grown(table("a", "b"), table("a", "B", "c"))[1]
+    assert grown(table("a", "b"), table("a", "b", "c", vocabulary=11))[1]
+
+
+def test_a_part_is_known_by_its_settings_whatever_is_added_to_its_run(tmp_path):
+    def of(configs, number=0):
+        info = info_of(in_order(configs))
+        return part_digest(part_configs(info, number, in_order(configs)), info["own"])
+
+    (tmp_path / "mine.py").write_text("class Mine: pass")
+    own = with_settings(cell=f"{tmp_path / 'mine.py'}:Mine")
+    assert of([SWEEP]) == of([SWEEP, own]) != of([SWEEP, own], 1)
+    assert of([SWEEP]) != of([replace(SWEEP, seeds=(0, 2))])
+
+
+# The run file
+
+
+def damaged(folder, **told):
+    info = json.loads((folder / "run.json").read_text()) | told
+    write_manifest(folder / "run.json", info)
     with pytest.raises(UserError) as caught:
-        run_sweep(other, stopped, Recorder())
-    assert "hidden_size: 8, now 4; learning_rate: 0.001, now 0.1" in str(caught.value)
-    with pytest.raises(UserError, match=r"seeds: \[0, 1\], now \[0, 2\]"):
-        run_sweep(SweepConfig((3, 5), (0, 2), SWEEP.experiment), stopped, Recorder())
-    assert contents_of(stopped) == before
+        read_run(folder)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{folder / 'run.json'}: ")
+    return line
 
 
-def test_checkpoints_of_other_settings_are_refused_and_the_settings_named(stopped, tmp_path):
-    with pytest.raises(Interrupted):
-        run_sweep(with_settings(learning_rate=0.1), tmp_path / "other", stop_at(11))
-    (tmp_path / "other" / "checkpoints" / "11").rename(stopped / "checkpoints" / "11")
-    for attempt in (lambda: run_sweep(SWEEP, stopped, Recorder()), lambda: load_run(stopped)):
-        with pytest.raises(UserError, match=r"learning_rate: 0\.1, now 0\.001"):
-            attempt()
+def test_wrong_kinds_of_values_with_a_right_digest_are_one_line(tmp_path):
+    folder = begun(tmp_path / "run", [SWEEP])
+    right = read_run(folder)
+    for name in right:
+        if name != "sha256":
+            for value in (None, 7.5, "text", [[1]], {"a": [1]}, float("inf"), [None], "\ud800"):
+                if value != right[name] and not (name == "command" and value == "text"):
+                    if name in ("seconds", "data") and value in (7.5, None):
+                        continue
+                    assert damaged(folder, **{name: value}), (name, value)
+                write_run(folder, right)
+    part, variant = right["parts"][0], right["variants"][0]
+    for parts in ([part, part], [part | {"seeds": [0]}], [part | {"variants": [1]}], []):
+        assert "damaged" in damaged(folder, parts=parts)
+    for changed in ({"hidden_size": "8"}, {"cell": "no cell"}, {"unheard": 1}, {"task": None}):
+        assert "damaged" in damaged(folder, variants=[variant | changed])
+    write_run(folder, right)
+    assert "seeds" in damaged(folder, seeds=[1, 0])
 
 
-def test_only_overwrite_loses_a_run(stopped):
-    other = with_settings(learning_rate=0.1)
-    run_sweep(other, stopped, Recorder(), RunOptions(overwrite=True))
-    assert checkpoints_of(stopped) == [BLOCKS]
-    assert config_of(run_folder.read_run(stopped)["settings"]) == other
+@pytest.mark.parametrize(
+    "name", ["../mine.py", "/tmp/mine.py", "a/mine.py", "mine.txt", "C:mine.py"]
+)
+def test_names_of_files_are_names_and_never_paths(tmp_path, name):
+    folder = begun(tmp_path / "run", [SWEEP])
+    assert "not the name" in damaged(folder, own={name: {"sha256": "", "path": "mine.py"}})
+
+
+def test_older_runs_and_newer_ones_are_one_line(tmp_path):
+    folder = begun(tmp_path / "run", [SWEEP])
+    assert "runs of versions before format 1 are not read" in damaged(folder, format=None)
+    assert "newer version (format 2)" in damaged(folder, format=2)
+    (folder / "run.json").write_text('{"settings": {}, "finished": true}')  # without a digest
+    with pytest.raises(UserError, match="before format 1 are not read"):
+        read_run(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="expected the folder of a run"):
+        read_run(tmp_path / "empty")
+
+
+# Whose it is
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "results.csv"])
 def test_a_folder_with_anything_else_in_it_is_refused(tmp_path, name):
     (tmp_path / name).write_text("years of work")
-    with pytest.raises(UserError, match=f"not empty and not the folder of a run .it has {name}"):
-        run_sweep(SWEEP, tmp_path, Recorder())
+    with pytest.raises(UserError, match=f"is no folder of a run .it has {name}"):
+        holds_run(tmp_path)
+    begun(tmp_path, [SWEEP])
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="not empty and not the folder of a run"):
-        run_sweep(SWEEP, tmp_path, Recorder(), RunOptions(overwrite=True))
-    assert (tmp_path / name).read_text() == "years of work"
+    assert holds_run(tmp_path)
+    with pytest.raises(UserError, match=r"holds more than a run .it has thesis\.tex"):
+        holds_run(tmp_path, overwrite=True)
 
 
 def test_a_run_killed_while_it_wrote_its_first_file_can_be_started_again(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
     for name in ("lock", "run.json.partial"):
-        (folder / name).touch()
-    assert not run_folder.check_folder(folder, settings_of(SWEEP))
-    (folder / "run.json.partial").rename(folder / "study.json.partial")
-    run_folder.check_folders(folder, [SWEEP, with_settings(epochs=9)], overwrite=False)
+        (tmp_path / name).touch()
+    assert not holds_run(tmp_path)
+    begun(tmp_path, [SWEEP])
+    (tmp_path / "figures").mkdir()
+    clear(tmp_path)
+    assert os.listdir(tmp_path) == ["lock"]
 
 
-def test_other_variants_are_refused(tmp_path):
-    run_folder.write_study(tmp_path, [with_settings(epochs=1), with_settings(epochs=2)])
-    run_folder.check_folders(tmp_path, run_folder.read_configs(tmp_path), overwrite=False)
-    others = [with_settings(epochs=1), with_settings(epochs=3)]
-    with pytest.raises(UserError, match=r"holds other variants \(epochs=1, epochs=2\)"):
-        run_folder.check_folders(tmp_path, others, overwrite=False)
+@pytest.mark.parametrize("name", ["lock", "run.json.partial", "run.json", "code", "parts"])
+def test_a_planted_link_under_a_name_of_ours_is_refused_and_its_target_stays(tmp_path, name):
+    outside, folder = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    begun(folder, [SWEEP])
+    if name == "run.json":
+        (folder / name).unlink()
+    (folder / name).symlink_to(outside / "file" if "." in name or name == "lock" else outside)
+    with pytest.raises(UserError, match="is a link, but a run writes and reads plain files"):
+        read_run(folder)
+    with pytest.raises(UserError, match="is a link"):
+        holds_run(folder, overwrite=True)
+    assert (outside / "file").read_text() == "mine"
 
 
 def test_a_path_that_cannot_be_a_folder_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     os.symlink("loop", "loop")
-    for path in ("loop", "loop/run", "new/x/../../..", "new/../new/run", "a" * 300):
+    for path in ("loop", "loop/run", "new/x/../../..", "new/../new/run", "a" * 300, "a\0b"):
         with pytest.raises(UserError):
-            run_sweep(SWEEP, tmp_path / path, Recorder())
+            holds_run(tmp_path / path)
+            check_place(tmp_path / path)
+            make_folder(tmp_path / path)
     assert os.listdir() == ["loop"]
 
 
-def test_what_generate_data_would_write_is_said_first_and_refused_where_there_is_no_room(
-    run_here, tmp_path
-):
-    huge = ("--lengths", 100_000, "--multiplicities", 10_000, 10_000, 10_000)
-    done = run_here("generate_data.py", "--out", tmp_path / "data", *huge)
-    assert done.returncode == 2 and "MB are free there" in done.stderr and not done.stdout
-    assert not (tmp_path / "data").exists()
-    done = run_here("generate_data.py", "--out", tmp_path / "data", "--lengths", 3)
-    size = sum(path.stat().st_size for path in (tmp_path / "data").rglob("*.txt"))
-    first, *rest = done.stdout.splitlines()
-    assert first == f"500 examples, 0.0 MB, to {tmp_path / 'data'}" and size < 50_000
-    assert len(rest) == 1 and "300 train, 100 dev, 100 test" in rest[0]
+def hold(folder):
+    with locked(folder):
+        (folder / "log.txt").touch()
+        time.sleep(300)
 
 
-def test_lines_of_libtpu_are_kept_back_and_no_others(capfd):
-    with devices.without_libtpu():
-        os.write(2, b"I0000 common_lib.cc:649] Failed to find host bounds\nsomething else\n")
-    assert capfd.readouterr().err == "something else\n"
+def test_a_folder_belongs_to_one_process_and_the_lock_dies_with_it(tmp_path):
+    owner = multiprocessing.get_context("fork").Process(target=hold, args=[tmp_path], daemon=True)
+    owner.start()
+    while not (tmp_path / "log.txt").exists():
+        assert owner.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(UserError, match="in use by another process"), locked(tmp_path):
+        pass
+    owner.kill()
+    owner.join()
+    with locked(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) in (["lock", "log.txt"], ["log.txt"])
 
 
-# Settings
+@pytest.mark.parametrize("call", ["fsync", "flock"])
+def test_a_file_system_that_cannot_keep_a_run_is_found_before_training(tmp_path, monkeypatch, call):
+    def fail(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl if call == "flock" else os, call, fail)
+    with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path):
+        pass
+    assert not isinstance(caught.value, UserError) and str(tmp_path) in str(caught.value)
+    assert call == "fsync" or "cannot be locked" in str(caught.value)
 
 
-def test_settings_survive_and_are_compared_with_defaults_filled_in():
-    config = with_settings(clip_norm=1.0, cell="lstm")
-    settings = settings_of(config)
-    assert config_of(json.loads(json.dumps(settings))) == config
-    shorter = {**settings, "experiment": {**settings["experiment"]}}
-    for name in ("task", "steps", "fresh_data"):  # as a version would write that has them not
-        del shorter["experiment"][name]
-    del shorter["probes"]
-    assert differences(shorter, settings) == []
-    assert differences(shorter, settings_of(with_settings(clip_norm=1.0))) == [
-        "cell: lstm, now srn"
-    ]
+# Other people's code
 
 
-def test_the_default_folder_does_not_depend_on_where_files_are(tmp_path, monkeypatch):
-    (tmp_path / "there").mkdir()
-    for path in (tmp_path / "mine.py", tmp_path / "there" / "mine.py"):
-        path.write_text("class Mine: pass")
-    one, two = (with_settings(cell=f"{tmp_path}/{at}mine.py:Mine") for at in ("", "there/"))
-    assert default_folder([one]) == default_folder([two]) != default_folder([SWEEP])
-    assert [*variants_of([SWEEP, one])] == ["cell=srn", "cell=mine.Mine"]
-    with pytest.raises(UserError, match="same name"):
-        variants_of([one, two])
-    assert "-forget1-" in default_folder([with_settings(forget_bias=1.0, cell="lstm")]).name
-    assert "-fresh-" in default_folder([with_settings(fresh_data=True)]).name
-
-
-# What a run wrote
-
-
-def test_every_flipped_bit_in_what_a_run_wrote_is_found(uninterrupted, tmp_path):
-    files = {name: (uninterrupted / name).read_bytes() for name in ("results.csv", "run.json")}
-    files["histories.npz"] = (uninterrupted / "histories.npz").read_bytes()
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    draw, right = random.Random(2), load_run(tmp_path)
-    for number in range(60):
-        name = [*files][number % 3]
-        content = bytearray(files[name])
-        position = draw.randrange(len(content))
-        content[position] ^= 1 << draw.randrange(8)
-        (tmp_path / name).write_bytes(content)
-        try:
-            found = load_run(tmp_path)
-        except UserError as error:
-            assert str(tmp_path / name) in str(error) and len(str(error).splitlines()) == 1
-        else:  # white space that means nothing
-            assert name == "run.json" and found.info == right.info
-        (tmp_path / name).write_bytes(files[name])
-
-
-def test_a_changed_learning_rate_is_not_drawn_as_the_truth(uninterrupted, tmp_path):
-    for name in ("results.csv", "run.json", "histories.npz"):
-        (tmp_path / name).write_bytes((uninterrupted / name).read_bytes())
-    text = (tmp_path / "run.json").read_text()
-    (tmp_path / "run.json").write_text(text.replace("0.001", "0.003"))
-    for read in (load_run, read_results, read_histories):
-        with pytest.raises(UserError, match=r"run\.json: damaged"):
-            read(tmp_path)
-
-
-def test_results_that_were_damaged_come_from_the_checkpoint_again(uninterrupted, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(uninterrupted, folder)
-    (folder / "results.csv").write_bytes(b"length\n3\n")
-    reporter = Recorder(lambda progress: pytest.fail("it trained"))
-    run_sweep(SWEEP, folder, reporter)
-    (warning,) = reporter.warned
-    assert "results.csv" in warning and "come from its checkpoint again" in warning
-    assert (folder / "results.csv").read_bytes() == (uninterrupted / "results.csv").read_bytes()
-
-
-def test_what_would_take_too_much_memory_is_refused_before_it_does(tmp_path, monkeypatch):
-    bomb = np.zeros((1, 10_000_000), np.float32)
-    for name in ("histories.npz", "weights.npz"):
-        np.savez_compressed(tmp_path / name, train_loss=bomb)
-    monkeypatch.setattr(pytorch, "MOST_BYTES", 1_000_000)
-    for read in (lambda: read_histories(tmp_path), lambda: pytorch.load(tmp_path / "weights.npz")):
-        tracemalloc.start()
-        with pytest.raises(UserError, match=r"it is compressed|40,000,\d+ bytes, expected"):
-            read()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 5_000_000
-
-
-@pytest.mark.parametrize("seconds", ["9" * 400, "1e999", '"\\ud800"'])
-def test_a_strange_number_in_an_old_run_file_is_one_line(tmp_path, seconds):
-    info = {"settings": settings_of(SWEEP), "command": "", "device": "", "versions": {}}
-    text = json.dumps(info | {"seconds": "SECONDS", "finished": True})
-    (tmp_path / "run.json").write_text(text.replace('"SECONDS"', seconds))
-    with pytest.raises(UserError, match="damaged") as caught:
-        run_folder.read_run(tmp_path)
-    assert len(str(caught.value).splitlines()) == 1
-    str(caught.value).encode()
-
-
-# Nothing to score
-
-
-@pytest.mark.slow
-def test_without_best_parameters_there_are_no_scores_anywhere(tmp_path, capsys):
-    experiment = with_settings(steps=1, learning_rate=1e30, cell="lstm").experiment
-    single, folder = SweepConfig((10,), (0,), experiment), tmp_path / "run"  # figure 6.13's length
-    run = study.run_and_publish([Member(folder, single)], RunOptions())[folder.name]
-    assert capsys.readouterr().out.splitlines()[-1].startswith("1 of 1 experiments diverged")
-    results, read = run.results, read_results(folder)
-    assert (folder / "report.html").exists() and not [*folder.glob("figures/6.13*")]
-    assert results.diverged.all() and np.isnan(results.final_train_loss).all()
-    assert (results.best_step == -1).all()
-    loss, accuracy = restore.accuracies(restore.restore(folder))
-    for values in (results.best_dev_accuracy, results.dev_loss, results.test_loss, loss, accuracy):
-        assert np.isnan(values).all()
-    assert np.isnan(read.test_accuracy).all()
-    never_right = {"best_step": np.array([-1, 5]), "diverged": np.array([False, True])}
-    assert without_best(never_right).tolist() == [True, False]
-
-
-# Data and files of the user's own
+CELL = "class Mine:\n    gates = 1\n"
 
 
 @pytest.fixture
-def data(tmp_path):
-    for length, splits in textbook_splits((3,), (1, 1, 1)):
-        write_splits(tmp_path / "data", length, splits)
-    return tmp_path / "data"
-
-
-def test_data_that_change_before_they_are_read_are_refused(tmp_path, data):
-    config = SweepConfig((3,), (0,), SWEEP.experiment, read_data(str(data), (3,))[0])
-    path = data / "3" / "train.txt"
-    path.write_text(path.read_text().replace("9 9 ", "9 8 ").replace("\t18", "\t17"))
-    with pytest.raises(UserError, match=r"data has changed since|cannot have been learned"):
-        run_sweep(config, tmp_path / "run", Recorder())
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_network_without_a_right_answer_is_shown_nowhere_as_a_trained_one(tmp_path, data, capsys):
-    """Its last parameters are trained, and can be had."""
-    (data / "3" / "dev.txt").write_text("9 9 0\t18\n")
-    experiment = with_settings(steps=20, learning_rate=1e-6).experiment
-    config = SweepConfig((3,), (0, 1), experiment, read_data(str(data), (3,))[0])
-    run = tmp_path / "run"
-    results = run_sweep(config, run, Recorder()).results
-    assert results.unscored.all()
-    best, last = (restore.restore(run, which=which) for which in ("best", "last"))
-    assert not best.trained.any() and last.trained.all()
-    assert np.isfinite(restore.accuracies(last)).all()
-    print_predictions(best, "1 2 0")
-    shown = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in shown[2:4]] == [["3", "0", "-", "-"], ["3", "1", "-", "-"]]
-    assert shown[-1] == "none of the networks has parameters of this kind (--which)"
-    with pytest.raises(UserError, match="length 3, seed 0 has no best parameters"):
-        restore.restore_network(run, 3, 0)
-    restore.restore_network(run, 3, 0, which="last")
-    with pytest.raises(UserError, match="never gave a right answer"):
-        explain(run, tmp_path / "out", Namespace(threshold=0.1, lengths=None, gates=None))
-
-
-CELL = """
-from srn_jax import Cell
-import jax.numpy as jnp
-
-class Mine(Cell):
-    gates = 1
-
-    def update(self, x, h, state):
-        return jnp.tanh(x[..., 0, :] + h[..., 0, :])
-"""
-
-
-@pytest.mark.slow
-def test_a_run_keeps_a_file_of_the_users_own_and_needs_no_other(tmp_path):
-    own, folder = tmp_path / "mine.py", tmp_path / "run"
+def with_code(tmp_path):
+    """A run of a cell in a file."""
+    own = tmp_path / "mine.py"
     own.write_text(CELL)
-    config = SweepConfig((3,), (0,), with_settings(cell=f"{own}:Mine", epochs=2).experiment)
-    with pytest.raises(Interrupted):
-        run_sweep(config, folder, stop_at(2))
-    own.write_text(CELL.replace("tanh", "sin"))
-    before = contents_of(folder)
-    with pytest.raises(UserError, match=r"mine\.py: [0-9a-f]{12}, now [0-9a-f]{12}"):
-        run_sweep(config, folder, Recorder())
-    assert contents_of(folder) == before
-    own.unlink()
-    (again,) = run_folder.read_configs(folder)
-    assert again.experiment.cell == f"{folder / 'code' / 'mine.py'}:Mine"
-    run_sweep(again, folder, Recorder())
-    (folder / "code" / "mine.py").write_text(CELL.replace("tanh", "sin"))
-    for read in (run_folder.read_configs, restore.restore):
-        with pytest.raises(UserError, match=r"code/mine\.py has changed since the run began"):
-            read(folder)
+    return begun(tmp_path / "run", [with_settings(cell=f"{own}:Mine"), SWEEP])
+
+
+def test_code_in_a_folder_is_used_where_its_user_has_it_or_trusts_it(with_code, tmp_path):
+    copy = f"{with_code / 'code' / 'mine.py'}:Mine"
+    assert read_configs(with_code)[0].experiment.cell == copy
+    for change in ("class Other: pass", None):
+        (tmp_path / "mine.py").unlink()
+        if change:
+            (tmp_path / "mine.py").write_text(change)
+        with pytest.raises(UserError, match=r"mine\.py is Python .* read it first, .*`trust_code`"):
+            read_configs(with_code)
+        assert read_configs(with_code, trust_code=True)[0].experiment.cell == copy
+    (with_code / "code" / "mine.py").write_text(CELL + "# and more")
+    with pytest.raises(UserError, match=r"code/mine\.py: damaged .* put the old file back"):
+        read_configs(with_code, trust_code=True)
+
+
+def test_nothing_is_run_only_to_look_at_what_a_run_is_made_of(with_code):
+    evil = "raise SystemExit('it was run')"
+    (with_code / "code" / "mine.py").write_text(evil)
+    info = read_run(with_code)
+    info["own"]["mine.py"] = {"sha256": digest(evil.encode()), "path": "/nowhere/mine.py"}
+    write_run(with_code, info)
+    assert read_run(with_code)["own"] == info["own"]
+    with pytest.raises(UserError, match="read it first"):
+        read_configs(with_code)
+
+
+def test_going_on_from_the_copy_keeps_where_the_file_came_from(with_code, tmp_path):
+    configs = in_order(read_configs(with_code))
+    before = contents_of(with_code / "code")
+    keep_own_files(with_code, configs)
+    table, wrong = grown(read_run(with_code), table_of(configs))
+    assert not wrong and table["own"]["mine.py"]["path"] == str(tmp_path / "mine.py")
+    assert contents_of(with_code / "code") == before
+
+
+def test_what_is_in_no_file_is_given_again_and_must_be_the_same(tmp_path):
+    class Leaky:
+        leak = 0.9
+
+    class Other:
+        leak = 0.8
+
+    def schedule(step):
+        return 0.1
+
+    made = [with_settings(cell=Leaky, learning_rate=schedule), with_settings(cell=Other), SWEEP]
+    folder = begun(tmp_path / "run", made)
+    name = describe(Leaky)
+    assert read_run(folder)["variants"][0]["cell"] == name
+    with pytest.raises(UserError, match=rf"`cell` is {name}, which is in no file: give .* again"):
+        read_configs(folder)
+    with pytest.raises(UserError, match=f"got {describe(schedule)}"):
+        read_configs(folder, objects={"cell": schedule})
+    objects = {"cell": [Other, Leaky], "learning_rate": schedule}
+    assert read_configs(folder, objects=objects) == made
+    with pytest.raises(UserError, match="another file of this name"):
+        other = tmp_path / "there" / "mine.py"
+        other.parent.mkdir()
+        other.write_text("class Mine: pass")
+        (tmp_path / "mine.py").write_text(CELL)
+        table_of([with_settings(cell=f"{path}:Mine") for path in (tmp_path / "mine.py", other)])
+    info = read_run(folder)
+    assert configs_in(folder, info, objects, False) == made and module.RUN_FILE == "run.json"

@@ -1,57 +1,71 @@
 """Preempted, killed, out of disk: nothing is lost, and every failure costs one clear line."""
 
-import multiprocessing
+import errno
 import os
 import re
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from running import (
     BLOCKS,
-    COMMAND,
-    SAVE_ALWAYS,
     SWEEP,
+    Process,
     Recorder,
-    Script,
     assert_same_bytes,
     assert_same_run,
-    checkpoints_of,
     contents_of,
     slowly,
+    state_of,
     stop_at,
+    train_here,
     wait_until,
+    with_settings,
 )
 
-from srn_jax.cli import options, publish, study
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint, group, loop, storage
-from srn_jax.runs import folder as run_folder
-from srn_jax.runs.group import Member, run_sweep
-from srn_jax.runs.loop import RunOptions
-from srn_jax.runs.signals import Interrupted
+from srn_jax.runs import checkpoint, place, train
+from srn_jax.runs.checkpoint import blocks_in
+from srn_jax.runs.folder import read_run
+from srn_jax.runs.networks import open_run
+from srn_jax.runs.signals import NAMES, Interrupted
+from srn_jax.runs.train import RunOptions, train_run
 
-UNFINISHED = r"/[0-9]+\.orbax-checkpoint-tmp[^/]*"  # or being removed
+PART = Path("parts") / "0"
+SAVE_ALWAYS = RunOptions(checkpoint_every=1e-9)
+
+
+def never(progress):
+    pytest.fail("it trained again")
+
 
 # Kills
 
 
-def killed_in(name, when=lambda path: True):
-    """Kill this process where the function `name` of `os` or `shutil` begins, if `when` says so."""
-    loop.INTERVAL_SECONDS = 0
+def killed_in(name, pattern, number=1, after=False):
+    """Kill this process where a function of `os` or `shutil` is called with such a path."""
     module, _, function = name.rpartition(".")
     module = {"os": os, "shutil": shutil}[module]
-    real, saving = getattr(module, function), checkpoint.Writer.saving
+    real, saving, seen = getattr(module, function), checkpoint.Writer.saving, []
 
     def kill(path, *rest, **options):
-        if when(str(path)):
+        if re.search(pattern, str(path)):
+            seen.append(path)
+        hit = len(seen) == number and re.search(pattern, str(path))
+        if hit and not after:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(path, *rest, **options)
+        result = real(path, *rest, **options)
+        if hit:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
     def saved(writer):  # so that there is a checkpoint of every block
         writer.close()
@@ -61,69 +75,34 @@ def killed_in(name, when=lambda path: True):
     checkpoint.Writer.saving = saved
 
 
-def count_to(number, ending):
-    """A condition that is true for the number-th path that ends like this."""
-    seen = []
-
-    def when(path):
-        if re.search(f"{ending}$", path):
-            seen.append(path)
-        return len(seen) == number
-
-    return when
-
-
-def while_saving():  # the arrays are written, the folder has not its name yet
-    killed_in("os.rename", count_to(2, UNFINISHED))
-
-
-def while_deleting():
-    killed_in("shutil.rmtree", count_to(2, UNFINISHED))
-
-
-def while_naming_what_is_deleted():
-    real = Path.rename
-
-    def rename(path, target):
-        result = real(path, target)
-        if path.name.isdigit():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    killed_in("os.rename", lambda path: False)
-    Path.rename = rename
-
-
-def while_writing_results():
-    killed_in("os.replace", count_to(1, "results.csv.partial"))
-
-
-def between_results_and_histories():
-    killed_in("os.replace", count_to(1, "histories.npz.partial"))
-
-
-def before_it_is_called_finished():
-    finished = b'"finished": true'
-    killed_in("os.replace", lambda path: finished in Path(path).read_bytes())
-
-
-KILLS = (while_saving, while_deleting, while_naming_what_is_deleted, while_writing_results)
-KILLS += (between_results_and_histories, before_it_is_called_finished)
+KILLS = {
+    "while the first run file is written": ("os.replace", r"run\.json\.partial$"),
+    "before the first checkpoint has its name": ("os.rename", r"/[0-9]+\.partial$"),
+    "once it has its name": ("os.rename", r"/[0-9]+\.partial$", 2, True),
+    "while its files are hashed": ("os.open", r"/[0-9]+\.partial/models", 3),
+    "while an old one is removed": ("shutil.rmtree", r"/[0-9]+\.partial$", 8),
+    "before the results of the part": ("os.replace", r"0/results\.csv\.partial$"),
+    "between results and histories": ("os.replace", r"0/histories\.npz\.partial$"),
+    "before the part is called finished": ("os.replace", r"run\.json\.partial$", 2),
+    "before the table": ("os.replace", r"run/results\.csv\.partial$"),
+    "once the table is written": ("os.replace", r"run/results\.csv\.partial$", 1, True),
+}
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_every_boundary_ends_as_one_never_interrupted(tmp_path, uninterrupted):
     folder, blocks = tmp_path / "run", [0]
-    for kill in KILLS:
-        script = Script(tmp_path, "sweep.py", *COMMAND, "--out", folder, prepare=kill)
-        assert script.wait()[0] == -signal.SIGKILL, (kill.__name__, script.wait())
-        assert not run_folder.read_run(folder)["finished"]
-        blocks.append(checkpoint.restore(folder, warn=pytest.fail).block)
-    assert 0 < blocks[1] < blocks[2] < blocks[3] < BLOCKS == blocks[4], blocks
-    reporter = Recorder(lambda progress: pytest.fail("it trained again"))
-    run_sweep(SWEEP, folder, reporter)
+    for name, kill in KILLS.items():
+        process = Process(tmp_path, train_here, folder, prepare=partial(killed_in, *kill))
+        assert process.wait()[0] == -signal.SIGKILL, (name, process.wait())
+        if name != next(iter(KILLS)):
+            assert not read_run(folder)["finished"]
+            blocks.append(blocks_in(folder / PART)[0] if blocks_in(folder / PART) else 0)
+    assert blocks == sorted(blocks) and 0 < blocks[4] < BLOCKS == blocks[-1], blocks
+    reporter = Recorder(never)
+    train_run([SWEEP], folder, reporter)
     assert not reporter.warned
-    names = os.listdir(folder / "checkpoints")
+    names = os.listdir(folder / PART / "checkpoints")
     assert len(names) <= checkpoint.KEEP and all(name.isdigit() for name in names)
     assert_same_run(folder, uninterrupted)
 
@@ -132,245 +111,261 @@ def test_a_run_stopped_again_and_again_ends_as_one_never_interrupted(tmp_path, u
     folder = tmp_path / "run"
     for block in (1, 8, 15):
         with pytest.raises(Interrupted):
-            run_sweep(SWEEP, folder, stop_at(block))
-        assert checkpoints_of(folder)[-1] == block
+            train_run([SWEEP], folder, stop_at(block))
+        assert blocks_in(folder / PART)[0] == block
     reporter = Recorder()
-    run_sweep(SWEEP, folder, reporter)
+    train_run([SWEEP], folder, reporter)
     assert "resumed after 301 of 304 steps" in reporter.said
     assert_same_run(folder, uninterrupted)
 
 
-def test_a_finished_run_is_not_trained_again(tmp_path, uninterrupted):
-    folder = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
-    reporter = Recorder(lambda progress: pytest.fail("it trained"))
-    run_sweep(SWEEP, folder, reporter)
-    assert reporter.said[1] == f"{folder} is finished, nothing is left to train"
-    assert_same_run(folder, uninterrupted)
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(stopped, uninterrupted):
+    for path in sorted((stopped / PART / "checkpoints" / "9" / "models").rglob("*"))[3:]:
+        path.unlink() if path.is_file() else None
+    reporter = Recorder()
+    train_run([SWEEP], stopped, reporter)
+    (warning,) = reporter.warned
+    assert "checkpoints/9 is damaged" in warning
+    assert "resumed after 101 of 304 steps" in reporter.said
+    assert_same_run(stopped, uninterrupted)
 
 
-def test_what_a_killed_save_left_is_removed(stopped, uninterrupted):
-    for name in ("11.orbax-checkpoint-tmp", "12.orbax-checkpoint-tmp-1763"):
-        (stopped / "checkpoints" / name / "models").mkdir(parents=True)
-    run_sweep(SWEEP, stopped, Recorder())
-    assert not [path for path in stopped.rglob("*") if "tmp" in path.name]
+def on_one_device():
+    os.environ["XLA_FLAGS"] = re.sub(r"\S*device_count=\d+", "", os.environ["XLA_FLAGS"])
+    jax.config.update("jax_num_cpu_devices", 1)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, stopped, uninterrupted):
+    status, output, errors = Process(tmp_path, train_here, stopped, prepare=on_one_device).wait()
+    assert status == 0 and "1 x cpu" in output and "resumed after" in output, errors
     assert_same_run(stopped, uninterrupted)
 
 
 # Signals
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    folder = tmp_path / "a run"
-    script = Script(tmp_path, "sweep.py", *COMMAND, "--out", folder, prepare=slowly)
-    wait_until(lambda: checkpoints_of(folder), script)
-    os.kill(script.pid, signal.SIGINT)  # for SIGTERM see test_distributed.py
-    ended, output, errors = script.wait()
-    assert (ended, errors) == (130, [])
-    to_go_on = f"stopped; to go on: python scripts/sweep.py --resume '{folder}' --platform cpu"
-    assert output.splitlines()[-1] == to_go_on
-    assert checkpoint.restore(folder).block == checkpoints_of(folder)[-1] < BLOCKS
-    assert not run_folder.read_run(folder)["finished"]
+@pytest.mark.parametrize("name", NAMES)
+def test_every_signal_that_asks_to_stop_saves_first_and_ends_with_its_number(
+    tmp_path, stopped, name
+):
+    number = getattr(signal, name)
+    process = Process(tmp_path, partial(train_here, stopped, every=1e9), prepare=slowly)
+    wait_until(lambda: "resumed" in process.out.read_text(), process)
+    time.sleep(0.2)
+    os.kill(process.pid, number)
+    status, _, errors = process.wait()
+    assert (status, errors) == (128 + number, [])
+    assert 9 < blocks_in(stopped / PART)[0] < BLOCKS and not read_run(stopped)["finished"]
+
+
+def test_what_nohup_ignores_stays_ignored_and_handlers_are_put_back(stopped):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        train_run([SWEEP], stopped, stop_at(10, number=signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert read_run(stopped)["finished"]
 
 
 def hang_while_saving():
     def close(writer):
-        if writer._thread is None:
-            return
-        Path("hangs").touch()
-        while True:
-            time.sleep(0.1)
+        if writer._thread is not None:
+            Path("hangs").touch()
+            time.sleep(300)
 
     slowly()
     checkpoint.Writer.close = close
 
 
-@pytest.mark.slow
-def test_a_second_ctrl_c_leaves_at_once_even_if_the_disk_hangs(tmp_path, monkeypatch):
+def test_a_second_ctrl_c_leaves_at_once_even_if_the_disk_hangs(tmp_path, stopped, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = [*COMMAND, "--out", tmp_path / "run"]
-    script = Script(tmp_path, "sweep.py", *command, prepare=hang_while_saving)
-    wait_until(lambda: "step" in script.out.read_text(), script)
-    os.kill(script.pid, signal.SIGINT)
-    wait_until(Path("hangs").exists, script)
-    os.kill(script.pid, signal.SIGINT)
-    status, output, errors = script.wait()
-    assert (status, errors) == (130, [])
-    assert "to go on" not in output
+    process = Process(tmp_path, partial(train_here, stopped, every=1e9), prepare=hang_while_saving)
+    wait_until(lambda: "resumed" in process.out.read_text(), process)
+    time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    wait_until(Path("hangs").exists, process)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait()[0] == 130
 
 
-def test_a_signal_that_comes_too_late_for_one_run_stops_before_the_next(tmp_path):
+def test_a_signal_that_comes_too_late_for_a_run_is_not_lost(tmp_path):
     with pytest.raises(Interrupted) as caught:
-        run_sweep(SWEEP, tmp_path / "run", stop_at(BLOCKS))
+        train_run([SWEEP], tmp_path / "run", stop_at(BLOCKS))
     assert caught.value.signal == signal.SIGTERM
-    assert run_folder.read_run(tmp_path / "run")["finished"]
-
-
-def hold(folder):
-    with run_folder.locked(folder):
-        (folder / "held").touch()
-        time.sleep(300)
-
-
-def test_a_run_folder_belongs_to_one_process_and_the_lock_dies_with_it(stopped):
-    owner = multiprocessing.get_context("forkserver").Process(target=hold, args=[stopped])
-    owner.start()
-    wait_until((stopped / "held").exists, owner)
-    (stopped / "held").unlink()
-    before = contents_of(stopped)
-    for how in (RunOptions(), RunOptions(overwrite=True)):
-        with pytest.raises(UserError, match="in use by another process"):
-            run_sweep(SWEEP, stopped, Recorder(), how)
-    assert contents_of(stopped) == before
-    owner.kill()
-    owner.join()
-    with run_folder.locked(stopped):
-        pass
-
-
-# A failing experiment
-
-
-def test_a_failing_experiment_is_reported_and_leaves_the_others_alone(
-    tmp_path, monkeypatch, capsys, uninterrupted
-):
-    class OneBroken(Sweep):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            state = self.gather(self.state)
-            state.parameters["cell"]["U"][2] = np.nan
-            self.state = self.scatter(state)
-
-    monkeypatch.setattr(group, "Sweep", OneBroken)
-    study.run_and_publish([Member(tmp_path / "run", SWEEP)], RunOptions())
-    rows, whole = (
-        (f / "results.csv").read_text().splitlines() for f in (tmp_path / "run", uninterrupted)
-    )
-    assert [row for i, row in enumerate(rows) if i != 3] == [
-        r for i, r in enumerate(whole) if i != 3
-    ]
-    assert rows[3].startswith("5,0,nan,-1,nan,nan,nan,nan,") and rows[3].endswith(",True")
-    output = capsys.readouterr().out
-    assert "diverged" in next(line for line in output.splitlines() if "best dev" in line)
-    last = output.splitlines()[-1]
-    assert last == f"1 of 4 experiments diverged, see {tmp_path / 'run' / 'results.csv'}"
-    checkpoints = [checkpoint.restore(folder) for folder in (tmp_path / "run", uninterrupted)]
-    others = [jax.tree.map(lambda array: array[[0, 1, 3]], c.items) for c in checkpoints]
-    assert_same_bytes(*others)
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("INTERNAL: CUDA_ERROR_ECC_UNCORRECTABLE\nin a stream", 1),
-        ("UNAVAILABLE: TPU worker has been lost", 1),
-        ("INVALID_ARGUMENT: shapes differ", None),  # ours
-        ("INTERNAL: CpuCallback error: Traceback (most recent call last):", None),
-    ],
-)
-def test_a_device_that_fails_costs_one_line_and_a_mistake_of_ours_its_traceback(
-    text, lines, capsys
-):
-    def main(_):
-        raise jax.errors.JaxRuntimeError(text)
-
-    with pytest.raises(SystemExit) as end:
-        options.run_script(main)
-    shown = capsys.readouterr().err
-    assert end.value.code == 1 and shown.startswith("Traceback" if lines is None else "error: ")
-    assert lines is None or (shown.count("\n"), "goes on" in shown) == (lines, True)
+    assert read_run(tmp_path / "run")["finished"]
 
 
 # The disk
 
 
-def small_files_only():
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-
-
-def few_handles():
-    import resource
-
-    real = storage.save
-
-    def save(*arguments):
-        used = {int(name) for name in os.listdir("/proc/self/fd")}
-        seventh = [number for number in range(1024) if number not in used][6]
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (seventh, most))
-        real(*arguments)
-
-    storage.save = save
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc here")
-@pytest.mark.parametrize(
-    ("problem", "reason"),
-    [(small_files_only, "File too large"), (few_handles, "Too many open files")],
-)
-def test_a_save_that_fails_ends_the_process_with_one_line_and_loses_no_checkpoint(
-    stopped, uninterrupted, tmp_path, problem, reason
-):
-    command = ["--resume", stopped, "--platform", "cpu", "--cpu-devices", 2]
-    began = time.monotonic()
-    script = Script(tmp_path, "sweep.py", *command, prepare=problem)
-    status, _, errors = script.wait()
-    assert status == 1 and time.monotonic() - began < 60
-    (line,) = errors
-    folder = stopped / "checkpoints"
-    assert line.startswith(f"error: no checkpoint could be written to {folder}: {reason}; ")
-    assert checkpoint.restore(stopped).block == 9
-    run_sweep(SWEEP, stopped, Recorder())
+def test_a_failed_save_ends_the_run_with_the_error_that_matters(stopped, uninterrupted):
+    with pytest.MonkeyPatch.context() as patch:
+        full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        patch.setattr(ocp.Checkpointer, "save", full)
+        with pytest.raises(OSError, match=r"no checkpoint .*: No space left .* are kept"):
+            train_run([SWEEP], stopped, Recorder(), SAVE_ALWAYS)
+    assert blocks_in(stopped / PART) == [9, 5]
+    train_run([SWEEP], stopped, Recorder())
     assert_same_run(stopped, uninterrupted)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
-def test_results_that_cannot_be_written_are_written_the_next_time(stopped, uninterrupted):
-    (stopped / "results.csv.partial").symlink_to("/dev/full")
+@pytest.mark.parametrize("name", ["results.csv", "histories.npz", "run.json"])
+def test_what_cannot_be_written_is_written_the_next_time(stopped, uninterrupted, monkeypatch, name):
+    real = os.replace
+
+    def replace_or_fail(path, target):
+        if Path(target).name == name and blocks_in(stopped / PART)[0] > 10:
+            raise OSError(errno.EIO, "Input/output error")
+        real(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=f"{name}'$") as caught:
+        patch.setattr(os, "replace", replace_or_fail)
+        train_run([SWEEP], stopped, Recorder())
+    assert caught.value.errno == errno.EIO
+    train_run([SWEEP], stopped, Recorder(never))
+    assert_same_run(stopped, uninterrupted)
+
+
+def test_where_no_checkpoint_can_be_written_nothing_is_trained(tmp_path, monkeypatch):
+    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
-        run_sweep(SWEEP, stopped, Recorder())
-    (stopped / "results.csv.partial").unlink()
-    run_sweep(SWEEP, stopped, Recorder(lambda progress: pytest.fail("it trained again")))
-    assert_same_run(stopped, uninterrupted)
+        train_run([SWEEP], tmp_path / "run", Recorder(never))
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="there is no /proc here")
-def test_a_folder_that_cannot_be_made_costs_one_line(run_here):
-    done = run_here("sweep.py", *COMMAND, "--out", "/proc/self/run")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "/proc/self/run" in done.stderr
+@pytest.mark.parametrize("name", ["results.csv", "parts/0/results.csv", "parts/0/histories.npz"])
+def test_what_was_damaged_comes_from_the_checkpoint_again(finished, uninterrupted, name):
+    content = bytearray((finished / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (finished / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: damaged"):
+        _ = open_run(finished).record
+    reporter = Recorder(never)
+    train_run([SWEEP], finished, reporter)
+    assert len(reporter.warned) == 1 and f"{name}: damaged" in reporter.warned[0]
+    assert_same_run(finished, uninterrupted)
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-def test_a_folder_that_goes_away_stops_the_run_and_keeps_its_checkpoints(
-    stopped, tmp_path, replaced
-):
-    moved = tmp_path / "moved"
+# A run that goes on, read by others
+
+
+def test_reading_a_run_that_goes_on_changes_nothing_in_it(tmp_path, monkeypatch):
+    folder, save = tmp_path / "run", checkpoint.Writer.save
+
+    def save_and_wait(writer, *arguments):
+        save(writer, *arguments)
+        writer.close()
 
     def look(progress):
-        if progress.block == 12:
-            stopped.rename(moved)
-            if replaced:
-                shutil.copytree(moved, stopped, dirs_exist_ok=True)
+        if progress.block in (4, 8):
+            before = contents_of(folder)
+            run = open_run(folder)
+            assert np.isfinite(run.record.variants[0].histories.dev_loss).sum() >= 4 * 3
+            assert run.networks(seeds=[1]).trained.shape == (2,)
+            assert contents_of(folder) == before
 
-    with pytest.raises(OSError, match="was removed or replaced while its run was going on") as end:
-        run_sweep(SWEEP, stopped, Recorder(look), SAVE_ALWAYS)
-    assert not isinstance(end.value, UserError)
-    assert checkpoint.restore(moved).block >= 9
+    monkeypatch.setattr(checkpoint.Writer, "save", save_and_wait)
+    train_run([SWEEP], folder, Recorder(look), SAVE_ALWAYS)
+    with pytest.raises(UserError, match="in use by another"):
+
+        def second(progress):
+            train_run([SWEEP], folder / ".." / "other", Recorder())
+
+        train_run([SWEEP], tmp_path / "other", Recorder(second))
 
 
-def test_figures_that_cannot_be_drawn_cost_no_results(stopped, uninterrupted, capsys):
-    (stopped / "figures").write_text("in the way")
-    study.run_and_publish([Member(stopped, SWEEP)], RunOptions())
-    assert_same_run(stopped, uninterrupted)
-    assert (stopped / "report.md").exists() and (stopped / "log.txt").exists()
-    output = capsys.readouterr().out
-    assert "warning: the figures could not be drawn (FileExistsError" in output
-    beside = stopped.parent / "beside"
-    beside.mkdir()
-    (beside / "figures").write_text("in the way")
-    publish.publish_comparison(beside, {"one": publish.load_run(stopped)})
-    assert (beside / "comparison.md").exists()
-    assert "warning: the comparison could not be drawn" in capsys.readouterr().out
+def test_a_run_without_a_checkpoint_is_one_line(tmp_path, stopped):
+    shutil.rmtree(stopped / "parts")
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        _ = open_run(stopped).record
+    with pytest.raises(UserError, match="no checkpoint"):
+        open_run(stopped).networks()
+
+
+def test_the_networks_of_an_overwritten_run_are_not_taken_for_those_of_before(finished):
+    before = open_run(finished)
+    other = with_settings(learning_rate=0.01)
+    train_run([other], finished, Recorder(), RunOptions(overwrite=True))
+    with pytest.raises(UserError, match="of a run with other settings"):
+        before.networks()
+
+
+# A failing experiment
+
+
+def test_a_failing_experiment_leaves_the_others_alone(tmp_path, monkeypatch, uninterrupted):
+    prepare = Sweep.prepare
+
+    def one_broken(sweep):
+        prepare(sweep)
+        state = sweep.gather(sweep.state)
+        state.parameters["cell"]["U"][2] = np.nan
+        sweep.state = sweep.scatter(state)
+
+    monkeypatch.setattr(Sweep, "prepare", one_broken)
+    run = train_run([SWEEP], tmp_path / "run", Recorder())
+    rows, whole = (
+        (f / "results.csv").read_text().splitlines() for f in (tmp_path / "run", uninterrupted)
+    )
+    others = [0, 1, 2, 4]
+    assert [rows[n] for n in others] == [whole[n] for n in others]
+    assert rows[3].startswith("5,0,nan,-1,nan,nan,nan,nan,") and rows[3].endswith(",True")
+    networks = run.networks()
+    assert networks.trained.tolist() == [True, True, False, True]
+    assert np.isnan(networks.scores().accuracy).tolist() == [False, False, True, False]
+    with pytest.raises(UserError, match="length 5, seed 0 has no best parameters"):
+        networks.network(2)
+    states = [state_of(folder) for folder in (tmp_path / "run", uninterrupted)]
+    assert_same_bytes(*(jax.tree.map(lambda array: array[[0, 1, 3]], one) for one in states))
+
+
+# Places
+
+
+def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both_places(stopped, monkeypatch):
+    there = {"processor": "another", "versions": {"jax": "9.9"}, "outside": {"XLA_FLAGS": "--fast"}}
+    monkeypatch.setattr(place, "here", lambda: there)
+    began, reporter = read_run(stopped), stop_at(12)
+    with pytest.raises(Interrupted):
+        train_run([SWEEP], stopped, reporter)
+    (warning,) = reporter.warned
+    for told in ("now 9.9", "now another", ", now --fast"):
+        assert told in warning
+    run = train_run([SWEEP], stopped, reporter := Recorder())
+    assert not reporter.warned and run.info["went_on"] == [there]
+    assert run.info["versions"] == began["versions"]
+    assert run.info["parts"][0]["places"] == [0, 1]
+    assert set(run.info["phases"]) >= {"compiling", "training", "checkpoint", "testing"}
+    before = read_run(stopped)["phases"]
+    later = train.Phases({"figures": 1.5})
+    (again := open_run(stopped)).keep_phases(later)
+    again.keep_phases(later)  # so far, and not once more
+    assert read_run(stopped)["phases"] == before | {"figures": 1.5}
+
+
+def test_only_what_rounds_otherwise_is_a_change():
+    first = {"device": "2 x cpu", "versions": {"jax": "0.7.2", "numpy": "2.1"}}
+    here = {"device": "1 x cpu", "versions": {"jax": "0.7.2", "numpy": "2.2"}}
+    assert place.changes(first, here) == []
+    gpu = here | {"device": "1 x NVIDIA H200"}
+    assert place.changes(here, gpu) == ["device cpu, now NVIDIA H200"]
+    assert re.fullmatch(r".+, \d+ cores", place.here()["processor"])
+
+
+def test_a_part_goes_on_in_the_form_it_began_in_unless_it_is_told(stopped):
+    info = read_run(stopped)
+    info["parts"] += [info["parts"][0] | {"places": [], "kernel": None}]
+    for begun, asked, expected, warns in (
+        (True, None, [True, True], 0),
+        (None, None, [None, None], 0),
+        (True, False, [False, False], 1),
+        (None, False, [False, False], 0),  # on a CPU that is no change
+    ):
+        info["parts"][0]["kernel"], reporter = begun, Recorder()
+        run = train.StoredRun(stopped, info)
+        options = RunOptions(kernel=asked)
+        training = train.Training(run, reporter, options, train.Phases(), [])
+        assert [train.form_of(training, number) for number in (0, 1)] == expected
+        assert len(reporter.warned) == warns

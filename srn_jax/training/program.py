@@ -1,0 +1,122 @@
+"""What is compiled: all that experiments which train side by side have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from srn_jax.cells import cell_class
+from srn_jax.cells.recurrence import parts_of
+from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.own_files import describe, path_of, resolve
+from srn_jax.tasks import task_of
+from srn_jax.tasks.task import Task
+from srn_jax.training import probes
+
+LOSS_INTERVAL = 100  # steps between the training losses that are kept, as in the textbook
+FEWEST_LOSSES = 100  # so those of a short run are denser
+
+
+@dataclass(frozen=True)
+class Program:
+    """The task, the classes and the settings of a program; it is found again by all of it."""
+
+    task: Task
+    cell: Any  # the class: one's own file may have changed under its name
+    config: ExperimentConfig  # what changes no shape is at its default; objects, not FILE.py:NAME
+    probes: tuple[tuple[str, Any], ...] = ()  # a name for messages, and the probe
+    inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
+    train_examples: int = 300
+    every_loss: bool = False  # keep the training loss of every step
+    kernel: bool = False  # train by the kernels for GPUs, where they apply
+    platform: str = "cpu"  # how the loops over time are written
+    parts: tuple[Any, ...] = ()  # of the cell's class, which a notebook may change
+
+    @cached_property
+    def steps(self) -> int:
+        """Training steps of the whole experiment: 19,000 with the textbook's settings."""
+        return self.config.steps or self.config.epochs * self.steps_an_epoch
+
+    @cached_property
+    def steps_an_epoch(self) -> int:
+        """Steps in which every example of a training set is seen once; the last batch kept."""
+        return -(-self.train_examples // self.config.batch_size)
+
+    @cached_property
+    def eval_steps(self) -> np.ndarray:
+        """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
+
+        Every step > 0 that is a multiple of `eval_interval`, and the last. An experiment of a
+        single step, which the textbook would never evaluate, is evaluated after that step.
+        """
+        interval = self.config.eval_interval
+        regular = np.arange(interval, self.steps, interval)
+        return np.union1d(regular, [self.steps - 1]).astype(np.int32)
+
+    @cached_property
+    def loss_steps(self) -> np.ndarray:
+        """The global steps whose training loss is kept, `[kept]`: every hundredth, or more."""
+        stride = min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
+        return np.arange(0, self.steps, 1 if self.every_loss else stride, dtype=np.int32)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """The first global step of each block, `[block]`; a block ends with its evaluation."""
+        return np.concatenate([[0], self.eval_steps[:-1] + 1]).astype(np.int32)
+
+    @cached_property
+    def places(self) -> int:
+        """The steps of the longest block."""
+        return int((self.eval_steps + 1 - self.starts).max())
+
+    @cached_property
+    def step_of(self) -> np.ndarray:
+        """The global steps that a block takes, `[block, place]`; -1 for places left over."""
+        steps = self.starts[:, None] + np.arange(self.places, dtype=np.int32)
+        return np.where(steps <= self.eval_steps[:, None], steps, -1)
+
+
+def program_of(
+    configs: SweepConfig | Sequence[SweepConfig],
+    files: Mapping[int, Any] | None = None,
+    kernel: bool | None = None,
+    platform: str | None = None,
+) -> Program:
+    """The program of sweeps that differ in what changes no shape.
+
+    Args:
+        configs: the sweeps.
+        files: the data of each length where they are not drawn; it takes as many training examples
+            as there are.
+        kernel: whether to train by the kernels for GPUs.
+        platform: for which the loops are written; None is JAX's own.
+
+    Raises:
+        UserError: for objects of the user's that are not what they should be.
+    """
+    configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
+    config, task = configs[0], task_of(configs[0])
+    inits = tuple(dict.fromkeys(one.experiment.recurrent_init for one in configs))
+    number = task.examples * config.experiment.multiplicity
+    if files is not None:
+        number = len(files[config.lengths[0]].train)
+    settings = config.experiment.program
+    for name in ("optimizer", "learning_rate"):  # found again by what is in the file now
+        if path_of(value := getattr(settings, name)) is not None:
+            settings = replace(settings, **{name: resolve(value, {})})
+    cell = cell_class(settings.cell)
+    return Program(
+        task,
+        cell,
+        settings,
+        tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes),
+        inits,
+        number,
+        config.every_loss,
+        bool(kernel),
+        platform or jax.default_backend(),
+        parts_of(cell),
+    )
