@@ -98,7 +98,7 @@ def atlas_figure(table: pd.DataFrame, look: Look = DEFAULT_LOOK) -> Figure:
             if column[0] != next_one[0]:  # between tasks
                 axes.axvline(n + 0.5, color="black", linewidth=0.8)
         axes.set_ylim(len(cells) - 0.5, -0.5)
-        axes.grid(False)
+        axes.set_xlabel("mean over seeds and its 95 % interval; darker is better, white is chance")
     return figure
 
 

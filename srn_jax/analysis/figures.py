@@ -6,11 +6,12 @@ that are missing, or not there yet in a run still going on, are left out.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,15 +21,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, TransformedBbox
 
-from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below, show_legend
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
 from srn_jax.analysis.records import Histories, Variant, loss_stride
 from srn_jax.analysis.stats import POSITIVE, SHARE, mean_estimate, score_of
 from srn_jax.config import DEFAULTS
 
 TRAIN_COLOR = TEST_COLOR = "#e4007f"  # which are never in the same axes
 DEV_COLOR = "#f19ec2"
-# Name, colour, marker and line, and the side on which single seeds stand.
-ROLES = (("dev", DEV_COLOR, "s--", -1), ("test", TEST_COLOR, "o-", 1))
+# Of dev and test: colour, marker and line, and the side on which single seeds stand.
+ROLES = ((DEV_COLOR, "s--", -1), (TEST_COLOR, "o-", 1))
+FAINT = 0.4  # opacity of a dot, with few seeds
 # The palette of Okabe and Ito, made for colour-blind readers, without its yellow.
 RUN_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 RUN_LINES = ("-", "--", "-.", ":")
@@ -44,12 +46,27 @@ WIDE = 30  # times the smallest value that the largest may be on a linear axis o
 LETTER_WIDTH = 0.64  # of a tick's label, in units of the type's size
 
 
+class Scores(NamedTuple):
+    """Two columns of results, what they are called in a legend, and both together on an axis."""
+
+    dev: str
+    test: str
+    dev_name: str
+    test_name: str
+    name: str
+
+
+ACCURACIES = Scores("best_dev_accuracy", "test_accuracy", "best dev", "test", "accuracy")
+ERRORS = Scores("dev_loss", "test_loss", "dev", "test", "error (loss)")
+
+
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that can be drawn, and what stands below it."""
+    """A figure that can be drawn; templates have a caption for each kind."""
 
+    kind: str
     draw: Callable[[], Figure]
-    caption: str
+    length: int | None = None  # of which it is, if of one
 
 
 @dataclass(frozen=True)
@@ -74,10 +91,14 @@ def over_seeds(seeds: Sequence[int]) -> str:
     return f"median, 5-95 % of {len(seeds)} seeds" if several else f"seed {seeds[0]}"
 
 
-def entitle(axes: Axes, title: str) -> None:
-    """Put a title above axes that fill a figure, in lines that fit."""
-    letter = LETTER_WIDTH * rcParams["font.size"] / 72  # inches
-    axes.set_title(fill(title, max(20, int(0.85 * axes.figure.get_figwidth() / letter))))
+@contextmanager
+def framed(look: Look, title: str, ratio: float = 0.64) -> Iterator[tuple[Figure, Axes]]:
+    """A figure and its only axes, a title that fits above them and a legend of all below."""
+    with look.axes(6.4, ratio) as (figure, axes):
+        yield figure, axes
+        letter = LETTER_WIDTH * rcParams["font.size"] / 72  # inches
+        axes.set_title(fill(title, max(20, int(0.85 * figure.get_figwidth() / letter))))
+        legend_below(figure)
 
 
 def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:
@@ -92,15 +113,14 @@ def loss_figure(variant: Variant, length: int, look: Look = DEFAULT_LOOK) -> Fig
     95 % quantiles, at each step over the seeds that have a value there.
     """
     histories = history_of(variant)
-    with look.axes(6.4, 0.6) as (figure, axes):
+    rows = variant.results[variant.results["length"] == length]
+    diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
+    title = f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}"
+    with framed(look, title, 0.6) as (figure, axes):
         drawn = np.flatnonzero(histories.loss_steps % loss_stride(histories.steps) == 0)
         drawn = drawn[thinned(drawn.size)]
         train = histories.loss_steps[drawn], histories.train_loss[:, drawn]
         axes.set(ylim=(0, draw_losses(axes, variant, length, *train)), ylabel="loss")
-        rows = variant.results[variant.results["length"] == length]
-        diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
-        entitle(axes, f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}")
-        legend_below(figure)
     return figure
 
 
@@ -192,20 +212,20 @@ def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT
     values[~np.isfinite(values)] = np.nan
     above = np.stack([quantiles(one, [0.95]) for one in values])
     above = np.append(above[above > 0], 1.0)
-    with look.axes(6.4, 0.66) as (figure, axes):
-        zeros = False
-        if above.max() > 100 * above.min() and not (values < 0).any():
+    wide = above.max() > 100 * above.min() and not (values < 0).any()
+    label = spoken(probe) + (f", mean of {window} steps" if window > 1 else "")
+    label += "\n(zeros left out)" if wide and (values == 0).any() else ""
+    title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
+    with framed(look, title, 0.66) as (figure, axes):
+        if wide:
             logarithmic(axes)
-            zeros = bool((values == 0).any())
+            bottom = np.quantile(values[values > 0], LOWEST) / 10 if "zeros" in label else None
         for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
             draw_seeds(axes, middles, values[place], style, name.partition(".")[2] or spoken(name))
-        entitle(axes, f"length {length}: {over_seeds(histories.seed[rows])}")
-        words = f", mean of {window} steps" if window > 1 else ""
-        axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=spoken(probe) + words)
-        if zeros:
-            axes.set_ylim(bottom=np.quantile(values[values > 0], LOWEST) / 10)
-        legend_below(figure, "zeros left out" if zeros else "")
+        axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=label)
+        if wide:
+            axes.set_ylim(bottom=bottom)
     return figure
 
 
@@ -225,37 +245,23 @@ def norm_figure(variant: Variant, length: int, steps: int, look: Look = DEFAULT_
     """Figures 6.8 and 6.9: norms of the recurrent layer's gradients at each of the first steps."""
     histories = history_of(variant)
     rows = histories.length == length
-    with look.axes(6.4, 0.66) as (figure, axes):
+    title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
+    with framed(look, title, 0.69) as (figure, axes):
         for tensor, style in NORM_STYLES.items():
             values = histories.probes[f"{NORM_PROBE}.{tensor}"][rows, :steps]
             draw_seeds(axes, np.arange(values.shape[1]), values, style, tensor)
-        entitle(axes, f"length {length}: {over_seeds(histories.seed[rows])}")
         axes.set(xlabel="step", ylabel="L2 Norm")
-        show_legend(axes, loc="upper right")
     return figure
 
 
-def accuracy_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
-    """Figure 6.7: best dev accuracy and test accuracy against the sequence length.
+def score_figure(variant: Variant, scores: Scores, look: Look = DEFAULT_LOOK) -> Figure:
+    """Figure 6.7, and the same for errors: dev and test score against the sequence length.
 
     Several seeds: each a faint point, their mean, and its 95 % interval.
     """
-    with look.axes(6.4, 0.64) as (figure, axes):
-        draw_scores(axes, variant, ("best_dev_accuracy", "test_accuracy"))
-        finish_accuracies(axes, [variant])
-        axes.set_ylabel("accuracy")
-        entitle(axes, over_lengths([variant]))
-        legend_below(figure)
-    return figure
-
-
-def error_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
-    """The dev and test losses of the best parameters against the sequence length."""
-    with look.axes(6.4, 0.64) as (figure, axes):
-        draw_scores(axes, variant, ("dev_loss", "test_loss"))
-        finish_errors(axes, [variant])
-        entitle(axes, over_lengths([variant]))
-        legend_below(figure)
+    with framed(look, over_lengths([variant])) as (figure, axes):
+        draw_scores(axes, variant, scores)
+        finish_lengths(axes, [variant], scores)
     return figure
 
 
@@ -270,20 +276,20 @@ def over_lengths(variants: Sequence[Variant]) -> str:
     return f"mean{words} and its 95 % interval"
 
 
-def draw_scores(axes: Axes, variant: Variant, columns: tuple[str, str]) -> None:
+def draw_scores(axes: Axes, variant: Variant, scores: Scores) -> None:
     """Draw dev and test scores; single seeds stand a little to the left (dev) or right (test)."""
     results = variant.results
     lengths, seeds = results["length"].to_numpy(), results["seed"].nunique()
     shift = 0.12 * spacing(lengths)
     places = lengths + np.random.default_rng(0).uniform(-0.6, 0.6, len(results)) * shift
-    alpha, size = float(np.clip(12 / max(seeds, 1), 0.12, 0.4)), 3 if seeds > 200 else 8
-    for column, (name, color, style, side) in zip(columns, ROLES, strict=True):
+    for column, name, (color, style, side) in zip(scores[:2], scores[2:4], ROLES, strict=True):
         if seeds > 1:
-            values = results[column].to_numpy(float)
-            dots: Any = {"alpha": alpha, "marker": style[0], "linewidths": 0, "zorder": 1}
-            axes.scatter(places + side * shift, values, size, color, label="single seeds", **dots)
-        label = f"best {name}" if column.startswith("best") else name
-        draw_means(axes, results, column, fmt=style, color=color, label=label)
+            dots: Any = {"alpha": FAINT / max(1.0, seeds / 40) ** 0.35, "marker": style[0]}
+            dots |= {"linewidths": 0, "zorder": 1, "label": "single seeds"}
+            axes.scatter(
+                places + side * shift, results[column], 5 if seeds > 200 else 8, color, **dots
+            )
+        draw_means(axes, results, column, fmt=style, color=color, label=name)
 
 
 def draw_means(axes: Axes, results: pd.DataFrame, column: str, **style: Any) -> None:
@@ -293,7 +299,7 @@ def draw_means(axes: Axes, results: pd.DataFrame, column: str, **style: Any) -> 
     means, low, high = np.array([[e.value, e.low, e.high] for e in found.values()]).T
     errors = np.array([means - low, high - means])
     known = None if np.isnan(errors).all() else errors
-    axes.errorbar([*found], means, known, markeredgecolor="white", **style)
+    axes.errorbar(np.array([*found]), means, known, markeredgecolor="white", **style)
 
 
 def spacing(lengths: np.ndarray) -> float:
@@ -302,30 +308,18 @@ def spacing(lengths: np.ndarray) -> float:
     return float(np.diff(places).min()) if places.size > 1 else 1.0
 
 
-def finish_accuracies(axes: Axes, variants: Sequence[Variant]) -> None:
-    """Add the line of chance, where there is one for all, and labels and limits."""
-    chance = {variant.facts.chance for variant in variants}
-    finish_lengths(axes, variants, f"chance, {min(chance):.2f}", chance)
-    axes.set_ylim(0, 1.03)
-
-
-def finish_errors(axes: Axes, variants: Sequence[Variant]) -> None:
-    """The same for losses, whose axis is logarithmic if they differ by much."""
-    chance = {variant.facts.chance_loss for variant in variants}
-    finish_lengths(axes, variants, "knowing nothing", chance)
-    known = np.concatenate([v.results["test_loss"].dropna().to_numpy(float) for v in variants])
-    if known.size and known.min() > 0 and known.max() > WIDE * known.min():
+def finish_lengths(axes: Axes, variants: Sequence[Variant], scores: Scores) -> None:
+    """Add what an answer that knows nothing has, labels, limits, and ticks that have room."""
+    accuracies = scores is ACCURACIES
+    chance = {one.facts.chance if accuracies else one.facts.chance_loss for one in variants}
+    if len(chance) == 1 and not math.isnan(value := chance.pop()):
+        words = f"{'chance' if accuracies else 'knowing nothing'}, {value:.2f}"
+        axes.axhline(value, color="0.4", linestyle=":", linewidth=1.2, label=words)
+    known = np.concatenate([one.results[scores.test].dropna() for one in variants])
+    if not accuracies and known.size and 0 < WIDE * known.min() < known.max():
         logarithmic(axes)
     else:
-        axes.set_ylim(bottom=0)
-    axes.set_ylabel("error (loss)")
-
-
-def finish_lengths(axes: Axes, variants: Sequence[Variant], words: str, chance: set[float]) -> None:
-    """Draw what an answer that knows nothing has, and a tick at every length that has room."""
-    if len(chance) == 1 and not math.isnan(value := chance.pop()):
-        axes.axhline(value, color="0.4", linestyle=":", linewidth=1.2, label=words)
-    axes.set_xlabel("sequence length")
+        axes.set_ylim(0, 1.03 if accuracies else None)
     places = np.unique(np.concatenate([variant.results["length"] for variant in variants]))
     low, high = places[0] - spacing(places) / 2, places[-1] + spacing(places) / 2
     label = LETTER_WIDTH * (len(str(places[-1])) + 1) * rcParams["font.size"] / 72  # inches
@@ -333,7 +327,7 @@ def finish_lengths(axes: Axes, variants: Sequence[Variant], words: str, chance: 
     ticks = [places[0]]
     for place in places[1:]:
         ticks += [place] if place - ticks[-1] >= room else []
-    axes.set(xlim=(low, high), xticks=ticks)
+    axes.set(xlim=(low, high), xticks=ticks, xlabel="sequence length", ylabel=scores.name)
 
 
 def overview_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
@@ -357,12 +351,12 @@ def overview_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
             axes.set_ylabel("" if place % columns else "loss")
             axes.tick_params(labelleft=place % columns == 0)  # they have one scale
         last = panels[lengths.size]
-        draw_scores(last, variant, ("best_dev_accuracy", "test_accuracy"))
-        finish_accuracies(last, [variant])
-        last.set(ylabel="accuracy", title=over_lengths([variant]).partition(" and")[0])
+        draw_scores(last, variant, ACCURACIES)
+        finish_lengths(last, [variant], ACCURACIES)
+        last.set_title(over_lengths([variant]).partition(" and")[0])
         for axes in panels[lengths.size + 1 :]:
             axes.set_axis_off()
-        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed))}")
+        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed).tolist())}")
     return figure
 
 
@@ -373,25 +367,21 @@ def epochs_a_point(histories: Histories) -> int:
 
 def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> Figure:
     """The test score of variants against the sequence length: means with 95 % intervals."""
-    several, score = [*variants.values()], score_of([*variants.values()])
+    several = [*variants.values()]
+    scores = ERRORS if score_of(several) == ERRORS.test else ACCURACIES
     seeds = {name: one.results["seed"].nunique() for name, one in variants.items()}
-    with look.axes(6.4, 0.64) as (figure, axes):
+    with framed(look, over_lengths(several)) as (figure, axes):
         for place, (name, variant) in enumerate(variants.items()):
             words = f" ({seeds[name]} seeds)" if len(set(seeds.values())) > 1 else ""
             style = {
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],
-                "capsize": 2 + 1.5 * place,  # where intervals cover each other
+                "capsize": 2 + 1.5 * min(place, 3),  # where intervals cover each other
                 "label": name + words,
             }
-            draw_means(axes, variant.results, score, **style)
-        if score == "test_loss":
-            finish_errors(axes, several)
-        else:
-            finish_accuracies(axes, several)
-            axes.set_ylabel("test accuracy")
-        entitle(axes, over_lengths(several))
-        legend_below(figure)
+            draw_means(axes, variant.results, scores.test, **style)
+        finish_lengths(axes, several, scores)
+        axes.set_ylabel(f"test {scores.name}")
     return figure
 
 
@@ -400,39 +390,34 @@ def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> F
 
     A colour is a role, as in all figures, and a marker and line a variant.
     """
-    with look.axes(6.4, 0.7) as (figure, axes):
+    with framed(look, over_lengths([*variants.values()]), 0.7) as (figure, axes):
         for (name, variant), style in zip(variants.items(), ("o-", "^-."), strict=True):
-            columns = ("best_dev_accuracy", "test_accuracy")
-            for column, (role, color, _, _) in zip(columns, ROLES, strict=True):
+            for column, role, (color, _, _) in zip(
+                ACCURACIES[:2], ("dev", "test"), ROLES, strict=True
+            ):
                 shown: dict[str, Any] = {"fmt": style, "color": color, "label": f"{name}, {role}"}
                 draw_means(axes, variant.results, column, **shown)
-        finish_accuracies(axes, [*variants.values()])
-        axes.set_ylabel("accuracy")
-        entitle(axes, over_lengths([*variants.values()]))
-        legend_below(figure)
+        finish_lengths(axes, [*variants.values()], ACCURACIES)
     return figure
 
 
 def gate_figure(
-    name: str, values: np.ndarray, symbols: Sequence[Any], whose: str, look: Look = DEFAULT_LOOK
+    name: str, gates: Gates, look: Look = DEFAULT_LOOK, label: str = "network"
 ) -> Figure:
     """Figure 6.13: a gate (I, F, O) or the internal state (C) as the sequence goes by.
 
-    Args:
-        name: of the gate; gates are shown on 0..1 and the state C on -5..5.
-        values: `[unit, position]`.
-        symbols: what is read at each position, its label.
-        whose: the network: "LSTM, seed 0".
-        look: how it looks.
+    Gates are shown on 0..1 and the state C on -5..5.
     """
     low, high, colors = (-5, 5, "RdBu_r") if name == "C" else (0, 1, "magma")
+    kind = "internal state" if name == "C" else "gate"
     with look.axes(16, 6 / 16, type_size=16) as (figure, axes):
-        image = axes.imshow(
-            values, colors, vmin=low, vmax=high, aspect="auto", interpolation="none"
-        )
-        axes.set_xticks(range(len(symbols)), map(str, symbols))
+        shape: Any = {"vmin": low, "vmax": high, "aspect": "auto", "interpolation": "none"}
+        image = axes.imshow(gates.values[name], colors, **shape)
+        axes.set_xticks(range(len(gates.symbols)), map(str, gates.symbols))
         axes.set(xlabel="symbol read at each position", ylabel="unit")
-        axes.set_title(f"{'internal state' if name == 'C' else 'gate'} {name} of the {whose}")
+        axes.set_title(
+            f"{kind} {name} of the {label}, length {len(gates.symbols)}, seed {gates.seed}"
+        )
         figure.colorbar(image, ax=axes, pad=0.01)
     return figure
 
@@ -451,55 +436,43 @@ def figures_of(variant: Variant, look: Look = DEFAULT_LOOK) -> dict[str, Drawing
 
     The names are the textbook's where it has the figure.
     """
-    section, histories, figures = section_of(variant.settings), variant.histories, {}
-    several = variant.results["seed"].nunique() > 1
-    dots = " A faint dot is one seed." if several else ""
-    band = " Lines are medians and bands 5 to 95 % of the seeds." if several else ""
+    section, histories = section_of(variant.settings), variant.histories
     name = "6.7" if section == "6.1" else "accuracy"
-    words = f"accuracy of the best parameters against the sequence length.{dots}"
-    if section == "6.1":
-        words += " The development set has one colour in all figures here; in the book it has the"
-        words += " two colours by turns."
-    figures[name] = Drawing(partial(accuracy_figure, variant, look), words)
+    figures = {name: Drawing("accuracy", partial(score_figure, variant, ACCURACIES, look))}
     if variant.facts.better == "loss":
-        words = f"error of the best parameters against the sequence length.{dots}"
-        figures["error"] = Drawing(partial(error_figure, variant, look), words)
+        figures["error"] = Drawing("error", partial(score_figure, variant, ERRORS, look))
     if histories is None:
         return figures
-    window = epochs_a_point(histories)
-    point = "one epoch" if window == 1 else f"{window} epochs"
-    words = f"all lengths on one scale; a point of the training loss is the mean of {point}.{band}"
-    figures["overview"] = Drawing(partial(overview_figure, variant, look), words)
+    figures["overview"] = Drawing("overview", partial(overview_figure, variant, look))
     lengths = np.unique(histories.length).tolist()
     losses = {"6.1": "6.6", "6.3": "6.11"}.get(section or "", "loss")
-    for length in lengths:
-        words = f"training and development loss at length {length}.{band}"
-        figures[f"{losses}_{length}"] = Drawing(partial(loss_figure, variant, length, look), words)
-    for length in lengths:
+    for n in lengths:
+        figures[f"{losses}_{n}"] = Drawing("loss", partial(loss_figure, variant, n, look), n)
+    norms = {f"{NORM_PROBE}.{tensor}" for tensor in NORM_STYLES} <= {*histories.probes}
+    for n in lengths:
         for probe in histories.series:
-            words = f"{spoken(probe)} at length {length}.{band}"
-            draw = partial(probe_figure, variant, probe, length, look)
-            figures[f"{probe}_{length}"] = Drawing(draw, words)
-        if section == "6.2" and {f"{NORM_PROBE}.{one}" for one in NORM_STYLES} <= {
-            *histories.probes
-        }:
+            draw = partial(probe_figure, variant, probe, n, look)
+            figures[f"{probe}_{n}"] = Drawing("probe", draw, n)
+        if section == "6.2" and norms:
             number = "6.8" if variant.settings.get("clip_norm") is None else "6.9"
-            name = f"{number}_{length}" if len(lengths) > 1 else number
-            words = f"norms of the gradients of the recurrent layer, before clipping.{band}"
-            draw = partial(norm_figure, variant, length, FIRST_STEPS[number], look)
-            figures[name] = Drawing(draw, words)
+            draw = partial(norm_figure, variant, n, FIRST_STEPS[number], look)
+            figures[f"{number}_{n}" if len(lengths) > 1 else number] = Drawing("norms", draw, n)
     return figures
+
+
+def figures_of_gates(
+    variant: Variant, gates: Gates, look: Look = DEFAULT_LOOK
+) -> dict[str, Drawing]:
+    """Figure 6.13, one of each gate."""
+    draw = {name: partial(gate_figure, name, gates, look, variant.label) for name in gates.values}
+    return {f"6.13_{name}": Drawing("gate", draw[name]) for name in draw}
 
 
 def figures_of_several(
     variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
 ) -> dict[str, Drawing]:
     """The figures that compare variants, by the names of their files."""
-    what = "error" if score_of([*variants.values()]) == "test_loss" else "test accuracy"
-    draw = partial(comparison_figure, variants, look)
-    found = {"comparison": Drawing(draw, f"{what} against the sequence length.")}
+    found = {"comparison": Drawing("comparison", partial(comparison_figure, variants, look))}
     if [section_of(one.settings) for one in variants.values()] == ["6.1", "6.3"]:
-        words = "the best development and the test accuracy. The book has a colour for each of the "
-        words += "four lines; here a colour is a set of data, as everywhere."
-        found["6.12"] = Drawing(partial(pair_figure, variants, look), words)
+        found["6.12"] = Drawing("pair", partial(pair_figure, variants, look))
     return found

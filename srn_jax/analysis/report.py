@@ -8,10 +8,9 @@ import base64
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -22,135 +21,112 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from srn_jax.analysis.figures import Drawing, figures_of, figures_of_several
+from srn_jax.analysis import figures, records, stats
 from srn_jax.analysis.look import DEFAULT_LOOK, Look, files_of, write_figure
-from srn_jax.analysis.records import (
-    LOG_FILE,
-    SEQUENCES,
-    Histories,
-    Record,
-    Variant,
-    log_text,
-    loss_stride,
-    parts_of,
-    setting_text,
-)
-from srn_jax.analysis.stats import (
-    EXPLOSION,
-    THRESHOLD,
-    Estimate,
-    compare,
-    estimate_in,
-    explosions,
-    memory_span,
-    score_of,
-    summarise,
-    unscored,
-)
+from srn_jax.analysis.records import SEQUENCES, Record, Variant, setting_text
+from srn_jax.analysis.stats import ABSENT, THRESHOLD, Estimate, estimate_in, summarise
 from srn_jax.errors import UserError
 from srn_jax.files import check_plain, write_atomically
 
 WIDTH = 80  # characters of a terminal
 MOST_LISTED = 20
 MUCH_SEEN = 0.05  # mean share of a test set in its training set that a table does not pass over
-OURS = ("figures", "tables", "report.md", "report.html", LOG_FILE)
 IMAGES = {"png": "image/png", "svg": "image/svg+xml"}
-Cells = list[list[str]]
+TEMPLATES = Path(__file__).with_name("templates")
+Row = Mapping[Any, Any]
 
 
-def results_cells(variant: Variant) -> Cells:
-    """The header and a row for each length, shortest first; some columns only where they say more.
+def estimated(name: str, spec: str = ".3f") -> Callable[[Row], str]:
+    """The text of an estimate in a row."""
+    return lambda row: format(estimate_in(row, name), spec)
+
+
+def number(name: str) -> Callable[[Row], str]:
+    """The text of a number in a row."""
+    return lambda row: f"{Estimate(row[name]):.3f}"
+
+
+def ends_text(low: Any, high: Any, between: str, spec: str = "") -> str:
+    """Two ends of a range, or one if they agree; `-` where they are not known."""
+    known = not (pd.isna(low) or pd.isna(high))
+    return between.join(dict.fromkeys([f"{low:{spec}}", f"{high:{spec}}"])) if known else ABSENT
+
+
+def overlap_text(row: Row) -> str:
+    """How many test examples are in the training set too, over seeds: `8..18 of 100`."""
+    text = ends_text(row["overlap_low"], row["overlap_high"], "..")
+    return f"{text} of {row['examples']}" if row["examples"] and text != ABSENT else text
+
+
+# What stands in a row of a table, of those of `stats`, below each head.
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "length": lambda row: str(row["length"]),
+    "variant": lambda row: str(row["variant"]),
+    "seeds": lambda row: " of ".join(dict.fromkeys([str(row["scored"]), str(row["seeds"])])),
+    "test accuracy": estimated("test_accuracy"),
+    "error": estimated("test_loss"),
+    "all right": estimated(SEQUENCES),
+    "sd": number("deviation"),
+    "best dev": number("best_dev_accuracy"),
+    "seen in training": lambda row: (
+        ABSENT if pd.isna(row["seen"]) else f"{row['seen'] * 100:.0f} %"
+    ),
+    "diverged": lambda row: str(row["diverged"]),
+    "median": number("median"),
+    "5 % to 95 % of seeds": lambda row: ends_text(
+        row["spread_low"], row["spread_high"], " to ", ".3f"
+    ),
+    f"share above {THRESHOLD:g}": estimated("share_above"),
+    "test examples in train": overlap_text,
+    "difference": estimated("difference", "+.3f"),
+    "p": lambda row: "<0.001" if row["p"] < 0.001 else f"{Estimate(row['p']):.3f}",
+    "exploded": estimated("exploded"),
+    "dead": estimated("dead"),
+}
+SEED_COLUMNS = [*COLUMNS][10:14]
+
+
+def shown(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """A table as text, with some of `COLUMNS`."""
+    rows = table.to_dict("records")
+    return pd.DataFrame({name: [COLUMNS[name](row) for row in rows] for name in columns}, dtype=str)
+
+
+def summary_of(variant: Variant) -> pd.DataFrame:
+    """`summarise` of a variant, with the size of its test set and the share seen in training."""
+    table, size = summarise(variant.results), variant.facts.test_examples
+    return table.assign(examples=size, seen=table["overlap"] / (size or math.nan))
+
+
+def results_table(variant: Variant) -> pd.DataFrame:
+    """A row for each length as text, shortest first; some columns only where they say more.
 
     They are `error` where the loss decides, `all right` of several answers, `seen in training`
     where that is much, and `diverged`.
     """
-    table, facts = summarise(variant.results), variant.facts
-    seen = seen_shares(variant)
-    more = {
-        "error": facts.better == "loss",
-        "all right": SEQUENCES in variant.results,
-        "seen in training": any(share > MUCH_SEEN for share in seen),
-        "diverged": bool(variant.results["diverged"].any()),
-    }
-    head = ["length", "seeds", "test accuracy", "sd", "best dev"]
-    cells = [[*head, *(name for name, shown in more.items() if shown)]]
-    for row, share in zip(table.to_dict("records"), seen, strict=True):
-        found = {
-            "error": f"{estimate_in(row, 'test_loss'):.3f}",
-            "all right": f"{estimate_in(row, SEQUENCES):.3f}"
-            if SEQUENCES in variant.results
-            else "",
-            "seen in training": "-" if math.isnan(share) else f"{100 * share:.0f} %",
-            "diverged": str(row["diverged"]),
-        }
-        told = [str(row["length"]), scored_seeds(row), f"{estimate_in(row, 'test_accuracy'):.3f}"]
-        told += [f"{Estimate(row[name]):.3f}" for name in ("deviation", "best_dev_accuracy")]
-        cells.append([*told, *(found[name] for name, shown in more.items() if shown)])
-    return cells
+    table, results = summary_of(variant), variant.results
+    seen = bool((table["seen"] > MUCH_SEEN).any())
+    error = ["error"] if variant.facts.better == "loss" else []
+    sequences = ["all right"] if SEQUENCES in results else []
+    columns = ["length", "seeds", "test accuracy", *error, *sequences, "sd", "best dev"]
+    columns += ["seen in training"] * seen + ["diverged"] * bool(results["diverged"].any())
+    return shown(table, columns)
 
 
-def scored_seeds(row: Mapping[str, Any]) -> str:
-    """How many seeds a mean is over: `32`, or `31 of 32` where one diverged without a score."""
-    return " of ".join(dict.fromkeys([str(row["scored"]), str(row["seeds"])]))
-
-
-def seen_shares(variant: Variant) -> list[float]:
-    """The mean share of the test set in the training set at each length; NaN if not known."""
-    size = variant.facts.test_examples or math.nan
-    means = variant.results.groupby("length")["overlap"].mean()
-    return [math.nan if pd.isna(mean) else float(mean) / size for mean in means]
-
-
-def seed_cells(variant: Variant) -> Cells:
-    """How single seeds scatter at each length, and how far their train and test sets overlap."""
-    size = variant.facts.test_examples
-    cells = [["length", "median", "5 % to 95 % of seeds", f"share above {THRESHOLD:g}"]]
-    cells[0].append("test examples in train")
-    for row in summarise(variant.results).to_dict("records"):
-        low, high = (f"{Estimate(row[f'spread_{end}']):.3f}" for end in ("low", "high"))
-        told = [str(row["length"]), f"{Estimate(row['median']):.3f}"]
-        told += ["-" if low == "-" else f"{low} to {high}"]
-        told += [f"{estimate_in(row, 'share_above'):.3f}"]
-        ends = [row["overlap_low"], row["overlap_high"]]
-        known = not any(pd.isna(end) for end in ends)
-        overlap = "..".join(dict.fromkeys(map(str, ends))) + (f" of {size}" if size else "")
-        cells.append([*told, overlap if known else "-"])
-    return cells
-
-
-def explosion_cells(variant: Variant, name: str | None = None) -> Cells:
-    """A row a length, if the run recorded gradient norms; `name` makes a column before them."""
-    found = explosions(variant.histories, variant.results).to_dict("records")
-    before = [] if name is None else [name]
-    rows = []
-    for row in found:
-        shares = [f"{estimate_in(row, kind):.3f}" for kind in ("exploded", "dead")]
-        rows.append([*before, str(row["length"]), str(row["seeds"]), *shares])
-    head = ["length", "seeds", "exploded", "dead"]
-    return [["variant", *head] if before else head, *rows] if rows else []
+def explosion_table(variants: Mapping[str, Variant]) -> pd.DataFrame:
+    """A row for each variant and length, of those that recorded gradient norms."""
+    found = {name: stats.explosions(one.histories, one.results) for name, one in variants.items()}
+    tables = [one.assign(scored=one["seeds"], variant=n) for n, one in found.items() if len(one)]
+    columns = ["variant"] * (len(variants) > 1) + ["length", "seeds", "exploded", "dead"]
+    return shown(pd.concat(tables), columns) if tables else pd.DataFrame()
 
 
 def span_text(variant: Variant) -> str:
     """The memory span in words; there is none where chance reaches the threshold."""
-    span, chance = memory_span(variant.results), variant.facts.chance
+    span, chance = stats.memory_span(variant.results), variant.facts.chance
     if chance >= span.threshold:
         return f"memory span: none, since chance, {chance:.2f}, reaches {span.threshold:g}"
     return f"memory span (mean test accuracy above {span.threshold:g}): {span:.1f}"
-
-
-def unscored_text(results: pd.DataFrame) -> str:
-    """How many experiments have nothing to be scored, though they did not diverge; or nothing."""
-    if not (number := unscored(results)):
-        return ""
-    words = "Without a right answer in any evaluation, so without best parameters and scores"
-    return f"{words}: {number} of {len(results)} experiments."
-
-
-def plain_table(cells: Cells) -> str:
-    """Header and rows in right-aligned columns, a line of dashes between; no trailing newline."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in cells]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def listed(values: Iterable[Any]) -> str:
@@ -163,23 +139,33 @@ def listed(values: Iterable[Any]) -> str:
     return text if len(values) <= MOST_LISTED else f"{text}, ... ({len(values)} in all)"
 
 
-def wrapped(lines: Iterable[str]) -> list[str]:
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `2 min 03 s` or `4.5 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def lines_of(texts: Iterable[str]) -> str:
     """Lines for the terminal."""
-    return [fill(line, WIDTH, subsequent_indent="  ", break_long_words=False) for line in lines]
+    return "\n".join(fill(t, WIDTH, subsequent_indent="  ", break_long_words=False) for t in texts)
 
 
 def closing_text(record: Record) -> str:
     """What a run ends with: the table, the memory span, and what went wrong."""
     results = record.results
-    if len(record.variants) > 1:
-        text = compared(record).table
-    else:
-        (variant,) = record.variants
-        text = f"{plain_table(results_cells(variant))}\n\n{wrapped([span_text(variant)])[0]}"
-    notes = [unscored_text(results)]
+    notes = []
     if diverged := results["diverged"].sum():
-        notes.insert(0, f"{diverged} of {len(results)} experiments diverged")
-    return "\n".join([text, *wrapped(filter(None, notes))])
+        notes.append(f"{diverged} of {len(results)} experiments diverged")
+    if lost := stats.unscored(results):
+        words = "had no right answer in any evaluation, so they have no best parameters and scores"
+        notes.append(f"{lost} of {len(results)} experiments {words}")
+    if len(record.variants) > 1:
+        return "\n".join([compared(record).table, *([lines_of(notes)] if notes else [])])
+    table = results_table(record.variants[0]).to_string(index=False)
+    return f"{table}\n\n{lines_of([span_text(record.variants[0]), *notes])}"
 
 
 @dataclass(frozen=True)
@@ -192,17 +178,12 @@ class Comparison:
     unfinished: tuple[str, ...] = ()  # names of runs
 
     @property
-    def cells(self) -> Cells:
-        """The header, and each length of each variant."""
-        score = score_of([*self.variants.values()])
-        shown = "error" if score == "test_loss" else "test accuracy"
-        cells = [["length", "variant", "seeds", shown, "difference", "p"]]
-        for row in self.frame.to_dict("records"):
-            told = [str(row["length"]), row["variant"], scored_seeds(row)]
-            told += [f"{estimate_in(row, score):.3f}", f"{estimate_in(row, 'difference'):+.3f}"]
-            p_value = row["corrected_p_value"]
-            cells.append([*told, "<0.001" if p_value < 0.001 else f"{Estimate(p_value):.3f}"])
-        return cells
+    def rows(self) -> pd.DataFrame:
+        """Each length of each variant as text."""
+        error = stats.score_of([*self.variants.values()]) == "test_loss"
+        columns = ["length", "variant", "seeds", "error" if error else "test accuracy"]
+        frame = self.frame.assign(p=self.frame["corrected_p_value"])
+        return shown(frame, [*columns, "difference", "p"])
 
     @property
     def pairs(self) -> int:
@@ -212,25 +193,21 @@ class Comparison:
     @property
     def settings(self) -> list[str]:
         """In what each variant differs from the others, in settings, data and own files."""
-        known = [
-            {**v.settings, **{n: d[:12] for n, d in v.own.items()}} for v in self.variants.values()
-        ]
-        if all(len({setting_text(one.get(n)) for one in known}) == 1 for n in known[0] | known[-1]):
-            return [f"{name}: no setting differs" for name in self.variants]
-        told = [
-            ", ".join(f"{n} {setting_text(v)}" for n, v in one.items()) for one in parts_of(known)
-        ]
+        known = [{**one.settings, **one.own} for one in self.variants.values()]
+        told = ["no setting differs"] * len(known)
+        if len({setting_text(one) for one in known}) > 1:
+            parts = records.parts_of(known)
+            told = [", ".join(f"{n} {setting_text(x)[:40]}" for n, x in p.items()) for p in parts]
         return [f"{name}: {text}" for name, text in zip(self.variants, told, strict=True)]
 
     @property
     def notes(self) -> list[str]:
         """What could not be paired, what p cannot say, and the memory span of each variant."""
-        notes = [
-            f"{name} has not finished: it is shown as of its newest checkpoints."
-            for name in self.unfinished
-        ]
+        late = "has not finished: it is shown as of its newest checkpoints."
+        notes = [f"{name} {late}" for name in self.unfinished]
         paired = self.frame[self.frame["pairs"] > 0].groupby("variant")["pairs"]
-        least = [min(1.0, len(pairs) * 2 / 2 ** pairs.max()) for _, pairs in paired]
+        # Holm's correction multiplies the smallest by the number of lengths.
+        least = [min(1.0, len(n) * min(2.0 ** (1 - n))) for _, n in paired]
         if least and min(least) > 0.05 and self.pairs > 1:  # one alone is not tested
             notes.append(f"With {self.pairs} pairs at most, no p can be below {min(least):.3f}.")
         base = self.variants[self.baseline]
@@ -246,112 +223,113 @@ class Comparison:
     @property
     def table(self) -> str:
         """All of it for the terminal."""
-        pairing = (
-            [f"Differences are from {self.baseline}, paired by seed; p is Holm's."]
-            if self.pairs
-            else []
-        )
-        lines = [*wrapped(self.settings), "", plain_table(self.cells), ""]
-        return "\n".join([*lines, *wrapped([*pairing, *self.notes])])
+        words = f"Differences are from {self.baseline}, paired by seed; p is corrected (Holm)."
+        notes = [words, *self.notes] if self.pairs else self.notes
+        rows = self.rows.to_string(index=False)
+        return f"{lines_of(self.settings)}\n\n{rows}\n\n{lines_of(notes)}"
 
     def write(self, folder: Path, look: Look = DEFAULT_LOOK) -> list[Path]:
         """Write figures, tables and pages into a folder; returns the files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        check_plain(
-            folder, ("figures", *(f"comparison.{kind}" for kind in ("md", "html", "tex", "csv")))
-        )
-        pictures = Pictures(folder, look)
-        shown = pictures.draw(figures_of_several(self.variants, look))
-        exploded = [explosion_cells(variant, name) for name, variant in self.variants.items()]
-        cells = [
-            *next(filter(None, exploded), []),
-            *(row for one in exploded[1:] for row in one[1:]),
-        ]
-        values = {"found": self, "told": self.settings, "pictures": shown, "explosions": cells}
-        paths = write_pages(folder / "comparison", "comparison", "Comparison of runs", values)
-        paths += write_tables(folder / "comparison", self.cells, self.frame)
-        pictures.complain()
-        return [*paths, *pictures.paths]
+        page = Page(folder, look)
+        pictures = page.draw(figures.figures_of_several(self.variants, look))
+        page.tables("comparison", self.rows, self.frame)
+        exploded = explosion_table(self.variants)
+        page.write("comparison", {"found": self, "pictures": pictures, "explosions": exploded})
+        return page.finish()
 
 
-def comparison(records: Mapping[str, Record], baseline: str | None = None) -> Comparison:
+def comparison(runs: Mapping[str, Record], baseline: str | None = None) -> Comparison:
     """Compare runs by name, and the variants in them, with one of them; the first if none is named.
 
     Raises `UserError` if the baseline is none of them.
     """
     variants = {}
-    for name, record in records.items():
-        for variant in record.variants:
-            single = len(record.variants) == 1
-            variants[name if single else f"{name}: {variant.label}"] = variant
+    for name, record in runs.items():
+        for one in record.variants:
+            variants[name if len(record.variants) == 1 else f"{name}: {one.label}"] = one
     chosen = next(iter(variants)) if baseline is None else baseline
     if chosen not in variants:
         raise UserError(f"`baseline` must be one of {', '.join(variants)}, got {chosen}")
-    going_on = tuple(name for name, record in records.items() if not record.finished)
-    return Comparison(variants, chosen, compare(variants, chosen), going_on)
+    late = tuple(name for name, record in runs.items() if not record.finished)
+    return Comparison(variants, chosen, stats.compare(variants, chosen), late)
 
 
 def compared(record: Record) -> Comparison:
     """The comparison of the variants of a run with the first of them."""
-    labels = [variant.label for variant in record.variants]
-    names = labels if len(set(labels)) == len(labels) else record.variant_names
+    labels = [one.label for one in record.variants]
+    names = labels if len({*labels}) == len(labels) else [one.name for one in record.variants]
     variants = dict(zip(names, record.variants, strict=True))
-    return Comparison(variants, names[0], compare(variants, names[0]))
+    return Comparison(variants, names[0], stats.compare(variants, names[0]))
 
 
-class Pictures:
-    """The figures of a page: drawn and written one by one, and kept as what the page shows.
+class Page:
+    """A page with its figures and tables, in a folder without links in their places.
 
-    One that cannot be drawn costs neither the others nor the page; `complain` tells of it.
+    A figure that cannot be drawn costs neither the others nor the page; `finish` tells of it.
     """
 
     def __init__(self, folder: Path, look: Look):
+        folder.mkdir(parents=True, exist_ok=True)
+        check_plain(folder, ("figures", "tables"))
         self.folder, self.look = folder, look
         self.paths: list[Path] = []
         self.failed: list[str] = []
 
-    def draw(self, drawings: Mapping[str, Drawing], under: str = "") -> list[dict[str, str | None]]:
+    def draw(
+        self, drawings: Mapping[str, figures.Drawing], under: str = ""
+    ) -> list[dict[str, Any]]:
         """Draw figures into a folder in `figures`; returns what a template shows of each."""
-        place = self.folder / "figures" / under
+        place, drawn = self.folder / "figures" / under, []
         place.mkdir(parents=True, exist_ok=True)
-        shown = []
         for name, drawing in drawings.items():
             try:
                 files = files_of(drawing.draw(), self.look)
             except Exception as error:  # Matplotlib fails in many ways
-                self.failed.append(
-                    f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}"
-                )
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                self.failed.append(f"{name}: {reason}")
                 continue
             self.paths += write_figure(files, place / name)
-            shown.append(self.shown(name, drawing.caption, place, files))
-        return shown
+            kind, image = next(kind for kind in (*IMAGES, *files) if kind in files), None
+            if kind in IMAGES:
+                image = f"data:{IMAGES[kind]};base64,{base64.b64encode(files[kind]).decode()}"
+            link = quote((place / f"{name}.{kind}").relative_to(self.folder).as_posix())
+            drawn.append({**vars(drawing), "name": name, "image": image, "link": link})
+        return drawn
 
-    def gates(self, under: str = "") -> list[dict[str, str | None]]:
-        """Figure 6.13, which takes JAX to draw, as it was drawn before."""
-        place, found = self.folder / "figures" / under, {}
-        for path in sorted(place.glob("6.13_*.*")):
-            if (kind := path.suffix[1:]) in (*IMAGES, "pdf"):
-                found.setdefault(path.stem, {})[kind] = path.read_bytes()
-        words = "as the symbols are read, one row a unit."
-        return [self.shown(name, words, place, files) for name, files in found.items()]
+    def save(self, name: str, text: str) -> None:
+        """Write a file."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+        self.paths.append(path)
 
-    def shown(
-        self, name: str, caption: str, place: Path, files: Mapping[str, bytes]
-    ) -> dict[str, str | None]:
-        """What a template shows of a figure: it in it, if it is an image, and where it is."""
-        kind = next((kind for kind in (*IMAGES, *files) if kind in files))
-        link = quote((place / f"{name}.{kind}").relative_to(self.folder).as_posix())
-        image = None
-        if kind in IMAGES:
-            image = f"data:{IMAGES[kind]};base64,{base64.b64encode(files[kind]).decode()}"
-        return {"name": name, "caption": caption, "link": link, "image": image}
+    def tables(self, stem: str, rows: pd.DataFrame, frame: pd.DataFrame) -> None:
+        """Write a table as LaTeX, as it is shown, and as CSV, with everything in full precision."""
+        columns = "r" * rows.shape[1]
+        self.save(f"{stem}.tex", rows.to_latex(index=False, escape=True, column_format=columns))
+        self.save(f"{stem}.csv", frame.to_csv(index=False, lineterminator="\n"))
 
-    def complain(self) -> None:
-        """Raise `UserError` if a figure could not be drawn."""
+    def write(self, template: str, values: Mapping[str, Any]) -> None:
+        """Write a page as Markdown, and as HTML that needs nothing else."""
+        for kind in ("md", "html"):
+            loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
+            rules: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": kind == "html"}
+            environment = Environment(loader=loader, undefined=StrictUndefined, **rules)
+            environment.filters |= {"listed": listed, "duration": duration, "text": setting_text}
+            environment.filters |= {"shell": shlex.join}
+            filled = {**values, "kind": kind, "limit": stats.EXPLOSION}
+            text = environment.get_template(f"{template}.j2").render(filled)
+            text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+            if kind == "html":
+                text = environment.get_template("page.j2").render(body=Markup(text))
+            self.save(f"{template}.{kind}", text)
+
+    def finish(self) -> list[Path]:
+        """The files that were written; raises `UserError` if a figure could not be drawn."""
         if self.failed:
             told = f"{len(self.failed)} figures could not be drawn ({self.failed[0]})"
             raise UserError(f"{told}; the results and the report are safe")
+        return self.paths
 
 
 def write_report(
@@ -359,178 +337,75 @@ def write_report(
     folder: Path,
     look: Look = DEFAULT_LOOK,
     phases: Callable[[str], AbstractContextManager[None]] | None = None,
+    gates: Mapping[str, figures.Gates] | None = None,
 ) -> list[Path]:
     """Write figures, tables, log and report of a run into a folder; returns the files.
 
     Of several variants it compares them, and each has folders of its own for figures and tables.
 
+    Nothing is read from there. `phases` is a timer for each phase, by its name, and `gates`, by the
+    names of variants, are for figure 6.13.
+
     Raises:
-        UserError: for a link in the place of a file, or a figure that could not be drawn; all the
+        UserError: for a link in the place of a folder, or a figure that could not be drawn; all the
             rest is written then.
     """
-    timed = phases or (lambda _: nullcontext())
-    folder.mkdir(parents=True, exist_ok=True)
-    check_plain(folder, OURS)
-    single, pictures = len(record.variants) == 1, Pictures(folder, look)
-    values, logs, paths = values_of(record), [], []
+    timed = (lambda _: nullcontext()) if phases is None else phases
+    page, several = Page(folder, look), len(record.variants) > 1
+    with timed("intervals"):
+        found = compared(record) if several else None
+        parts = [part_of(variant) for variant in record.variants]
+    pictures, logs = [], []
     with timed("figures"):
-        if not single:
-            values["pictures"] = pictures.draw(figures_of_several(values["found"].variants, look))
-        for part, variant in zip(values["parts"], record.variants, strict=True):
-            under = "" if single else variant.name
-            drawings, scores = figures_of(variant, look), ("6.7", "accuracy", "error")
-            first = {name: one for name, one in drawings.items() if name in scores}
-            rest = {name: one for name, one in drawings.items() if name not in scores}
-            part["scores"] = pictures.draw(first, under)
-            part["training"] = [*pictures.draw(rest, under), *pictures.gates(under)]
+        if found is not None:
+            pictures = page.draw(figures.figures_of_several(found.variants, look))
+        for part, one in zip(parts, record.variants, strict=True):
+            drawings = figures.figures_of(one, look)
+            if gates and one.name in gates:
+                drawings |= figures.figures_of_gates(one, gates[one.name], look)
+            part["pictures"] = page.draw(drawings, one.name if several else "")
     with timed("writing"):
-        for part, variant in zip(values["parts"], record.variants, strict=True):
-            under = "" if single else variant.name
-            stem = folder / "tables" / under / "accuracy"
-            paths += write_tables(stem, part["cells"], summarise(variant.results))
-            if variant.histories is not None:
-                logs.append(
-                    log_text(variant.histories)
-                    if single
-                    else f"= {variant.label}\n{log_text(variant.histories)}"
-                )
-        if not single:
-            found = values["found"]
-            paths += write_tables(folder / "tables" / "comparison", found.cells, found.frame)
-        paths += write_pages(folder / "report", "report", values["title"], values)
+        for part, one in zip(parts, record.variants, strict=True):
+            stem = f"tables/{one.name}/accuracy" if several else "tables/accuracy"
+            page.tables(stem, part["table"], summarise(one.results))
+            if one.histories is not None:
+                head = f"= {one.label}\n" if several else ""
+                logs.append(head + records.log_text(one.histories))
+        if found is not None:
+            page.tables("tables/comparison", found.rows, found.frame)
+        values = {"record": record, "found": found, "parts": parts, "pictures": pictures}
+        page.write("report", {**values, "settings": shared_settings(record)})
         if logs:
-            write_atomically(folder / LOG_FILE, "\n".join(logs).encode())
-            paths.append(folder / LOG_FILE)
-    pictures.complain()
-    return [*paths, *pictures.paths]
+            page.save(records.LOG_FILE, "\n".join(logs))
+    return page.finish()
 
 
-def values_of(record: Record) -> dict[str, Any]:
-    """What the template of a report is filled in with, but for the figures."""
-    results, info, first = record.results, record.info, record.variants[0]
-    single = len(record.variants) == 1
-    found = None if single else compared(record)
-    settings = [variant.settings for variant in record.variants]
-    shared = {n: v for n, v in settings[0].items() if all(one.get(n) == v for one in settings)}
-    unused = () if first.settings.get("data") is None else ("task", "multiplicity")
-    told = {
-        "lengths": listed(dict.fromkeys(results["length"])),
-        "seeds": listed(dict.fromkeys(results["seed"])),
-    }
-    told |= {name: setting_text(value) for name, value in shared.items() if name not in unused}
-    if "probes" in info:
-        told["probes"] = listed(info["probes"]) or "none"
-    command = info.get("command")
-    return {
-        "title": first.facts.title,
-        "question": first.facts.question,
-        "experiments": len(results),
-        "lengths": results["length"].nunique(),
-        "seeds": results["seed"].nunique(),
-        "diverged": int(results["diverged"].sum()),
-        "finished": record.finished,
-        "found": found,
-        "told": found.settings if found else [],
-        "parts": [part_of(variant) for variant in record.variants],
-        "settings": [*told.items()] if info else [],
-        "run": [*run_lines(info)],
-        "command": command
-        if isinstance(command, str) or not command
-        else shlex.join(map(str, command)),
-    }
+def shared_settings(record: Record) -> dict[str, Any]:
+    """The settings that all experiments of a run have, without those that files make idle."""
+    results, settings = record.results, [one.settings for one in record.variants]
+    told = {name: listed(dict.fromkeys(results[f"{name[:-1]}"])) for name in ("lengths", "seeds")}
+    idle = () if settings[0].get("data") is None else ("task", "multiplicity")
+    for name, value in settings[0].items():
+        if name not in idle and all(one.get(name) == value for one in settings):
+            told[name] = setting_text(value)
+    return told
 
 
 def part_of(variant: Variant) -> dict[str, Any]:
     """What a report says of one variant."""
-    results, facts, histories = variant.results, variant.facts, variant.histories
-    span, cells = span_text(variant), results_cells(variant)
+    results, histories, span = variant.results, variant.histories, span_text(variant)
     gone = results[results["diverged"]].groupby("length")["seed"]
-    size = facts.test_examples
-    return {
-        "label": variant.label,
-        "facts": facts,
-        "span": span[0].upper() + span[1:],
-        "cells": cells,
-        "seed_cells": seed_cells(variant),
-        "one_seed": results["seed"].nunique() == 1,
-        "standard_error": f"{math.ceil(500 / math.sqrt(size)) / 10:g}" if size else "",
-        "several_answers": SEQUENCES in results,
-        "seen": "seen in training" in cells[0],
-        "unknown_overlap": bool(results["overlap"].isna().any()),
-        "diverged": [(length, listed(seeds)) for length, seeds in gone],
-        "unscored": unscored_text(results),
-        "explosions": explosion_cells(variant),
-        "spikes": None if histories is None else spikes_of(variant, histories),
-        "scores": [],
-        "training": [],
+    part = {"variant": variant, "facts": variant.facts, "results": results, "spikes": None}
+    part |= {"span": span[0].upper() + span[1:], "table": results_table(variant)}
+    part |= {
+        "seed_table": shown(summary_of(variant), ["length", *SEED_COLUMNS]),
+        "unscored": stats.unscored(results),
     }
-
-
-def spikes_of(variant: Variant, histories: Histories) -> dict[str, Any] | None:
-    """What the regular spikes in figures of losses come from, where there are any."""
-    epoch, stride = histories.steps_an_epoch, loss_stride(histories.steps)
-    period = math.lcm(stride, epoch)
-    if stride == 1 or epoch == 1 or period >= histories.steps:
-        return None
-    fresh = bool(variant.settings.get("fresh_data"))
-    return {"stride": stride, "epoch": epoch, "period": period, "fresh": fresh}
-
-
-def run_lines(info: Mapping[str, Any]) -> Iterable[str]:
-    """Where, when and with what a run was made, and where its time went."""
-    for name in ("device", "processor", "date", "commit"):
-        if info.get(name):
-            yield f"{name}: {info[name]}"
-    if info.get("seconds") is not None:
-        yield f"time: {duration(info['seconds'])}"
-    phases = info.get("phases") or {}
-    if phases:
-        yield "of it: " + ", ".join(f"{name} {duration(phases[name])}" for name in phases)
-    for name, version in (info.get("versions") or {}).items():
-        yield f"{name}: {version}"
-    for place in info.get("went_on", ()):
-        yield "went on: " + setting_text(place)
-
-
-def duration(seconds: float) -> str:
-    """`1 h 02 min`, `2 min 03 s` or `4.5 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-@cache
-def templates(kind: str) -> Environment:
-    """The templates of pages, for Markdown (`md`) or `html`, where all that is put in is escaped."""
-    loader = FileSystemLoader(Path(__file__).with_name("templates"), encoding="utf-8")
-    layout = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
-    return Environment(loader=loader, autoescape=kind == "html", **layout)
-
-
-def write_pages(stem: Path, template: str, title: str, values: Mapping[str, Any]) -> list[Path]:
-    """Write a page as Markdown, and as HTML that needs nothing else; returns both paths."""
-    paths = []
-    for kind in ("md", "html"):
-        environment = templates(kind)
-        filled = {**values, "kind": kind, "title": title, "limit": EXPLOSION}
-        text = environment.get_template(f"{template}.j2").render(filled)
-        if kind == "html":
-            text = environment.get_template("page.html.j2").render(title=title, body=Markup(text))
-        else:
-            text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-        paths.append(stem.with_name(f"{stem.name}.{kind}"))
-        write_atomically(paths[-1], text.encode())
-    return paths
-
-
-def write_tables(stem: Path, cells: Cells, frame: pd.DataFrame) -> list[Path]:
-    """Write a table as LaTeX, as it is shown, and as CSV, with everything in full precision."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    shown = pd.DataFrame(cells[1:], columns=cells[0])
-    latex = shown.to_latex(index=False, escape=True, column_format="r" * len(cells[0]))
-    files = {"tex": latex, "csv": frame.to_csv(index=False, lineterminator="\n")}
-    for kind, text in files.items():
-        write_atomically(stem.with_name(f"{stem.name}.{kind}"), text.encode())
-    return [stem.with_name(f"{stem.name}.{kind}") for kind in files]
+    part |= {"explosions": explosion_table({variant.label: variant}), "gone": gone}
+    if histories is not None:  # losses that are drawn meet the same batch again
+        epoch, stride = histories.steps_an_epoch, records.loss_stride(histories.steps)
+        period = math.lcm(stride, epoch)
+        part |= {"epoch": epoch, "stride": stride, "period": period}
+        part |= {"spikes": stride > 1 and epoch > 1 and period < histories.steps}
+        part |= {"window": figures.epochs_a_point(histories)}
+    return part

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from srn_jax.cells.initializers import uniform
@@ -17,7 +18,7 @@ class SRN2026(IdentityStart, SRN):
 
     def input_init(self, key, shape):
         """W `[M, D]`."""
-        return jax.random.normal(key, shape) / math.sqrt(shape[0])
+        return jax.random.normal(key, shape, jnp.float32) / math.sqrt(shape[0])
 
 
 class LSTM2026(LSTM):

@@ -13,12 +13,12 @@ class IdentityStart(Cell):
 
     def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
         W = self.input_init(rngs.params(), (input_size, hidden_size))
-        U, b = jnp.eye(hidden_size), jnp.zeros((1, hidden_size))
+        U, b = jnp.eye(hidden_size, dtype=jnp.float32), jnp.zeros((1, hidden_size), jnp.float32)
         super().__init__(input_size, hidden_size, rngs=rngs, W=W, U=U, b=b)
 
     def input_init(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """W `[M, D]`, Xavier uniform."""
-        return xavier(key, shape)
+        return xavier(key, shape, jnp.float32)
 
 
 class XavierIRNN(IdentityStart):
@@ -34,4 +34,4 @@ class IRNN(XavierIRNN):
 
     def input_init(self, key, shape):
         """W `[M, D]`."""
-        return 0.001 * jax.random.normal(key, shape)
+        return 0.001 * jax.random.normal(key, shape, jnp.float32)

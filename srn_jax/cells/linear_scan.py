@@ -50,7 +50,7 @@ def positive(a: jax.Array) -> jax.Array:
 
 def chrono_start(chrono: jax.Array | float, size: int, rngs: nnx.Rngs) -> jax.Array:
     """The logarithm of u `[1, D]`, uniform on 1..T_max - 1 (Tallec & Ollivier, 2018)."""
-    return jnp.log(jax.random.uniform(rngs.params(), (1, size), minval=1, maxval=chrono - 1))
+    return jnp.log(jax.random.uniform(rngs.params(), (1, size), jnp.float32, 1, chrono - 1))
 
 
 def linear_scan(keep: jax.Array, write: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -22,20 +22,24 @@ class LRU(nnx.Module):
     def __init__(
         self, input_size, hidden_size, *, rngs: nnx.Rngs, r_min=0.0, r_max=1.0, max_phase=6.28
     ):
-        def normal(rows, scale):
-            return nnx.Param(jax.random.normal(rngs.params(), (rows, hidden_size)) / scale**0.5)
+        def normal(*shape: int, scale: float = 1.0) -> nnx.Param[jax.Array]:
+            return nnx.Param(scale**-0.5 * jax.random.normal(rngs.params(), shape, jnp.float32))
 
         shape, above_0 = (hidden_size,), jnp.finfo(jnp.float32).tiny  # 0 has no logarithm
-        u1, u2 = (jax.random.uniform(rngs.params(), shape, minval=above_0) for _ in range(2))
+        u1, u2 = (jax.random.uniform(rngs.params(), shape, jnp.float32, above_0) for _ in range(2))
         square = u1 * (r_max**2 - r_min**2) + r_min**2
         self.nu = nnx.Param(jnp.log(-jnp.log(square) / 2))
         self.th = nnx.Param(jnp.log(max_phase * u2))
         self.ga = nnx.Param(jnp.log1p(-square) / 2)
-        self.B_re, self.B_im = (normal(input_size, 2 * input_size) for _ in range(2))
-        self.C_re, self.C_im = (normal(hidden_size, hidden_size) for _ in range(2))
+        self.B_re, self.B_im = (
+            normal(input_size, hidden_size, scale=2 * input_size) for _ in range(2)
+        )
+        self.C_re, self.C_im = (
+            normal(hidden_size, hidden_size, scale=hidden_size) for _ in range(2)
+        )
         self.skips = input_size == hidden_size
         if self.skips:
-            self.d = nnx.Param(jax.random.normal(rngs.params(), (hidden_size,)))
+            self.d = normal(hidden_size)
         else:
             warn_once(f"an LRU of {input_size} inputs and {hidden_size} units has no skip d x")
 

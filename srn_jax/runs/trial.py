@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from srn_jax.cells import Cell, cell_class
 from srn_jax.config import DEFAULTS, ExperimentConfig, SweepConfig, is_object
 from srn_jax.errors import UserError, shown, warn_once
-from srn_jax.own_files import describe, own_mistakes, path_of
+from srn_jax.own_files import describe, own_mistakes, path_of, resolve
 from srn_jax.runs import trial_of_cells
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Dataset, Examples, Task, Tokens, Vectors, check_length
@@ -96,6 +97,12 @@ def unused(experiment: ExperimentConfig, task: Task) -> dict[str, str]:
         why["embedding_size"] = f"with `task` {describe(experiment.task)}"
     if experiment.clip_norm is None:
         why["clip"] = "without `clip_norm`"
+    if is_own(experiment.optimizer):
+        own = resolve(experiment.optimizer, {})
+        named = f"with `optimizer` {describe(experiment.optimizer)}"
+        why["weight_decay"] = named
+        if hasattr(own, "update") or "learning_rate" not in signature(own).parameters:
+            why |= dict.fromkeys(("learning_rate", "schedule"), named)
     return {n: w for n, w in why.items() if getattr(experiment, n) != getattr(DEFAULTS, n)}
 
 
