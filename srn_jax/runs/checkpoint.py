@@ -199,7 +199,9 @@ def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
         UserError: if it is of something else than wanted.
     """
     check_plain(path.parent, [path.name])
-    found = _checked(path)
+    with naming(path):
+        found = _checked(path)
+        check_handles()
     if found["settings"] != settings:
         raise UserError(f"{path} is of a run with other settings, expected those of this run")
     for name in sorted(wanted.keys() | found["arrays"].keys()):
@@ -208,8 +210,6 @@ def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
                 f"{path} has {name} as {found['arrays'].get(name)}, expected {wanted.get(name)}: "
                 "it is not of this run"
             )
-    with naming(path):
-        check_handles()
     items = {}
     for name in TREES:
         with _orbax(path, "cannot be read: ") as checkpointer:
