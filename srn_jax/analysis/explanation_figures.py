@@ -217,7 +217,7 @@ def write_explanation(
     if not {"png", "svg"} & set(look.formats):  # the page shows one of them
         look = dataclasses.replace(look, formats=(*look.formats, "png"))
     if len(found) == 1:
-        return write_one(*found.values(), folder, look, question)
+        return write_one(next(iter(found.values())), folder, look, question)
     paths, curves = [], {}
     for name, one in found.items():
         paths += write_one(one, folder / name.replace("/", "_"), look, question)
@@ -243,7 +243,7 @@ def write_one(found: Explanation, folder: Path, look: Look, question: str) -> li
         "curves": tables.curve_table(found),
         "unseen_lengths": tables.mean_table(found, tested, found.unseen),
     }
-    content = {f"{name}.csv": csv_of(table) for name, table in written.items()}
+    content: dict[str, str | bytes] = {f"{n}.csv": csv_of(table) for n, table in written.items()}
     figures, pictures = draw_all(figures_of(found, look), folder, look)
     content |= explanation.page(found, summary, question, pictures)
     content["explanation.npz"] = file.getvalue()

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from srn_jax.interop.textbook_files import (
     lengths_in,
     read_data,
     read_sequences,
+    read_test,
     textbook_splits,
     write_splits,
 )
@@ -158,7 +160,9 @@ def test_sequences_that_differ_in_length_are_one_set_padded_on_the_left(tmp_path
     assert splits[4].train.lengths.tolist() == [3, 1, 2]
     assert splits[4].test.lengths.tolist() == [4, 1]
     assert (folder.vocabulary, folder.classes) == (3, 2)
+    assert lengths_in(Path(folder.path)) == (4,)
     again, same = read_data(folder.path, (4,))  # as a run that goes on does
+    assert read_test(folder.path, 4).lengths.tolist() == [4, 1]
     assert again == folder and (same[4].test.digits == splits[4].test.digits).all()
     assert format_sequences(splits[4].train) == (tmp_path / where / "train.txt").read_text()
     with pytest.raises(UserError, match="the longest sequence has length 4, not 7"):
