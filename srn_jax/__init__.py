@@ -2,14 +2,15 @@
 
     import srn_jax
 
-    run = srn_jax.train(lengths=[5, 10, 20], seeds=8, cell="lstm")
-    print(run.table)
-    network = run.network(length=10, seed=0)
+    run = srn_jax.train(lengths=[5, 10, 20], seeds=8, cell=["srn", "lstm"])
+    print(run)
+    run.results  # a DataFrame
+    network = run.network(length=10, seed=0, variant="lstm")
 
 Data flow: `config` (settings) -> `tasks` (sequences and right answers) and `cells` (what remembers)
 -> `training` (one experiment, pure functions) -> `ensemble` (all lengths and seeds at once) ->
 `runs` (a folder that survives) -> `analysis` (results and histories in; tables, figures and reports
-out). `interop` has others' formats, `cli` and `api` are the two ways in.
+out). `interop` has others' formats, `api` is the way in, and `cli` turns arguments into its calls.
 
 Axes, in this order wherever several meet:
 
@@ -27,31 +28,65 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srn_jax.analysis.results import read_histories, read_results
-    from srn_jax.analysis.summary import summarise
-    from srn_jax.api import TrainedRun, compare, load_run, train
-    from srn_jax.cells import GRU, LSTM, SRN, Cell, ResidualSRN
+    from srn_jax.analysis.stats import summarise
+    from srn_jax.api import Stopped, compare, load_run, resume, train
+    from srn_jax.arguments import How
+    from srn_jax.cells import GRU, LSTM, SRN, Cell, Derivative, ResidualSRN
     from srn_jax.config import ExperimentConfig, SweepConfig
     from srn_jax.ensemble.sweep import Sweep
     from srn_jax.errors import UserError
-    from srn_jax.runs.group import run_sweep
-    from srn_jax.runs.restore import restore_network
+    from srn_jax.presets import SECTIONS, write_data
+    from srn_jax.run import Run
     from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, place_of
-    from srn_jax.training.model import Embedding, Network
+    from srn_jax.training.network import Embedding, Network
+    from srn_jax.weights import Weights, read_weights, weights_of
 
 __version__ = "0.1.0"
 _MODULES = {  # where the public names are
-    "analysis.results": ("read_histories", "read_results"),
-    "analysis.summary": ("summarise",),
-    "api": ("TrainedRun", "compare", "load_run", "train"),
-    "cells": ("GRU", "LSTM", "SRN", "Cell", "ResidualSRN"),
-    "config": ("ExperimentConfig", "SweepConfig"),
+    "analysis.stats": ("summarise",),
+    "api": (
+        "Stopped",
+        "compare",
+        "load_run",
+        "resume",
+        "train",
+    ),
+    "arguments": ("How",),
+    "cells": (
+        "GRU",
+        "LSTM",
+        "SRN",
+        "Cell",
+        "Derivative",
+        "ResidualSRN",
+    ),
+    "config": (
+        "ExperimentConfig",
+        "SweepConfig",
+    ),
     "ensemble.sweep": ("Sweep",),
     "errors": ("UserError",),
-    "runs.group": ("run_sweep",),
-    "runs.restore": ("restore_network",),
-    "tasks.task": ("Examples", "Task", "Tokens", "Vectors", "place_of"),
-    "training.model": ("Embedding", "Network"),
+    "presets": (
+        "SECTIONS",
+        "write_data",
+    ),
+    "run": ("Run",),
+    "tasks.task": (
+        "Examples",
+        "Task",
+        "Tokens",
+        "Vectors",
+        "place_of",
+    ),
+    "training.network": (
+        "Embedding",
+        "Network",
+    ),
+    "weights": (
+        "Weights",
+        "read_weights",
+        "weights_of",
+    ),
 }
 __all__ = sorted(name for names in _MODULES.values() for name in names)
 

@@ -3,16 +3,18 @@
 import sys
 from pathlib import Path
 
+if Path(sys.argv[0]).name == "__main__.py" and not sys.flags.safe_path:
+    sys.path.pop(0)  # the current directory: nothing is imported from it
+
 from srn_jax.cli import commands, options
-from srn_jax.cli.convert import convert
-from srn_jax.errors import UserError
+from srn_jax.errors import UserError, closest
 
 COMMANDS = {
     "sweep": commands.sweep,
     "plot": commands.plot,
     "evaluate": commands.evaluate,
     "explain": commands.explain,
-    "convert": convert,
+    "convert": commands.convert,
     "generate-data": commands.generate_data,
 }
 USAGE = "usage: srn-jax COMMAND ... (--help of each has the rest)\n"
@@ -26,7 +28,9 @@ def dispatch(arguments: list[str]) -> None:
         print(USAGE, *lines, sep="\n")
         return
     if name not in COMMANDS:
-        raise UserError(f"no command {name!r}, expected one of {', '.join(COMMANDS)}")
+        meant = closest(name, COMMANDS)
+        hint = f"did you mean {meant}?" if meant else f"expected one of {', '.join(COMMANDS)}"
+        raise UserError(f"no command {name!r}, {hint}")
     module = Path(sys.argv[0]).name == "__main__.py"
     sys.argv[0] = f"{'python -m srn_jax' if module else 'srn-jax'} {name}"
     COMMANDS[name](rest)

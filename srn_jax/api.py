@@ -1,230 +1,297 @@
-"""Training from Python: `srn_jax.train`, `srn_jax.load_run`, `srn_jax.compare`."""
+"""Training from Python: `srn_jax.train`, `resume`, `load_run` and `compare`."""
 
-import dataclasses
 import os
-import shlex
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from srn_jax.analysis import report
-from srn_jax.analysis.results import Histories, Results, Run
-from srn_jax.checks import shown, switch, whole
-from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig
-from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import lengths_in, read_data
-from srn_jax.runs.signals import Interrupted, deferred
+from srn_jax.arguments import How, call_of, configs_of, grown, how_of
+from srn_jax.config import SweepConfig, check
+from srn_jax.errors import UserError, shown
+from srn_jax.naming import (
+    check_comparison_place,
+    default_folder,
+    has_more,
+    path_from,
+    point_to_newest,
+    run_folder,
+)
+from srn_jax.presets import with_presets
+from srn_jax.runs.folder import holds_run, read_configs, read_run
+from srn_jax.runs.settings import is_nameless, table_of
 
 if TYPE_CHECKING:
-    from srn_jax.training.model import Network
+    import pandas as pd
+
+    from srn_jax.analysis.look import Look
+    from srn_jax.run import Run
+
+TRAINING = threading.Lock()  # held while a run is trained
 
 
-# Of several threads: JAX is started by one, and runs are trained and saved one after another.
-STARTING, TRAINING = threading.Lock(), threading.Lock()
+class Stopped(KeyboardInterrupt):
+    """A run was asked to stop and has saved what it had; the same call goes on.
 
+    `signal` is what asked, and `folder` the run's.
+    """
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run, finished or not, and its folder."""
-
-    folder: Path
-    run: Run
-
-    @property
-    def results(self) -> Results:
-        """A row for each experiment."""
-        return self.run.results
-
-    @property
-    def histories(self) -> Histories | None:
-        """Losses, and what probes recorded, of each experiment."""
-        return self.run.histories
-
-    @property
-    def table(self) -> str:
-        """Accuracy by length, as text."""
-        return report.results_table(self.results)
-
-    @property
-    def figures(self) -> dict[str, Path]:
-        """The figures as PNG files, by name: `run.figures["6.7"]`."""
-        return {path.stem: path for path in sorted((self.folder / "figures").glob("*.png"))}
-
-    def network(self, length: int, seed: int, which: str = "best") -> "Network":
-        """The trained network of one experiment, a flax.nnx module.
-
-        Args:
-            length: on which it was trained.
-            seed: of the run's.
-            which: `best` (on the development set) or `last` parameters.
-
-        Raises:
-            UserError: if the run has no such experiment.
-        """
-        start_jax()
-        from srn_jax.runs.restore import restore_network
-
-        return restore_network(self.folder, length, seed, which)
-
-    def __repr__(self) -> str:
-        ended = "" if self.run.info["finished"] else " (not finished, as of its newest checkpoint)"
-        return f"{self.table}\n\nin {self.folder}{ended}"
+    def __init__(self, signal: int, folder: Path | None):
+        super().__init__("stopped and saved, the same call goes on")
+        self.signal, self.folder = signal, folder
 
 
 def train(
     lengths: int | Iterable[int] | None = None,
-    seeds: int | Iterable[int] = 8,
+    seeds: int | Iterable[int] | None = None,
     *,
-    folder: str | Path | None = None,
+    folder: str | Path | bool | None = None,
     data: str | Path | None = None,
-    probes: str | Iterable[str] = (),
+    probes: Any = None,
+    every_loss: bool = False,
+    section: str | None = None,
+    quick: bool = False,
+    textbook: bool = False,
     overwrite: bool = False,
     **settings: Any,
-) -> TrainedRun:
+) -> "Run":
     """Train all lengths and seeds at once, or what is left of it, and show how far it is.
 
     Args:
         lengths: of the sequences; None takes all that `data` has, or the textbook's 5 to 35.
-        seeds: how many for each length, or which.
-        folder: of the run; None takes one of its own for these settings, under `runs/`.
+        seeds: how many for each length, or which; None for 8.
+        folder: of the run, where it can be continued; True for one of its own under `runs/`; None
+            keeps the run in memory, until `run.save`.
         data: a folder with `<length>/{train,dev,test}.txt`; None draws data for each seed.
         probes: what is recorded at every step beside the loss, such as "gradient-norm".
+        every_loss: keep the training loss of every step, not of every 100th.
+        section: settings of a section of the textbook, where no others are given: "6.1", ...
+        quick: two lengths, four seeds, 40 epochs, where no others are given.
+        textbook: one seed on the textbook's own files, with the lines that its program prints.
         overwrite: whether another run that the folder holds may be lost.
         **settings: of the experiment, by the names of `srn_jax.ExperimentConfig`:
-            `cell="lstm"`, `hidden_size=64`, `learning_rate=3e-3`, `epochs=100`, ...
+            `cell="lstm"`, `hidden_size=64`, `learning_rate=[1e-3, 3e-3]`, ... Of several values,
+            each combination is a variant. `task`, `cell`, `optimizer`, `learning_rate` (a schedule)
+            and `probes` may be objects. And `platform`, `chunk`, ... of `srn_jax.How`.
 
     Raises:
         UserError: for settings that cannot be, or a folder with something else in it.
         KeyboardInterrupt: if it was interrupted; the same call goes on.
     """
-    known = [field.name for field in dataclasses.fields(ExperimentConfig)]
-    if unknown := settings.keys() - set(known):
-        raise UserError(f"no setting {sorted(unknown)[0]!r}, expected one of {', '.join(known)}")
-    settings = {name: plain(value) for name, value in settings.items()}
-    if settings.get("steps") is not None and "epochs" in settings:
-        raise UserError("steps and epochs both say how long to train, give one of them")
-    switch("overwrite", overwrite)
-    files = None if data is None else path_from("data", data)
-    if files is not None and "multiplicity" in settings:
-        raise UserError("multiplicity is for drawn data, leave it out with data")
-    if lengths is None:
-        lengths = TEXTBOOK_LENGTHS if files is None else lengths_in(files)
-    lengths, seeds = several(lengths), plain(seeds)
-    if isinstance(seeds, int):
-        whole(1, 1_000_000)("seeds", seeds)  # before they are counted out
-        seeds = range(seeds)
-    seeds = several(seeds)
-    config = SweepConfig(lengths, seeds, ExperimentConfig(**settings), None, several(probes))
-    where = None if folder is None else path_from("folder", folder)
-    if files is not None:
-        config = dataclasses.replace(config, data=read_data(str(files), lengths)[0])
-    with deferred():
-        start_jax()
-        from srn_jax.analysis.drawing import start_helpers
-        from srn_jax.cli.study import run_study
-        from srn_jax.runs.loop import RunOptions
-        from srn_jax.runs.settings import default_folder
-
-    where = where or default_folder([config])
-    told = {"lengths": [*lengths], "seeds": [*seeds], **settings}
-    told |= ({"data": str(files)} if files is not None else {}) | {"folder": str(where)}
-    told |= {"probes": [*config.probes]} if config.probes else {}
-    call = ", ".join(f"{name}={value!r}" for name, value in told.items())
-    command = shlex.join(["python", "-c", f"import srn_jax; srn_jax.train({call})"])
-    try:
-        with TRAINING, start_helpers(2) as helpers:
-            run_study([config], where, RunOptions(overwrite=overwrite, command=command), helpers)
-    except Interrupted:
-        raise KeyboardInterrupt("stopped and saved, the same call goes on") from None
-    return load_run(where)
+    given = {"lengths": lengths, "seeds": seeds, "data": data, "probes": probes}
+    given = {name: value for name, value in given.items() if value is not None} | settings
+    switches = {"every_loss": every_loss, "quick": quick, "overwrite": overwrite}
+    for name, value in (switches | {"textbook": textbook}).items():
+        check(name, value, bool)
+    with alone():
+        where = {} if folder is None or isinstance(folder, bool) else {"folder": folder}
+        told = {**given, **({"section": section} if section else {}), **where}
+        told |= {name: True for name, value in switches.items() if value}
+        how = how_of(given, call_of("train", told))
+        chosen = with_presets(given, section, quick, textbook)
+        configs = configs_of(every_loss=every_loss, **chosen)
+        place = path_from("folder", folder) if where else None
+        if folder is True:
+            place = default_folder(configs)
+            if not overwrite and has_more(place, configs):
+                configs = read_configs(place, objects=chosen)
+        return _train(configs, place, how, overwrite, textbook)
 
 
-def plain(value: Any) -> Any:
-    """A number of NumPy's as one of Python's, anything else as it is.
+def resume(
+    folder: str | Path,
+    *,
+    lengths: int | Iterable[int] | None = None,
+    seeds: int | Iterable[int] | None = None,
+    trust_code: bool = False,
+    textbook: bool = False,
+    objects: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> "Run":
+    """Go on with a run, or add lengths, seeds or variants to it; what it has stays as it is.
 
-    Of a float of another precision it is the shortest decimal that means it: 0.01 for
-    `np.float32(0.01)`, whose value is 0.009999999776482582.
-    """
-    if not isinstance(value, np.generic | np.ndarray) or value.ndim:
-        return value
-    scalar: Any = np.asarray(value)[()]
-    decimal = isinstance(scalar, np.floating)
-    return float(np.format_float_scientific(scalar)) if decimal else value.item()
-
-
-def several(values: Any) -> tuple[Any, ...]:
-    """One value or several as a tuple; a text is one."""
-    values = plain(values)
-    one = isinstance(values, str) or not isinstance(values, Iterable)
-    return (values,) if one else tuple(map(plain, values))
-
-
-def path_from(name: str, value: Any) -> Path:
-    """A path that was given as an argument; raises `UserError` for what is none."""
-    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise UserError(f"{name} must be a path, got {shown(value)}")
-    return Path(value)
-
-
-def load_run(folder: str | Path) -> TrainedRun:
-    """A run out of its folder; of one that has not ended, as of its newest checkpoint.
+    Args:
+        folder: of the run.
+        lengths: that it shall have as well.
+        seeds: how many it shall have for each length, or which as well.
+        trust_code: run the Python files that the folder holds, though their originals are gone.
+        textbook: print the lines that the textbook's program prints.
+        objects: what the run was made of and no file holds, by the names of settings.
+        **more: values of settings that shall be compared as well: `cell="gru"`. And what
+            `srn_jax.How` has.
 
     Raises:
-        UserError: if there is nothing to read.
+        UserError, KeyboardInterrupt: as `train`.
     """
-    from srn_jax.cli.publish import load_run as load
+    with alone():
+        path = run_folder(folder)
+        told = {"folder": path, "lengths": lengths, "seeds": seeds, **more}
+        told = {name: value for name, value in told.items() if value is not None}
+        how = how_of(more, call_of("resume", told))
+        found = {**(objects or {})}
+        for name, value in more.items():
+            found.setdefault(name, value)
+        configs = read_configs(path, objects=found, trust_code=trust_code)
+        return _train(grown(configs, lengths, seeds, more), path, how, False, textbook)
 
-    folder = path_from("folder", folder).absolute()  # whatever the working directory becomes
-    return TrainedRun(folder, load(folder, start_jax))
+
+def load_run(
+    folder: str | Path, *, trust_code: bool = False, platform: str = "auto", **objects: Any
+) -> "Run":
+    """A run out of its folder; of one that has not ended, as of its newest checkpoints.
+
+    Args:
+        folder: of the run.
+        trust_code: run the Python files that the folder holds, though their originals are gone.
+        platform: where its networks shall run; see `srn_jax.How`.
+        **objects: what the run was made of and no file holds, by the names of settings:
+            `cell=Leaky`.
+
+    Raises:
+        UserError: if there is nothing to read, or an object is missing or another.
+    """
+    check("trust_code", trust_code, bool)
+    how = How(platform)
+    path = run_folder(folder).absolute()  # whatever the working directory becomes
+    if not read_run(path)["finished"]:
+        import_module("srn_jax.runs.devices").start(how.platform)
+    from srn_jax.run import Run
+    from srn_jax.runs.networks import open_run
+
+    run = Run(open_run(path, objects=objects, trust_code=trust_code), how.platform)
+    run.results  # noqa: B018  (what is wrong with it should show now)
+    return run
 
 
 def compare(
-    runs: Mapping[str, TrainedRun | str | Path],
-    folder: str | Path = "runs/comparison",
+    runs: Mapping[str, Any] | Iterable[Any],
     baseline: str | None = None,
-) -> Path:
-    """Compare runs, seed by seed: prints a table, draws, and returns the path of the figure.
+    folder: str | Path | None = None,
+    look: "Look | None" = None,
+) -> "pd.DataFrame":
+    """Compare runs, seed by seed.
 
     Args:
-        runs: or their folders, by the names under which they are shown.
-        folder: where the comparison is written.
+        runs: or their folders, by the names under which they are shown, or a list of them.
         baseline: the name of the run that others are compared with; None for the first.
+        folder: where figures, tables and a page are written; None writes nothing.
+        look: of the figures.
+
+    Returns:
+        A row for each run and length: means, differences and their intervals.
 
     Raises:
         UserError: for no runs, names that cannot be shown, or no such baseline.
     """
-    if not isinstance(runs, Mapping):
-        raise UserError(f"runs must be a dictionary of runs by their names, got {shown(runs)}")
-    if not runs:
+    return comparison_of(runs, baseline, folder, look)[0].frame
+
+
+def comparison_of(
+    runs: Any, baseline: str | None = None, folder: Any = None, look: Any = None
+) -> tuple[Any, list[Path]]:
+    """The comparison that `compare` is about, and the files that it wrote."""
+    from srn_jax.run import Run, default_look
+
+    if isinstance(runs, str | os.PathLike | Run) or not isinstance(runs, Iterable):
+        raise UserError(f"`runs` must be several runs, or by their names, got {shown(runs)}")
+    named = dict(runs) if isinstance(runs, Mapping) else _named(list(runs))
+    if not named:
         raise UserError("there is no run to compare, give at least one")
-    from srn_jax.analysis.words import check_name
-    from srn_jax.cli.publish import COMPARISON, publish_comparison
+    for name in named:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UserError(f"the name of a run must be one line of text, got {shown(name)}")
+    if baseline is not None and baseline not in named:
+        raise UserError(f"`baseline` must be one of {', '.join(named)}, got {shown(baseline)}")
+    from srn_jax.analysis.report import comparison
 
-    for name in runs:
-        if not isinstance(name, str):
-            raise UserError(f"the names of runs must be text, got {shown(name)}")
-        check_name(name, f"run {shown(name)}")
-    if not isinstance(baseline, str | None):
-        raise UserError(f"baseline must be the name of a run, got {shown(baseline)}")
-    folder = path_from("folder", folder)
-    own = {
-        name: (one if isinstance(one, TrainedRun) else load_run(path_from(f"run {name}", one))).run
-        for name, one in runs.items()
-    }
-    publish_comparison(folder, own, baseline)
-    return folder / "figures" / f"{COMPARISON}.png"
+    where = None if folder is None else path_from("folder", folder)
+    if where is not None:
+        check_comparison_place(where)
+    loaded = {name: one if isinstance(one, Run) else load_run(one) for name, one in named.items()}
+    found = comparison({name: run.stored.record for name, run in loaded.items()}, baseline)
+    return found, [] if where is None else found.write(where, look or default_look())
 
 
-def start_jax() -> None:
-    """Start JAX as the scripts do, unless it is running already."""
-    from srn_jax.cli import devices
+def _named(runs: list[Any]) -> dict[str, Any]:
+    """Runs by the last part of their folders, or all of it where that is not enough."""
+    paths = [run_folder(getattr(run, "folder", run) or "in memory") for run in runs]
+    real = [path.resolve() for path in paths]
+    if twice := [str(path) for path, own in zip(paths, real, strict=True) if real.count(own) > 1]:
+        raise UserError(f"{twice[0]} is given more than once, expected different runs")
+    short = [path.name for path in real]
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    return dict(zip(names, runs, strict=True))
 
-    with STARTING:
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one run train at a time; raises `UserError` inside of another, or beside it."""
+    if not TRAINING.acquire(blocking=False):
+        raise UserError(
+            "a run is being trained in this process already: wait until it has ended (a file of "
+            'yours that trains when it is loaded needs `if __name__ == "__main__":`)'
+        )
+    try:
+        yield
+    finally:
+        TRAINING.release()
+
+
+def _train(
+    configs: list[SweepConfig], folder: Path | None, how: How, overwrite: bool, textbook: bool
+) -> "Run":
+    """Train variants, or what is left of them, and write the report; the caller is `alone`."""
+    from srn_jax.phases import Phases
+    from srn_jax.runs import devices
+
+    phases = Phases()
+    if folder is not None:
+        holds_run(folder, overwrite)  # what is wrong with it should show before JAX starts
+    with phases("devices"):
+        devices.start(how.platform, how.cpu_devices)
+    with phases("imports"):
+        import jax
+
+        from srn_jax.run import Run
+        from srn_jax.runs.progress import closing_lines, reporter_for
+        from srn_jax.runs.train import Interrupted, RunOptions, train_run
+        from srn_jax.runs.trial import try_out
+    for config in configs:
+        try_out(config, how.kernel)
+    first = jax.process_index() == 0
+    if folder is not None and first:
+        point_to_newest(folder)
+    drawing = threading.Thread(target=load_drawing)
+    drawing.start()  # beside the first compilation
+    options = RunOptions(overwrite, how.checkpoint_every, how.chunk, how.kernel, how.command)
+    with reporter_for(textbook, first) as reporter:
+        if folder is not None and (names := nameless(configs)):
+            reporter.say(f"in no file, so load_run and resume need it again: {', '.join(names)}")
         try:
-            devices.configure()
-        except RuntimeError:  # the devices are there, as the user has set them up
-            devices.tell_of_few_devices()
+            stored = train_run(configs, folder, reporter, options, phases)
+        except Interrupted as stop:
+            raise Stopped(stop.signal, folder) from None
+        finally:
+            drawing.join()
+    run = Run(stored, how.platform)
+    if folder is not None and first:
+        run.report(phases=phases)
+    for line in closing_lines(stored.record) if textbook and first else ():
+        reporter.say(line)
+    return run
+
+
+def nameless(configs: list[SweepConfig]) -> list[str]:
+    """The objects that no file holds, by their settings, as a run records them."""
+    table = table_of(configs)
+    told = [*[pair for one in table["variants"] for pair in one.items()]]
+    told += [("probes", probe) for probe in table["probes"]]
+    return [*dict.fromkeys(f"{name}={value}" for name, value in told if is_nameless(value))]
+
+
+def load_drawing() -> None:
+    """Load what draws and writes the report, which takes a second."""
+    import_module("srn_jax.analysis.report")
+    import_module("srn_jax.analysis.figures")

@@ -238,6 +238,8 @@ def _names(code: types.CodeType) -> list[str]:
 def _is_own(thing: Any) -> bool:
     """Whether code is the user's, and not of a library, which has a version."""
     name = thing.__module__ or ""
+    if name == "__main__":
+        return True
     file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
     if name.partition(".")[0] in sys.stdlib_module_names | {"srn_jax"}:
         return False

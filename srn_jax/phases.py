@@ -27,7 +27,7 @@ class Phases(dict[str, float]):
         self[name] = self.get(name, 0.0) + seconds
 
     def and_before(self, before: Mapping[str, float]) -> dict[str, float]:
-        """These and those of earlier processes, rounded to milliseconds, in the order of `NAMES`."""
+        """These and those of earlier processes, in milliseconds and in the order of `NAMES`."""
         both = [*dict.fromkeys((*NAMES, *before, *self))]
         sums = {name: before.get(name, 0.0) + self.get(name, 0.0) for name in both}
         return {name: round(seconds, 3) for name, seconds in sums.items() if seconds}

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ ROOT = Path(__file__).parent.parent
 CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
 
-from srn_jax.analysis import drawing  # noqa: E402
-from srn_jax.cli import devices as platform  # noqa: E402  (the cache comes first)
-from srn_jax.cli import options  # noqa: E402
+from srn_jax.cli import options  # noqa: E402  (the cache comes first)
+from srn_jax.runs import devices as platform  # noqa: E402
 
 # A test compiles for seconds and computes for milliseconds, so LLVM need not optimise, and XLA's
 # older way of writing kernels will do, where there is one. CI compares with PyTorch as users run.
@@ -85,16 +83,12 @@ def run_script():
 
 @pytest.fixture
 def run_here(monkeypatch, capsys):
-    """Run a script in this process, whose JAX has started; returns status and both outputs.
-
-    No other process helps to draw: to start one takes longer than to draw what is drawn here.
-    """
+    """Run a script in this process, whose JAX has started; returns status and both outputs."""
 
     def run(name: str, *arguments: object):
         words = [name, *map(str, arguments)]
         with monkeypatch.context() as patch:
-            patch.setattr(platform, "configure", lambda *_: None)
-            patch.setattr(drawing, "start_helpers", lambda _: nullcontext(()))
+            patch.setattr(platform, "start", lambda *_: None)
             patch.setattr(sys, "argv", words)
             patch.syspath_prepend(str(ROOT / "scripts"))
             with pytest.raises(SystemExit) as end:

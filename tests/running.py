@@ -1,30 +1,23 @@
-"""What the tests of runs share: a small sweep, a reporter, and scripts as processes."""
+"""What the tests of runs share: a small sweep, a reporter, and what a folder holds."""
 
 import multiprocessing
 import os
-import shlex
 import signal
 import sys
 import time
-from contextlib import nullcontext
-from pathlib import Path
 
 import jax
 
+from srn_jax.analysis.records import histories_npz
 from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.runs import checkpoint, loop
-from srn_jax.runs import folder as run_folder
-from srn_jax.runs.loop import COMPILING, RunOptions
+from srn_jax.errors import UserError
+from srn_jax.runs import train
+from srn_jax.runs.networks import open_run
+from srn_jax.runs.signals import Interrupted
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = {"epochs": 8, "eval_interval": 20, "hidden_size": 8, "embedding_size": 8}
 SWEEP = SweepConfig((3, 5), (0, 1), ExperimentConfig(**SMALL))
 BLOCKS = 16  # 304 steps
-COMMAND = shlex.split(  # the same as a script, which finds its program compiled
-    "--platform cpu --cpu-devices 2 --lengths 3 5 --seeds 2 --hidden-size 8 --embedding-size 8 "
-    "--epochs 8 --eval-interval 20 --checkpoint-every 1e-6"
-)
-SAVE_ALWAYS = RunOptions(checkpoint_every=1e-9)
 
 
 def with_settings(**settings):
@@ -38,8 +31,7 @@ class Recorder:
         self.said, self.warned, self.at = [], [], at
 
     def say(self, message):
-        if message != COMPILING:
-            self.said.append(message)
+        self.said.append(message)
 
     def warn(self, message):
         self.warned.append(message)
@@ -52,16 +44,9 @@ def stop_at(*blocks, number=signal.SIGTERM):
     return Recorder(lambda progress: progress.block in blocks and signal.raise_signal(number))
 
 
-def checkpoints_of(folder):
-    return checkpoint.blocks_in(folder)[::-1]
-
-
-def files_of(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
 def contents_of(folder):
-    return {path: path.read_bytes() for path in files_of(folder) if path.name != "lock"}
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def assert_same_bytes(items, others):
@@ -69,64 +54,88 @@ def assert_same_bytes(items, others):
     assert [(a.dtype, a.tobytes()) for a in one] == [(a.dtype, a.tobytes()) for a in other]
 
 
+def state_of(folder, number=0):
+    """The newest state of a part."""
+    return open_run(folder).items(number)
+
+
 def assert_same_run(folder, other):
-    for name in ("results.csv", "histories.npz"):
-        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
-    assert_same_bytes(checkpoint.restore(folder).items, checkpoint.restore(other).items)
-    assert run_folder.read_run(folder)["finished"]
+    """Whether two folders hold the same results, histories and states, whatever their parts."""
+    one, two = open_run(folder), open_run(other)
+    assert one.info["finished"] and two.info["finished"]
+    assert (folder / "results.csv").read_bytes() == (other / "results.csv").read_bytes()
+    for ours, theirs in zip(one.record.variants, two.record.variants, strict=True):
+        assert histories_npz(ours.histories) == histories_npz(theirs.histories), ours.name
+        for which in ("best", "last"):
+            networks = [run.networks(ours.name, which=which) for run in (one, two)]
+            assert_same_bytes(*(found.parameters for found in networks))
 
 
-# Scripts as processes of their own, which cost no imports: they are forked from a process that
-# has imported JAX and done nothing with it.
+# Processes of their own, which cost no imports: they are forked from one that has imported JAX and
+# done nothing with it.
 
 
-class Script(multiprocessing.get_context("forkserver").Process):
-    """A script, run as by `python scripts/NAME ...`."""
+class Process(multiprocessing.get_context("forkserver").Process):
+    """A function in a process, whose output and errors are files; it ends with 128 + signal."""
 
-    def __init__(self, folder, name, *arguments, prepare=None):
-        number = len(list(folder.glob(f"{name}.*.out")))
-        self.out, self.err = (folder / f"{name}.{number}.{stream}" for stream in ("out", "err"))
-        arguments = [str(argument) for argument in arguments]
+    def __init__(self, folder, function, *arguments, prepare=None):
+        number = len(list(folder.glob("*.out")))
+        self.out, self.err = (folder / f"{number}.{stream}" for stream in ("out", "err"))
         for path in (self.out, self.err):
             path.touch()
-        settings = (name, arguments, self.out, self.err, prepare)
-        super().__init__(target=run_as_script, args=settings, daemon=True)
+        settings = (function, arguments, self.out, self.err, prepare)
+        super().__init__(target=in_process, args=settings, daemon=True)
         self.start()
 
-    def wait(self, seconds=300):
+    def wait(self, seconds=120):
         """Exit status, standard output and the lines of standard error."""
         self.join(seconds)
         return self.exitcode, self.out.read_text(), self.err.read_text().splitlines()
 
 
-def run_as_script(name, arguments, out, err, prepare):
+def in_process(function, arguments, out, err, prepare):
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
-    sys.path.insert(0, str(SCRIPTS))
-    sys.argv = [name, *arguments]
     if prepare is not None:
         prepare()
-    from srn_jax.analysis import drawing
-    from srn_jax.cli import options as cli
+    try:
+        function(*arguments)
+    except Interrupted as stop:
+        sys.exit(128 + stop.signal)
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
 
-    drawing.start_helpers = lambda _: nullcontext(())  # as `run_here` in conftest.py
-    cli.run_script(__import__(name.removesuffix(".py")).main)
+
+class Printer(Recorder):
+    """Prints what it is told."""
+
+    def say(self, message):
+        print(message, flush=True)
+
+    def warn(self, message):
+        print("warning:", message, file=sys.stderr, flush=True)
+
+
+def train_here(folder, configs=(SWEEP,), every=1e-9):
+    """Train in this process with a checkpoint after every block, or as seldom as is said."""
+    train.INTERVAL_SECONDS = 0
+    train.train_run(configs, folder, Printer(), train.RunOptions(checkpoint_every=every))
 
 
 def slowly():
-    """As `prepare` of a script: a block of training takes long enough to be interrupted."""
-    loop.INTERVAL_SECONDS = 0
-    look = loop.look
+    """As `prepare` of a process: a block of training takes long enough to be interrupted."""
+    look = train.look
 
     def look_slowly(*arguments):
         time.sleep(0.3)
         return look(*arguments)
 
-    loop.look = look_slowly
+    train.look = look_slowly
 
 
-def wait_until(condition, script):
+def wait_until(condition, process):
     while not condition():
-        assert script.is_alive(), f"ended too early: {script.wait()}"
+        assert process.is_alive(), f"ended too early: {process.wait()}"
         time.sleep(0.001)

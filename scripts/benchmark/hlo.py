@@ -1,11 +1,9 @@
 """Reading the text of a compiled XLA program: its operations, and how often each is run.
 
 Only what a cost model asks for: the operations of each computation, which computations they call,
-the number of turns of each loop, and the bytes that an operation moves through the memory of the
-device (not through that of the chip).
+and the number of turns of each loop.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +14,6 @@ SCOPE = "training_steps"  # the `jax.named_scope` of the loop over training step
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}
 FREE |= {"partition-id", "replica-id", "opt-barrier", "while", "conditional", "call"}
 FREE |= {"copy-done", "slice-done", "async-done"}
-NO_WORK = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
-MOVED = re.compile(r"(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 OPERATION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 NAME = re.compile(r"%([\w.\-]+)")
@@ -33,7 +29,6 @@ class Operation:
 
     name: str
     opcode: str
-    shape: str  # of the result, with its layout
     operands: tuple[str, ...]
     literal: str  # what stands in the parentheses: the value of a constant
     attributes: str
@@ -137,58 +132,6 @@ class Program:
                 limit = around[limit.operands[0]]
         return int(limit.literal) if limit.opcode == "constant" else None
 
-    def bytes_moved(self, operation: Operation) -> int:
-        """Bytes that an operation reads from and writes to the memory of the device.
-
-        Of an array of which it takes a slice, or that it updates in place, only that part counts.
-        """
-        around = self.computations[operation.computation]
-        if operation.opcode in FREE or NO_WORK.search(operation.attributes):
-            return 0
-        if operation.opcode in ("dynamic-slice", "slice", "gather"):
-            return 2 * size_of(operation.shape)
-        if operation.opcode == "dynamic-update-slice":
-            return 2 * size_of(around[operation.operands[1]].shape)
-        operands = [around[name] for name in operation.operands]
-        if operation.opcode.endswith("-start"):  # its shape is (source, target, ...)
-            source, target = [found[0] for found in MOVED.finditer(operation.shape)][:2]
-            moved = size_of(target, on_chip=True)
-            return moved * (bool(size_of(source)) + bool(size_of(target)))
-        if operation.opcode != "fusion":
-            return size_of(operation.shape) + sum(size_of(operand.shape) for operand in operands)
-        inside = self.computations[operation.called["calls"][0]]
-        parameters = {int(o.literal): o for o in inside.values() if o.opcode == "parameter"}
-        # Inside a fusion the text gives no memory space, so the outer shape decides.
-        moved = sum(
-            min(size_of(operand.shape), self.bytes_read(inside, parameters[index].name))
-            for index, operand in enumerate(operands)
-        )
-        root = next(o for o in inside.values() if o.is_root)
-        parts = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-        written = 0
-        for part in parts:
-            while part.opcode in ("bitcast", "copy", "convert"):
-                part = inside[part.operands[0]]
-            updates = part.opcode == "dynamic-update-slice"
-            written += size_of(
-                inside[part.operands[1]].shape if updates else part.shape, on_chip=True
-            )
-        return moved + min(written, size_of(operation.shape))
-
-    def bytes_read(self, inside: dict[str, Operation], name: str) -> int:
-        """Bytes that the operations of a fusion read of one of its parameters."""
-        read = 0
-        for user in inside.values():
-            if name not in user.operands:
-                continue
-            if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == name:
-                read += size_of(user.shape, on_chip=True)
-            elif user.opcode == "bitcast":
-                read += self.bytes_read(inside, user.name)
-            elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
-                return size_of(inside[name].shape, on_chip=True)
-        return read
-
 
 def parse(text: str) -> Program:
     """The program that `compiled.as_text()` shows."""
@@ -211,14 +154,13 @@ def parse_operation(line: str, start: re.Match[str], computation: str) -> Operat
     """One line: `%name = shape opcode(operands), attributes`."""
     rest = line[start.end() :]
     end = closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    shape, rest = rest[:end], rest[end:].lstrip()
+    rest = rest[end:].lstrip()
     opening = rest.index("(")
     end = closing(rest, opening)
     inside = rest[opening + 1 : end]
     return Operation(
         name=start[2],
         opcode=rest[:opening],
-        shape=shape,
         operands=tuple(NAME.findall(inside)),
         literal=inside,
         attributes=rest[end + 1 :],
@@ -235,14 +177,3 @@ def closing(text: str, opening: int) -> int:
         if depth == 0:
             return place
     raise ValueError(f"a parenthesis is never closed: {text[:80]}")
-
-
-def size_of(shape: str, on_chip: bool = False) -> int:
-    """Bytes of a shape; with `on_chip` also of arrays on the chip, in `S(1)` and higher."""
-    total = 0
-    for dtype, dimensions, layout in MOVED.findall(shape):
-        if on_chip or not re.search(r"S\([1-9]", layout):
-            digits = re.search(r"\d+", dtype)
-            bits = int(digits[0]) if digits else 8
-            total += math.prod(int(n) for n in dimensions.split(",") if n) * bits // 8
-    return total

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from srn_jax.config import ExperimentConfig
 from srn_jax.interop.textbook_files import digit_sum
 
 PROGRAM = Path(__file__).parents[2] / "tests" / "pytorch_program.py"
@@ -25,18 +24,8 @@ def pytorch_program() -> Any:
     return module
 
 
-def pytorch_cells(cell: str) -> tuple[Any, Any]:
-    """The recurrent layer of a cell, as the textbook writes it by hand and as PyTorch has it."""
-    program = pytorch_program()
-    return {
-        "srn": (program.SRN, program.BuiltInRNN),
-        "lstm": (program.LSTM, program.BuiltInLSTM),
-        "gru": (program.GRU, program.BuiltInGRU),
-    }[cell]
-
-
 def pytorch_step(
-    config: ExperimentConfig, contender: str, length: int, platform: str
+    cell: str, contender: str, length: int, platform: str, size: int = 32
 ) -> Callable[[], object]:
     """A function that takes one training step of the PyTorch program, its loss read as a float."""
     import torch
@@ -45,18 +34,22 @@ def pytorch_step(
     device = "cuda" if platform == "gpu" else "cpu"
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    by_hand, built_in = pytorch_cells(config.cell)
-    rnn = {"pytorch-loop": by_hand, "pytorch-rnn": built_in}[contender]
-    model = program.Model_RNN4SeqClass(config.hidden_size, rnn).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    sequences = digit_sum(length, config.multiplicity, np.random.RandomState(0))
+    by_hand, built_in = {
+        "srn": (program.SRN, program.BuiltInRNN),
+        "lstm": (program.LSTM, program.BuiltInLSTM),
+        "gru": (program.GRU, program.BuiltInGRU),
+    }[cell]
+    rnn = by_hand if contender == "pytorch-loop" else built_in
+    model = program.Model_RNN4SeqClass(size, rnn).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    sequences = digit_sum(length, 3, np.random.RandomState(0))
     digits = torch.tensor(sequences.digits, dtype=torch.long, device=device)
     labels = torch.tensor(sequences.labels, dtype=torch.long, device=device)
     starts = iter(range(10**9))
 
     def step() -> float:
-        start = next(starts) * config.batch_size % len(digits)
-        batch = slice(start, start + config.batch_size)
+        start = next(starts) * 8 % len(digits)
+        batch = slice(start, start + 8)
         loss = torch.nn.functional.cross_entropy(model(digits[batch]), labels[batch])
         loss.backward()
         optimizer.step()
@@ -64,11 +57,3 @@ def pytorch_step(
         return float(loss.item())
 
     return step
-
-
-def pytorch_synchronize(platform: str) -> None:
-    """Wait for what PyTorch has still to do on a GPU."""
-    if platform == "gpu":
-        import torch
-
-        torch.cuda.synchronize()

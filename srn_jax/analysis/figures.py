@@ -90,10 +90,10 @@ def over_seeds(seeds: Sequence[int]) -> str:
     return f"median, 5-95 % of {len(seeds)} seeds" if several else f"seed {seeds[0]}"
 
 
-def entitle(axes: Axes, title: str) -> None:
+def entitle(figure: Figure, axes: Axes, title: str) -> None:
     """Put a title above axes that fill a figure, in lines that fit."""
     letter = LETTER_WIDTH * rcParams["font.size"] / 72  # inches
-    axes.set_title(fill(title, max(20, int(0.85 * axes.figure.get_figwidth() / letter))))
+    axes.set_title(fill(title, max(20, int(0.85 * figure.get_figwidth() / letter))))
 
 
 def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:
@@ -115,7 +115,7 @@ def loss_figure(variant: Variant, length: int, look: Look = DEFAULT_LOOK) -> Fig
         axes.set(ylim=(0, draw_losses(axes, variant, length, *train)), ylabel="loss")
         rows = variant.results[variant.results["length"] == length]
         diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
-        entitle(axes, f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}")
+        entitle(figure, axes, f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}")
         legend_below(figure)
     return figure
 
@@ -216,7 +216,7 @@ def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT
         for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
             draw_seeds(axes, middles, values[place], style, name.partition(".")[2] or spoken(name))
-        entitle(axes, f"length {length}: {over_seeds(histories.seed[rows])}")
+        entitle(figure, axes, f"length {length}: {over_seeds(histories.seed[rows].tolist())}")
         words = f", mean of {window} steps" if window > 1 else ""
         axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=spoken(probe) + words)
         if zeros:
@@ -245,7 +245,7 @@ def norm_figure(variant: Variant, length: int, steps: int, look: Look = DEFAULT_
         for tensor, style in NORM_STYLES.items():
             values = histories.probes[f"{NORM_PROBE}.{tensor}"][rows, :steps]
             draw_seeds(axes, np.arange(values.shape[1]), values, style, tensor)
-        entitle(axes, f"length {length}: {over_seeds(histories.seed[rows])}")
+        entitle(figure, axes, f"length {length}: {over_seeds(histories.seed[rows].tolist())}")
         axes.set(xlabel="step", ylabel="L2 Norm")
         show_legend(axes, loc="upper right")
     return figure
@@ -259,7 +259,7 @@ def score_figure(variant: Variant, scores: Scores, look: Look = DEFAULT_LOOK) ->
     with look.axes(6.4, 0.64) as (figure, axes):
         draw_scores(axes, variant, scores)
         finish_lengths(axes, [variant], scores)
-        entitle(axes, over_lengths([variant]))
+        entitle(figure, axes, over_lengths([variant]))
         legend_below(figure)
     return figure
 
@@ -298,7 +298,7 @@ def draw_means(axes: Axes, results: pd.DataFrame, column: str, **style: Any) -> 
     means, low, high = np.array([[e.value, e.low, e.high] for e in found.values()]).T
     errors = np.array([means - low, high - means])
     known = None if np.isnan(errors).all() else errors
-    axes.errorbar([*found], means, known, markeredgecolor="white", **style)
+    axes.errorbar(np.array([*found]), means, known, markeredgecolor="white", **style)
 
 
 def spacing(lengths: np.ndarray) -> float:
@@ -355,7 +355,7 @@ def overview_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
         last.set_title(over_lengths([variant]).partition(" and")[0])
         for axes in panels[lengths.size + 1 :]:
             axes.set_axis_off()
-        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed))}")
+        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed).tolist())}")
     return figure
 
 
@@ -381,7 +381,7 @@ def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
             draw_means(axes, variant.results, scores.test, **style)
         finish_lengths(axes, several, scores)
         axes.set_ylabel(f"test {scores.name}")
-        entitle(axes, over_lengths(several))
+        entitle(figure, axes, over_lengths(several))
         legend_below(figure)
     return figure
 
@@ -399,7 +399,7 @@ def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> F
                 shown: dict[str, Any] = {"fmt": style, "color": color, "label": f"{name}, {role}"}
                 draw_means(axes, variant.results, column, **shown)
         finish_lengths(axes, [*variants.values()], ACCURACIES)
-        entitle(axes, over_lengths([*variants.values()]))
+        entitle(figure, axes, over_lengths([*variants.values()]))
         legend_below(figure)
     return figure
 

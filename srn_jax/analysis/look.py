@@ -93,7 +93,8 @@ def settings_in(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            return dict(matplotlib.rc_params_from_file(path, use_default_template=False))
+            found: Any = matplotlib.rc_params_from_file(path, use_default_template=False)
+            return dict(found)
     except Exception as error:  # also of a bad value, or a line that is none
         reason = " ".join(str(error).split())
         raise UserError(f"`style` {path}: not a style sheet of Matplotlib ({reason})") from None

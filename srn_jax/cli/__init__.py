@@ -1,1 +1,1 @@
-"""The command line: options, devices, progress."""
+"""The command line: arguments become a call of `srn_jax`, and nothing else."""

@@ -1,93 +1,74 @@
 """The commands: what `scripts/NAME.py` does, and `srn-jax NAME` where there is no clone.
 
-Each is a function of the command line's arguments, which are checked before JAX starts.
+Each turns the command line's arguments into a call of `srn_jax.api`, and prints what it returns.
 """
 
 import shlex
 import sys
-from functools import cache, partial
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from srn_jax.checks import between, check_list, whole
 from srn_jax.cli import options as cli
-from srn_jax.cli.devices import programs_folder
-from srn_jax.config import TEXTBOOK_LENGTHS
+from srn_jax.config import CELLS, TEXTBOOK_LENGTHS, ExperimentConfig, check, check_list
 from srn_jax.errors import UserError
-from srn_jax.interop.textbook_files import (
-    SPLITS,
-    TEXTBOOK_MULTIPLICITIES,
-    check_same,
-    textbook_splits,
-    write_splits,
-)
-from srn_jax.runs import folder as run_folder
+
+PRESETS = ("section", "quick", "textbook", "data", "probes", "every_loss", "overwrite", "folder")
+HOW = ("platform", "cpu_devices", "checkpoint_every", "chunk", "kernel")
 
 
 def sweep(arguments: list[str]) -> None:
-    """Train all lengths and many seeds at once, and draw the memory curve."""
+    """Train all lengths and many seeds at once, and draw the memory curve.
+
+    python scripts/sweep.py --cell srn lstm              # several values: trained and compared
+    python scripts/sweep.py --resume RUN --seeds 64      # adds to the same run
+    """
     parser = cli.Parser(sweep.__doc__)
     cli.add_options(parser, "platform")
     cli.add_sweep_options(parser)
     cli.add_options(parser, "run", "several processes")
     options = parser.parse_args(arguments)
-    cli.check_run_options(options)
-    from srn_jax.analysis.drawing import start_helpers
-    from srn_jax.runs.settings import default_folder
+    from srn_jax import api
 
-    together = cli.distributed_of(options) is not None
-    if together:  # what is refused from here on ends all processes
-        cli.start_platform(options)
-    finished = None  # a run that is given more seeds, in another folder
-    if options.resume is not None and options.seeds is None:
-        folder = Path(options.resume)
-        configs = run_folder.read_configs(folder)
-    elif options.resume is not None:
-        finished = Path(options.resume)
-        configs = run_folder.with_seeds(finished, options.seeds)
-        folder = Path(options.out or finished.absolute().parent / default_folder(configs).name)
-    else:
-        configs = cli.sweeps_of(options)
-        folder = Path(options.out) if options.out else default_folder(configs)
-    run_folder.check_folders(folder, configs, options.overwrite)
-    with start_helpers(0 if together and options.process else 2) as helpers:
-        if not together:
-            cli.start_platform(options)
-        from srn_jax.cli.study import begin_with_more_seeds, run_study
-        from srn_jax.runs.loop import RunOptions
-        from srn_jax.runs.signals import Interrupted
+    given = {name: getattr(options, name) for name in ("lengths", *PRESETS)}
+    given["seeds"] = options.seeds if options.first_seed is None else cli.seeds_chosen(options)
+    given |= {f.name: getattr(options, f.name) for f in fields(ExperimentConfig)}
+    given = {name: value for name, value in given.items() if not (value is None or value is False)}
+    given |= {name: getattr(options, name) for name in HOW}
+    given["command"] = shlex.join([*cli.called("sweep"), *arguments])
+    place = cli.distributed_of(options)
+    fixed = [name for name in PRESETS if name in given and name != "textbook"]
+    if options.resume is not None and fixed:
+        raise UserError(f"`resume` takes that from the run, leave out `{fixed[0]}`")
+    if place is not None:
+        from srn_jax.runs import devices
 
-        called = cli.called("sweep")
-        command = shlex.join([*called, *arguments])
-        how = RunOptions(
-            options.overwrite,
-            options.checkpoint_every,
-            options.chunk,
-            options.kernel,
-            command,
-            programs_folder(),
-        )
-        try:
-            if finished is not None:
-                begin_with_more_seeds(finished, configs, folder, how)
-            run_study(configs, folder, how, helpers, bool(options.textbook))
-        except Interrupted as stop:
-            resume = ["--resume", str(folder)]
-            resume += ["--platform", options.platform] if options.platform != "auto" else []
-            again = resume if finished is None else arguments
-            print(f"stopped; to go on: {shlex.join([*called, *again])}")
-            sys.exit(128 + stop.signal)
+        print("waiting for the other processes", flush=True)
+        devices.configure(options.platform, options.cpu_devices, place)
+    try:
+        if options.resume is not None:
+            run = api.resume(options.resume, trust_code=options.trust_code, **given)
+        else:
+            run = api.train(**{"folder": True, **given})
+    except api.Stopped as stop:
+        words = ["--resume", str(stop.folder)]
+        words += ["--platform", options.platform] if options.platform != "auto" else []
+        print(f"stopped; to go on: {shlex.join([*cli.called('sweep'), *words])}")
+        sys.exit(128 + stop.signal)
+    import jax
+
+    if jax.process_index() == 0:
+        print(f"\n{run}\nreport: {run.folder / 'report.html'}", flush=True)
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Restore the networks of a run from its checkpoint and test them.
+    """Restore the networks of a run from its checkpoints and test them.
 
     python scripts/evaluate.py RUN                          # the test accuracies of results.csv
     python scripts/evaluate.py RUN --lengths 5 --predict "3 4 0 0 0"
     """
     parser = cli.Parser(evaluate.__doc__)
-    parser.add_argument("run", type=cli.path, metavar="RUN", help="run folder, finished or not")
-    cli.add_options(parser, "networks of a run")
+    cli.add_options(parser, "a run", "networks of a run")
     data = "test on DIR/<length>/test.txt [the run's own data]"
     predict = 'what the networks answer to a sequence like "3 4 0"'
     parser.add_argument("--data", type=cli.path, metavar="DIR", help=data)
@@ -95,84 +76,167 @@ def evaluate(arguments: list[str]) -> None:
     cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
     if options.predict is not None and options.data is not None:
-        raise UserError("--predict needs no --data, give one of them")
-    run = Path(options.run)
-    seeds = cli.seeds_chosen(options)
-    cli.start_platform(options)
-    from srn_jax.cli.answers import print_accuracies, print_predictions
-    from srn_jax.runs.restore import restore
-
-    networks = restore(run, options.lengths, seeds, options.which)
+        raise UserError("`predict` needs no `data`, give one of them")
+    chosen: Any = options.variant, options.lengths, cli.seeds_chosen(options), options.which
+    run = open_run(options)
     if options.predict is not None:
-        print_predictions(networks, options.predict)
-    else:
-        print_accuracies(networks, options.data)
+        from srn_jax.predictions import summary_of
+
+        table = run.predict(options.predict, *chosen)
+        if "right" in table:
+            shown = table.assign(right=table.right.map({True: "yes", False: ""}))
+        else:
+            shown = table
+        print(shown.rename(columns={"length": "trained on length"}).to_string(index=False))
+        print(f"\n{summary_of(table)}")
+        return
+    table = run.evaluate(options.data, *chosen)
+    print(table.to_string(index=False, na_rep="-"))
+    groups = [name for name in ("variant", "length") if name in table]
+    means = table.groupby(groups, sort=False).test_accuracy.mean()
+    print("\nmean test accuracy\n" + means.to_string(header=False, na_rep="-"))
 
 
 def plot(arguments: list[str]) -> None:
-    """Draw the figures of a run again, or of several side by side.
+    """Draw the figures and the report of a run again, or compare several.
 
-    A folder of variants stands for all of its runs. A run that is still going on is drawn as it
-    stood at its newest checkpoint.
+    A run that is still going on is drawn as it stood at its newest checkpoints.
     """
     parser = cli.Parser(plot.__doc__)
-    parser.add_argument("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
-    out = "where a comparison goes [beside the first run]"
-    parser.add_argument("--out", type=cli.path, metavar="DIR", help=out)
-    parser.add_argument("--labels", nargs="+", metavar="NAME", help="names for the runs")
-    parser.add_argument("--baseline", metavar="NAME", help="the run to compare with [the first]")
+    add = parser.add_argument
+    add("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
+    out = "where it goes [the run's folder; of several, comparison beside the first]"
+    add("--out", dest="folder", type=cli.path, metavar="DIR", help=out)
+    add("--labels", nargs="+", metavar="NAME", help="names for the runs")
+    add("--baseline", metavar="NAME", help="the run to compare with [the first]")
+    add("--variant", metavar="NAME", help="draw this one of a run alone [all]")
+    add("--trust-code", action="store_true", help="run the Python in the runs, whoever wrote it")
     cli.add_options(parser, "look of the figures", "platform")
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
-    given = [Path(folder) for folder in options.runs]
-    folders = [run for folder in given for run in run_folder.runs_in(folder)]
-    if len(folders) == 1 and (options.out or options.baseline or options.labels) is not None:
-        raise UserError("--out, --labels and --baseline are for several runs, and this is one")
-    from srn_jax.analysis.drawing import start_helpers
-    from srn_jax.cli import publish
+    from srn_jax import api
 
-    look = cli.look_of(options)
-    names = publish.names_of(folders, options.labels)
-    start = cache(partial(cli.start_platform, options))
-    loaded = (publish.load_run(folder, start) for folder in folders)
-    runs = dict(zip(names, loaded, strict=True))
-    if len(folders) == 1:
-        with start_helpers(1) as helpers:
-            paths = publish.publish(folders[0], runs[names[0]], look, helpers)
-        print("written:", *paths, sep="\n  ")
+    several = len(options.runs) > 1
+    if not several and (options.baseline or options.labels) is not None:
+        raise UserError("`labels` and `baseline` are for several runs, and this is one")
+    if several and options.variant is not None:
+        raise UserError("`variant` is for a single run, and these are several")
+    look, variant = cli.look_of(options), options.variant
+    trusted = {"trust_code": options.trust_code, "platform": options.platform}
+    runs = [api.load_run(run, **trusted) for run in options.runs]
+    if not several:
+        if variant is not None and options.folder is None:
+            raise UserError("`variant` is drawn in a folder of its own, give `folder`")
+        print("written:", *runs[0].report(options.folder, look, variant), sep="\n  ")
         return
-    beside = given[0] if len(given) == 1 else given[0].parent / "comparison"
-    publish.publish_comparison(Path(options.out or beside), runs, options.baseline, look)
+    labels = options.labels
+    if labels is not None and (len(labels) != len(runs) or len(set(labels)) < len(labels)):
+        wanted = f"{len(runs)} different names, one for each run"
+        raise UserError(f"`labels` must be {wanted}, got {', '.join(labels)}")
+    folder = options.folder or api.run_folder(options.runs[0]).parent / "comparison"
+    named = dict(zip(labels, runs, strict=True)) if labels else runs
+    found, paths = api.comparison_of(named, options.baseline, folder, look)
+    print(found.table, *paths, sep="\n")
 
 
 def explain(arguments: list[str]) -> None:
     """Explain why the networks of a run forget, into RUN/explanation/.
 
-    Of a folder of variants, each of them, into FOLDER/explanation/NAME/, and all in one figure.
-
-    python scripts/explain.py RUN                               # a page, figures and tables
+    python scripts/explain.py RUN                               # five lines, a page with figures
     python scripts/explain.py RUN --gates "6 7 0 0 1 0 0 0 0 0"  # and the gates along a sequence
     """
     parser = cli.Parser(explain.__doc__)
+    cli.add_options(parser, "a run")
     add = parser.add_argument
     solver = "test accuracy above which a network is a solver [0.5]"
-    gates = 'draw the gates along a sequence like "3 4 0"'
-    add("run", type=cli.path, metavar="RUN", help="run folder, or one of variants")
     add("--lengths", "--length", **cli.LENGTHS, help="only these [all]")
     add("--threshold", type=cli.NUMBER, default=0.5, metavar="X", help=solver)
-    add("--gates", metavar="TOKENS", help=gates)
+    add("--gates", metavar="TOKENS", help='draw the gates along a sequence like "3 4 0"')
     add("--seed", **cli.SEED, help="whose gates [the first]")
-    add("--out", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
+    add("--out", dest="folder", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
     cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
-    between(0, 1)("--threshold", options.threshold)
-    given = Path(options.run)
-    run_folder.runs_in(given)  # what is no run should be said before JAX starts
+    check("threshold", options.threshold, float, low=0, high=1)
     look = cli.look_of(options)
-    cli.start_platform(options)
-    from srn_jax.cli.explain import explain_all
+    run = open_run(options)
+    place = Path(options.folder or run.folder / "explanation")
+    from rich.progress import Progress
 
-    print("written:", *explain_all(given, options, look), sep="\n  ")
+    gates = None
+    if options.gates is not None:  # what is wrong with the sequence should show now
+        gates = run.gates(options.gates, options.seed, options.variant)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("examining networks", total=None)
+        found = run.explain(
+            place,
+            variant=options.variant,
+            lengths=options.lengths,
+            threshold=options.threshold,
+            look=look,
+            report=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    from srn_jax.analysis.explanation import answer_lines
+
+    print(*answer_lines(found), "", f"in {place}", sep="\n")
+    if gates is not None:
+        from srn_jax.analysis.figures import gate_figure
+        from srn_jax.analysis.look import save_figure
+
+        for name in gates.values:
+            print(*save_figure(gate_figure(name, gates, look), place / f"gate_{name}", look))
+
+
+def convert(arguments: list[str]) -> None:
+    """Exchange weights with the textbook's PyTorch program, and test them.
+
+    python scripts/convert.py RUN --length 10 --seed 0 --to srn.pth     # or .npz, without PyTorch
+    python scripts/convert.py --from srn.pth --evaluate data            # data/<length>/test.txt
+
+    The networks are the textbook's (SRN, LSTM) or have PyTorch's nn.RNN, nn.LSTM or nn.GRU inside.
+    """
+    parser = cli.Parser(convert.__doc__)
+    add = parser.add_argument
+    trust = "run the Python in RUN though the files that it came from are gone"
+    add("run", nargs="?", type=cli.path, metavar="RUN", help="take a network of this run folder")
+    add("--variant", metavar="NAME", help="of a run with several")
+    add("--length", type=cli.WHOLE, metavar="L", help="length it was trained on")
+    add("--seed", **cli.SEED, help="its seed")
+    add("--which", choices=("best", "last"), help="its parameters [best]")
+    add("--trust-code", action="store_true", help=trust)
+    kinds = "take weights: .pth, .pt or .npz"
+    add("--from", dest="source", type=cli.path, metavar="FILE", help=kinds)
+    add("--to", type=cli.path, metavar="FILE", help="write the weights to a file of such a kind")
+    add("--cell", choices=CELLS, help="what FILE has the weights of [as its names say]")
+    add("--overwrite", action="store_true", help="lose a file that is there")
+    add("--evaluate", type=cli.path, metavar="DIR", help="test them on DIR/<length>/test.txt")
+    cli.add_options(parser, "platform")
+    options = parser.parse_args(arguments)
+    from_run = options.length, options.seed, options.which
+    if (options.run is None) == (options.source is None):
+        raise UserError("weights come from a RUN or --from a FILE, give one of them")
+    if options.run is not None and None in from_run[:2]:
+        raise UserError("RUN has many networks, say which: `length` and `seed`")
+    if options.source is not None and from_run != (None, None, None):
+        raise UserError("`length`, `seed` and `which` are for a RUN, leave them out with --from")
+    if options.run is not None and options.cell is not None:
+        raise UserError("a RUN knows its cell, leave out `cell`")
+    if options.to is None and options.evaluate is None:
+        raise UserError("nothing to do, give `to` FILE or `evaluate` DIR")
+    if options.to is not None and Path(options.to).exists() and not options.overwrite:
+        raise UserError(f"{options.to} is there already, choose another name or `overwrite` it")
+    from srn_jax import weights
+
+    if options.run is None:
+        start(options)
+        found = weights.read_weights(options.source, options.cell)
+    else:
+        chosen = options.length, options.seed, options.variant, options.which or "best"
+        found = weights.weights_of(open_run(options), *chosen)
+    if options.evaluate is not None:
+        print(found.evaluate(options.evaluate).to_string(index=False))
+        print("test loss: the mean over examples")
+    if options.to is not None:
+        print("written:", found.write(options.to))
 
 
 def generate_data(arguments: list[str]) -> None:
@@ -180,34 +244,42 @@ def generate_data(arguments: list[str]) -> None:
 
     They are DIR/<length>/{train,dev,test}.txt.
     """
+    from srn_jax.interop.textbook_files import TEXTBOOK_MULTIPLICITIES
+    from srn_jax.presets import write_data
+
     parser = cli.Parser(generate_data.__doc__)
     add = parser.add_argument
     lengths = "sequence lengths [5 10 15 20 25 30 35]"
     sizes = "examples for each pair of digits in train, dev and test [3 1 1]"
     three: dict[str, Any] = {"nargs": 3, "type": cli.WHOLE, "default": TEXTBOOK_MULTIPLICITIES}
-    add("--out", required=True, type=cli.path, metavar="DIR", help="folder to write to")
+    add("--out", dest="folder", required=True, type=cli.path, metavar="DIR", help="folder")
     add("--lengths", "--length", **cli.LENGTHS, default=TEXTBOOK_LENGTHS, help=lengths)
     add("--multiplicities", **three, metavar="K", help=sizes)
     add("--seed", **cli.SEED, default=0, help="of the stream [0]")
     add("--overwrite", action="store_true", help="lose other data in these files")
     options = parser.parse_args(arguments)
-    check_list("--lengths", tuple(options.lengths), whole(3, 100_000))
+    check_list("lengths", tuple(options.lengths), int, low=3, high=100_000)
     for multiplicity in options.multiplicities:
-        whole(1, 10_000)("--multiplicities", multiplicity)
-    whole(0, 2**32 - 1)("--seed", options.seed)
+        check("multiplicities", multiplicity, int, low=1, high=10_000)
+    check("seed", options.seed, int, low=0, high=2**32 - 1)
+    drawing = tuple(options.lengths), tuple(options.multiplicities)
+    kept = {"seed": options.seed, "overwrite": options.overwrite}
+    for line in write_data(Path(options.folder), *drawing, **kept):
+        print(line, flush=True)
 
-    out, drawing = Path(options.out), (tuple(options.lengths), tuple(options.multiplicities))
-    examples = 100 * sum(options.multiplicities)
-    size = sum(examples * (2 * length + 2) for length in options.lengths)
-    run_folder.check_place(out)
-    run_folder.check_room(out, size)
-    if out.exists() and not options.overwrite:
-        for length, splits in textbook_splits(*drawing, options.seed):
-            check_same(out, length, splits)
-    number = f"{examples * len(options.lengths):,} examples"
-    print(f"{number}, {size / 1e6:,.1f} MB, to {out}", flush=True)
-    run_folder.make_folder(out)
-    for length, splits in textbook_splits(*drawing, options.seed):
-        write_splits(out, length, splits)
-        sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
-        print(f"{out / str(length)}: {sizes}; {splits.overlap} test also in train", flush=True)
+
+def open_run(options: Any) -> Any:
+    """The run that a command is about; JAX starts where the options say."""
+    from srn_jax import api
+
+    start(options)
+    return api.load_run(options.run, trust_code=options.trust_code)
+
+
+def start(options: Any) -> None:
+    """Start JAX where the options say."""
+    from srn_jax.arguments import How
+    from srn_jax.runs import devices
+
+    how = How(options.platform, options.cpu_devices)
+    devices.start(how.platform, how.cpu_devices)

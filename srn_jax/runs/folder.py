@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from srn_jax.analysis.records import LOG_FILE, RESULTS_FILE
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.files import (
@@ -24,7 +25,7 @@ from srn_jax.files import (
     naming,
     read_manifest,
     read_written,
-    sync_folder,
+    sync,
     write_atomically,
     write_manifest,
 )
@@ -33,13 +34,11 @@ from srn_jax.runs.settings import CODE_FOLDER, configs_of, is_nameless, own_file
 from srn_jax.runs.table import check_info
 
 RUN_FILE = "run.json"
-RESULTS_FILE = "results.csv"
-HISTORIES_FILE = "histories.npz"  # of a part
 PARTS_FOLDER = "parts"
 LOCK_FILE = "lock"
 OURS = (  # the run file last: what a kill leaves of a run that is removed is still one
     *(PARTS_FOLDER, "figures", "explanation", CODE_FOLDER, "tables"),
-    *("log.txt", "report.md", "report.html", RESULTS_FILE, RUN_FILE),
+    *(LOG_FILE, "report.md", "report.html", RESULTS_FILE, RUN_FILE),
 )
 PASSING = (LOCK_FILE, *(name + PARTIAL for name in OURS))
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -57,7 +56,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         UserError: if it is missing or damaged, or there is a link in the place of a file of ours.
     """
     path = folder / RUN_FILE
-    check_plain(folder, (*OURS, *PASSING))
+    with possible(folder):
+        check_plain(folder, (*OURS, *PASSING))
     info = read_manifest(path, ", expected the folder of a run")
     try:
         check_info(info)
@@ -103,7 +103,9 @@ def configs_in(
         if not is_nameless(value):
             return value
         given = objects.get(name, ())
-        every = given if isinstance(given, list | tuple) and not hasattr(given, "_fields") else [given]
+        every = (
+            given if isinstance(given, list | tuple) and not hasattr(given, "_fields") else [given]
+        )
         names = [describe(one) for one in every]
         if value in names:
             return every[names.index(value)]
@@ -153,10 +155,10 @@ def holds_run(folder: Path, overwrite: bool = False) -> bool:
     check_place(folder)
     with possible(folder):
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        check_plain(folder, (*OURS, *PASSING) if overwrite else PASSING)
     content = names - set(PASSING)
     others = sorted(content - set(OURS))
     if overwrite and not others:
-        check_plain(folder, (*OURS, *PASSING))
         return False
     if RUN_FILE in content and not overwrite:
         return True
@@ -170,7 +172,6 @@ def holds_run(folder: Path, overwrite: bool = False) -> bool:
             f"{folder} is not empty and not the folder of a run (it has {sorted(content)[0]}), "
             "choose another `folder`"
         )
-    check_plain(folder, PASSING)
     return False
 
 
@@ -239,7 +240,7 @@ def try_out(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
             _lock(file.fileno())
-        sync_folder(folder)
+        sync(folder)
 
 
 def _lock(descriptor: int) -> None:

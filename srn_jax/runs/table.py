@@ -27,7 +27,7 @@ NUMBER_OR_NONE = (float, None)
 # tuple of alternatives. Names that begin with a question mark may be missing.
 PLACE = {
     **{f"?{name}": str for name in ("device", "processor", "commit", "date")},
-    **{f"?{name}": {str: str} for name in ("versions", "jax")},
+    **{f"?{name}": {str: str} for name in ("versions", "outside")},
 }
 PART = {
     **{"variants": [int], "lengths": [int], "seeds": [int], "places": [int], "seconds": float},

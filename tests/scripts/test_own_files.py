@@ -1,373 +1,365 @@
-"""A cell and a task of one's own: the README's, as files, from the command line to restoring."""
+"""Cells, tasks, optimizers, schedules and probes of a user's own, tried before anyone trains."""
 
-import re
-import shutil
-from pathlib import Path
+import types
 
+import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from srn_jax.analysis.results import Run, read_results
-from srn_jax.cli import study
+from srn_jax import SRN, UserError
+from srn_jax.cells import BY_NAME
 from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import warn_once
-from srn_jax.runs import trial
-from srn_jax.runs.restore import restore_network
-from srn_jax.runs.settings import config_of, settings_of, variants_of
-from srn_jax.training.experiment import program_of
-
-OLD_RUN = Path(__file__).parents[1] / "data" / "run_of_jax_0.7.2"
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SMALL = ("--lengths", 3, 5, "--seeds", 1, "--steps", 4, "--platform", "cpu")
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """A folder with the README's files, in which the scripts run."""
-    for text, name in re.findall(r"```python\n(# (\w+\.py)\n.*?)```", README, re.DOTALL):
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_the_readmes_files_are_two_and_short(own):
-    lines = {path.name: path.read_text().splitlines() for path in own.iterdir()}
-    assert set(lines) == {"mine.py", "parity.py"}
-    classes = [
-        len(c.strip().splitlines()) for c in own.joinpath("mine.py").read_text().split("class ")
-    ]
-    assert max(classes) <= 20 and len(lines["parity.py"]) <= 20
-
-
-@pytest.mark.slow
-def test_an_own_cell_restores_without_its_file_and_is_known_when_it_has_changed(own, run_here):
-    cell = ("--length", 10, "--cell", "mine.py:Leaky", "--learning-rate", 0.01, 0.02)
-    done = run_here("sweep.py", *SMALL[3:], *cell, "--out", "run")
-    assert done.returncode == 0, done.stderr
-    name = "run/learning_rate=0.02"
-    again = run_here("evaluate.py", name)
-    text = own.joinpath("mine.py").read_text()
-    own.joinpath("mine.py").unlink()
-    assert len(read_results(own / name)) == 1
-    network = restore_network(name, length=10, seed=0)
-    assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
-    assert run_here("evaluate.py", name).stdout == again.stdout
-
-    own.joinpath("mine.py").write_text(text.replace("0.9", "0.8"))
-    other = run_here("sweep.py", *SMALL[3:], *cell, "--out", "run")
-    assert other.returncode == 2 and other.stderr.count("\n") == 1 and "mine.py: " in other.stderr
-    copy = own / name / "code" / "mine.py"
-    copy.write_text(text + "\n")
-    changed = run_here("evaluate.py", name)
-    assert changed.returncode == 2
-    assert f"{copy.relative_to(own)} has changed since the run began" in changed.stderr
-
-
-@pytest.mark.slow
-def test_in_one_process_a_changed_file_is_another_cell(own):
-    """As in a notebook: its name is the same, and nothing of the one before may be used."""
-    trained = []
-    for leak in ("0.9", "0.5"):
-        text = own.joinpath("mine.py").read_text()
-        own.joinpath("mine.py").write_text(text.replace("0.9", leak))
-        sweep = Sweep(SweepConfig((3,), (0,), ExperimentConfig(cell="mine.py:Leaky", steps=4)))
-        sweep.advance(0, 1)
-        trained.append(sweep.gather_histories().steps["train_loss"][0])
-    assert trained[0].tolist() != trained[1].tolist()
-
-
-def test_in_one_process_a_changed_probe_is_another_program(own):
-    config, programs = SweepConfig((3,), (0,), probes=("own.py:Probe",)), []
-    for factor in (1, 2):
-        (own / "own.py").write_text(PROBE.format(f"{{'a': {factor} * step.loss}}"))
-        programs.append(program_of(config))
-    assert programs[0] != programs[1] == program_of(config)
-
-
-@pytest.mark.slow
-def test_a_task_of_ones_own_trains_and_is_evaluated_without_its_file(own, run_here):
-    settings = ("--length", 5, "--task", "parity.py:Parity", "--fresh-data")
-    done = run_here("sweep.py", *SMALL[3:], *settings, "--out", "run")
-    assert done.returncode == 0, done.stderr
-    report = own.joinpath("run", "report.md").read_text()
-    assert "Asked for: whether the number of ones is odd." in report
-    assert "The best constant answer scores 0.50." in report
-    own.joinpath("parity.py").unlink()
-    done = run_here("evaluate.py", "run", "--predict", "1 0 1")
-    assert done.returncode == 0 and "most frequent answer by length" in done.stdout
-
-
-def test_the_table_of_variants_names_own_files_without_their_folders(own):
-    (own / "run" / "code").mkdir(parents=True)
-    shutil.copy(own / "mine.py", own / "run" / "code")
-    results = read_results(OLD_RUN)
-    configs = [
-        SweepConfig((3,), (0,), ExperimentConfig(cell=f"{own}/mine.py:Leaky", hidden_size=size))
-        for size in (2, 3)
-    ]
-    copies = [config_of(settings_of(config), own / "run") for config in configs]
-    tables = []
-    for given in (configs, copies):  # as it is after more seeds
-        named = variants_of(given)
-        study.write_variants(own / "variants.csv", named, dict.fromkeys(named, Run(results)))
-        tables.append((own / "variants.csv").read_text())
-    assert tables[0] == tables[1]
-    assert ",mine.py:Leaky," in tables[0] and str(own) not in tables[0]
-
-
-@pytest.mark.slow
-def test_a_module_may_have_constants_and_normalise_its_weights(own, run_here):
-    (own / "own.py").write_text(CELLS)
-    done = run_here("sweep.py", "--length", 5, *SMALL[3:], "--cell", "own.py:Constants")
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_file_that_needs_another_by_a_changed_path_is_refused_before_it_trains(own, run_here):
-    own.joinpath("helper.py").write_text("RATE = 0.1")
-    before = "import sys\nsys.path.insert(0, '.')\nfrom helper import RATE\n"
-    own.joinpath("mine.py").write_text(before + own.joinpath("mine.py").read_text())
-    done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Leaky", "--out", "run")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "mine.py: changes sys.path to import other files" in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (("--forget-bias", 1), "--forget-bias changes nothing with --cell srn"),
-        (("--clip", "global"), "--clip changes nothing without --clip-norm"),
-        (
-            ("--task", "adding", "--embedding-size", 7),
-            "--embedding-size changes nothing with --task adding",
-        ),
-        (
-            ("--cell", "mine.py:Flax", "--recurrent-init", "identity"),
-            "--recurrent-init changes nothing with --cell mine.py:Flax",
-        ),
-    ],
+from srn_jax.own_files import (
+    describe,
+    load_object,
+    name_of,
+    own_mistakes,
+    path_of,
+    resolve,
+    source_digest,
 )
-def test_an_option_that_changes_nothing_is_told_once(options, says, own, capsys):
-    warn_once.cache_clear()
-    settings = {
-        name[2:].replace("-", "_"): x for name, x in zip(options[::2], options[1::2], strict=True)
-    }
-    for _ in range(2):
-        trial.try_out(SweepConfig((3,), (0,), ExperimentConfig(**settings)))
-    assert capsys.readouterr().err == f"warning: {says}\n"
+from srn_jax.runs.trial import try_out
 
-
-MISTAKES = {  # a change of the README's cell or task, and what the line must say
-    "syntax": ("gates = 1", "gates = = 1", "mine.py, line 8: invalid syntax"),
-    "no class": ("class Leaky", "class Leaking", "mine.py: no class Leaky in it"),
-    "raises": ("return 0.9 *", "return 0.9 * oops *", "mine.py, line 11: NameError: name 'oops'"),
-    "shape": ("0.9 * state + 0.1 *", "", "mine.py:Leaky: update gives a state (2, 1, 32)"),
-    "import": ("import jax.numpy as jnp", "import jacks", "mine.py, line 2: ModuleNotFoundError"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_ones_own_cell_is_one_line_with_its_place(name, own, run_here):
-    old, new, says = MISTAKES[name]
-    text = own.joinpath("mine.py").read_text()
-    if name == "shape":
-        text = text.replace("[..., 0, :]", "")
-    assert text.count(old) >= 1
-    own.joinpath("mine.py").write_text(text.replace(old, new, 1))
-    done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Leaky", "--out", "run")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert says in done.stderr
-    assert not own.joinpath("run").exists()
-
-
-CELLS = """
-import jax
+HEAD = """import jax, optax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from srn_jax import SRN, Cell
-# sys.path.insert(0, ".") is not needed
-
-class Called(SRN):
-    def __call__(self, *arguments, **named):
-        return -super().__call__(*arguments, **named)
-
-class Faster(Cell):
-    def update(self, x, h, state):
-        return jax.nn.relu(x + h)[..., 0, :]
-
-    @classmethod
-    def step(cls, x, h, state):
-        return x + h, None
-
-class Restless(Cell):
-    rests = True
-
-    def update(self, x, h, state):
-        return jax.nn.sigmoid(x + h)[..., 0, :]
-
-class Reservoir(nnx.Module):
-    def __init__(self, input_size, hidden_size, *, rngs):
-        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
-        self.fixed = nnx.Variable(jax.random.normal(rngs.params(), (hidden_size,)))
-
-    def __call__(self, inputs, mask):
-        return self.linear(inputs) + self.fixed[...]
-
-class Normed(nnx.Module):
-    def __init__(self, input_size, hidden_size, *, rngs):
-        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
-        self.norm = nnx.BatchNorm(hidden_size, rngs=rngs)
-
-    def __call__(self, inputs, mask):
-        return self.norm(self.linear(inputs))
-
-class Pooled(nnx.Module):
-    def __init__(self, input_size, hidden_size, *, rngs):
-        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
-
-    def __call__(self, inputs, mask):
-        states = self.linear(inputs)
-        return states + states.mean(axis=1, keepdims=True)
-
-class Constants(nnx.Module):
-    def __init__(self, input_size, hidden_size, *, rngs):
-        self.linear = nnx.WeightNorm(nnx.Linear(input_size, hidden_size, rngs=rngs), rngs=rngs)
-        self.ours, self.numpys = jax.numpy.ones((1, 1, 1)), np.ones((1, 1, 1), np.float32)
-
-    def __call__(self, inputs, mask):
-        return self.linear(inputs) * self.ours + self.numpys
-
-class Additive(Cell):
-    additive = True
-
-    def update(self, x, h, state):
-        return jax.nn.relu(x + h)[..., 0, :]
-
-class Plain:
-    pass
-
-class Random(nnx.Module):
-    def __init__(self, input_size, hidden_size, *, rngs):
-        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
-        self.dropout = nnx.Dropout(0.5, rngs=rngs)
-
-    def __call__(self, inputs, mask):
-        return self.dropout(self.linear(inputs))
+from srn_jax import SRN, Cell, Derivative, Examples, Task, Tokens, Vectors, place_of
 """
-PROBE = """
-class Probe:
-    def __call__(self, step):
-        return {}
+LEAKY = (
+    HEAD
+    + """
+class Own(Cell):
+    gates = 1
+
+    def update(self, x, h, state):
+        return 0.9 * state + 0.1 * jnp.tanh(x[0] + h[0])
 """
+)
+PARITY = (
+    HEAD
+    + """
+class Own(Task):
+    inputs = Tokens(2)
+    outputs = 2
+    question = "whether the number of ones is odd"
+
+    def draw(self, key, number, length, width):
+        bits = jax.random.bernoulli(key, shape=(width, number))[::-1].T.astype(jnp.int8)
+        bits = jnp.where(place_of(length, width) < 0, 0, bits)
+        return Examples(bits, jnp.sum(bits, axis=1) % 2)
+"""
+)
+MODULE = (
+    HEAD
+    + """
+class Own(nnx.Module):
+    def __init__(self, input_size, hidden_size, *, rngs):
+        self.linear = nnx.Linear(input_size, hidden_size, rngs=rngs)
+        self.extra = None
+
+    def __call__(self, inputs, mask):
+        return self.linear(inputs)
+"""
+)
+OTHER = (
+    HEAD
+    + """
+def Own(*, learning_rate=1e-3):
+    return optax.adam(learning_rate)
+"""
+)
+RANDOM = "(jnp.asarray(np.random.random((width, number))) < 0.5)"
+
+MISTAKES = [  # what is the user's, a change of it, and what the line must say
+    # cells
+    ("cell", LEAKY, "gates = 1", "gates = = 1", "own.py, line 8: invalid syntax"),
+    ("cell", LEAKY, "class Own", "class Owen", "nothing is called Own in it, it has Owen"),
+    ("cell", LEAKY, "class Own(Cell)", "Own = 3\nclass Other(Cell)", "`cell` must be a class"),
+    ("cell", LEAKY, "class Own(Cell)", "class Own", "no srn_jax.Cell and no other flax.nnx"),
+    ("cell", LEAKY, "0.9 * state", "oops", "own.py, line 11: NameError: name 'oops'"),
+    ("cell", LEAKY, "import jax, optax", "import jacks", "own.py, line 1: Mo"),
+    ("cell", LEAKY, "gates = 1", "gates = 0", "gates must be a whole number from 1, got 0"),
+    ("cell", LEAKY, "gates = 1", "states = 2", "own.py, line 11: TypeError"),
+    ("cell", LEAKY, "gates = 1", "forget_gate = 1", "forget_gate must be a gate's number"),
+    ("cell", LEAKY, "return", "return state[:, :1] #", "Own: update gives"),
+    ("cell", LEAKY, "x[0] + h[0]", "x + h", "own.py, line 11: TypeError"),
+    ("cell", LEAKY, "0.9 * state", "state.mean(0, keepdims=True)", "update mixes the sequences of a batch"),
+    ("cell", LEAKY, "update(self, x", "project(self, x", "no method update(x, h, state)"),
+    ("cell", LEAKY, "Own(Cell):", "Own(SRN):\n    def scan(self): pass", "scan is the same for all"),
+    (
+        *("cell", LEAKY, "0.1 * jnp.tanh(x[0] + h[0])", "0 * x[0]\n\n    derivative = Derivative("),
+        "own.py, line 13",
+    ),
+    # modules
+    ("cell", MODULE, "return self.linear", "return 2 + self.lnear", "own.py, line 13: Attribute"),
+    ("cell", MODULE, "self.linear(inputs)", "self.linear(inputs)[:, 0]", "expected states"),
+    (
+        *("cell", MODULE, "None", "nnx.Dropout(0.5, rngs=rngs)\n        self.linear = nnx.Sequential("
+        "self.linear, self.extra)"),
+        "called twice it gives different states",
+    ),
+    (
+        *("cell", MODULE, "self.linear(inputs)", "self.linear(inputs - inputs.mean(0, keepdims=True))"),
+        "the other sequences of a batch change the states",
+    ),
+    (
+        *("cell", MODULE, "self.linear(inputs)", "self.linear(inputs) + inputs.mean(1)[:, None]"),
+        "padding behind a sequence changes its states",
+    ),
+    (
+        *("cell", MODULE, "None", "nnx.Variable(jax.random.normal(rngs.params(), (3,)))"),
+        "draws values that are no nnx.Param",
+    ),
+    # tasks
+    ("task", PARITY, "Own(Task)", "Own", "not a subclass of srn_jax.Task"),
+    ("task", PARITY, "inputs = Tokens(2)", "inputs = 2", "inputs must be Tokens(vocabulary) or Ve"),
+    ("task", PARITY, "outputs = 2", "outputs = 'two'", "outputs must be a whole number from 1"),
+    ("task", PARITY, "outputs = 2", "outputs, chance = 2, 2.0", "chance must be a number from 0"),
+    ("task", PARITY, "outputs = 2", "outputs, better = 2, 'mine'", "better must be accuracy or lo"),
+    ("task", PARITY, "outputs = 2", "outputs = 1", "draw gives targets with 1, expected whole"),
+    ("task", PARITY, "Tokens(2)", "Tokens(1)", "draw gives inputs with 1, expected whole numbers"),
+    ("task", PARITY, "question = ", "question = 5  # ", "question must be one line of text, got 5"),
+    ("task", PARITY, "% 2)", "% two)", "own.py, line 15: NameError: name 'two'"),
+    ("task", PARITY, "Examples(bits", "Examples(bits[:, 1:]", "draw gives inputs (100, 4), for nu"),
+    ("task", PARITY, "axis=1) % 2", "axis=1, keepdims=True) % 2", "draw gives targets (100, 1)"),
+    ("task", PARITY, "Examples(bits,", "(bits,", "draw gives tuple, expected Examples"),
+    (
+        *("task", PARITY, "jax.random.bernoulli(key, shape=(width, number))"),
+        *(RANDOM, "draw gives other examples for the same key"),
+    ),
+    ("task", PARITY, "(key, shape", "(jax.random.key(0), shape", "the same examples for every key"),
+    (
+        *("task", PARITY, "    def draw(", "    def loss(self, o, t):\n        return jnp.mean(o)\n"
+        "\n    def draw("),
+        "loss gives float32 (), for 100 examples expected floats (100,)",
+    ),
+    (
+        *("task", PARITY, "    def draw(", "    def correct(self, o, t):\n        return t\n\n"
+        "    def draw("),
+        "correct gives int32 (100,), for 100 examples expected booleans",
+    ),
+    (
+        *("task", PARITY, "axis=1) % 2)", "axis=1) % 2, None, -jnp.ones(number))"),
+        "draw gives weights that are not finite and at least 0",
+    ),
+    ("task", PARITY, "    def draw(", "    def draw_set(self, *a):\n        oops\n\n    def draw(", "oops"),
+    # optimizers, schedules, probes
+    ("optimizer", OTHER, "return optax", "return 3  #", "expected an optax.GradientTransformation"),
+    ("optimizer", OTHER, "adam(", "adamm(", "own.py, line 8: AttributeError"),
+    (
+        *("optimizer", OTHER, "optax.adam(learning_rate)", "optax.GradientTransformation(lambda p: "
+        "(), lambda u, s, p=None: (jax.tree.map(jnp.sum, u), s))"),
+        "gives updates of other shapes",
+    ),
+    (
+        *("optimizer", OTHER, "optax.adam(learning_rate)", "optax.GradientTransformation(lambda p: "
+        "0, lambda u, s, p=None: (u, s + 0.5))"),
+        "gives state of other shapes or types",
+    ),
+    ("learning_rate", OTHER, "Own(*, learning_rate=1e-3)", "Own(step)", "own.py, line 8: NameError"),
+    (
+        *("learning_rate", OTHER, "(*, learning_rate=1e-3):\n    return", "(step):\n    return "
+        "jnp.nan  #"),
+        "at step 0 it gives",
+    ),
+    ("probes", OTHER, "(*, learning_rate=1e-3)", "(step):\n    return 3\ndef x()", "a dictionary of"),
+    (
+        *("probes", OTHER, "(*, learning_rate=1e-3)", "(step):\n    return {'a/b': 3.0}\ndef x()"),
+        "'a/b' is no name for a record",
+    ),
+    (
+        *("probes", OTHER, "(*, learning_rate=1e-3)", "(step):\n    return {'a': jnp.ones(3)}\n"
+        "def x()"),
+        "a has shape (3,), expected a scalar",
+    ),
+]  # fmt: skip
+
+
+def config_with(setting, value, lengths=(3, 4)):
+    probes = {"probes": (value,)} if setting == "probes" else {}
+    settings = {} if probes else {setting: value}
+    return SweepConfig(lengths, (0,), ExperimentConfig(**settings), **probes)
+
+
+@pytest.mark.parametrize(("setting", "text", "old", "new", "says"), MISTAKES)
+def test_a_mistake_in_ones_own_file_is_one_line(setting, text, old, new, says, tmp_path):
+    assert old in text
+    (tmp_path / "own.py").write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as refusal:
+        try_out(config_with(setting, f"{tmp_path}/own.py:Own"))
+    assert says in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("cell", "says"),
+    ("setting", "text"),
     [
-        ("Plain", "own.py:Plain: no srn_jax.Cell and no other flax.nnx.Module"),
-        ("Random", "own.py:Random: called twice it gives different states"),
-        ("Called", "own.py:Called: __call__ is the same for all cells of the family"),
-        ("Faster", "own.py:Faster: step and update do not say the same"),
-        ("Restless", "own.py:Restless: rests, but without input a state of zero does not stay"),
-        ("Additive", "own.py:Additive: additive is for a cell with a derivative of its own"),
-        ("Pooled", "own.py:Pooled: padding behind a sequence changes its states"),
-        ("Reservoir", "own.py:Reservoir: draws values that are no nnx.Param, and they would be"),
-        ("Normed", "own.py:Normed: the other sequences of a batch change the states of one"),
+        ("cell", LEAKY),
+        ("cell", MODULE),
+        ("task", PARITY),
+        ("optimizer", OTHER),
+        ("learning_rate", HEAD + "Own = optax.cosine_decay_schedule(1e-3, 100)"),
+        ("probes", HEAD + "def Own(step):\n    return {'twice': 2 * step.loss}"),
     ],
 )
-def test_a_cell_that_cannot_be_trained_is_one_line(cell, says, own, run_here):
-    (own / "own.py").write_text(CELLS)
-    done = run_here("sweep.py", *SMALL, "--cell", f"own.py:{cell}", "--out", "run")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and says in done.stderr
+def test_what_is_right_passes_from_a_file_and_as_an_object(setting, text, tmp_path):
+    (tmp_path / "own.py").write_text(text)
+    name = f"{tmp_path}/own.py:Own"
+    try_out(config_with(setting, name))
+    own = types.ModuleType("__main__")
+    exec(text, vars(own))
+    try_out(config_with(setting, own.Own))
+
+
+def test_a_derivative_that_is_not_that_of_update_is_refused_and_an_inherited_one_is_not_used():
+    class Own(SRN):
+        def update(self, x, h, state):
+            return jnp.sin(x[0] + h[0])
+
+    class Wrong(Own):
+        from srn_jax.cells import Derivative
+
+        derivative = Derivative(
+            Own.update,
+            lambda x, h, s: (
+                jnp.sin(x[0] + h[0]),
+                jax.tree_util.Partial(lambda g: ((g,), (g,), jnp.zeros_like(g))),
+            ),
+        )
+
+    try_out(config_with("cell", Own))
+    with pytest.raises(UserError, match="derivative is not that of update"):
+        try_out(config_with("cell", Wrong))
+
+
+def test_a_file_that_needs_another_by_a_changed_path_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text("import sys\nsys.path.insert(0, '.')\n" + LEAKY)
+    with pytest.raises(UserError, match=r"own\.py: changes sys\.path to import other files"):
+        try_out(config_with("cell", f"{tmp_path}/own.py:Own"))
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("settings", "says"),
     [
-        ("3", "Probe: a probe gives a dictionary of scalars by name"),
-        ("{'train_loss': 3.0}", "'train_loss' is no name for a record"),
-        ("{'a/../b': 3.0}", "'a/../b' is no name for a record"),
-        ("{'dev_loss': 3.0}", "'dev_loss' is no name for a record"),
-        ("{'loss': 3.0}", "'loss' is no name for a record"),
-        ("{'a': step.gradient['output']['kernel']}", "Probe: a has shape (32, 19)"),
+        ({"forget_bias": 1.0}, "`forget_bias` changes nothing with `cell` srn"),
+        ({"clip": "global"}, "`clip` changes nothing without `clip_norm`"),
+        ({"task": "adding", "embedding_size": 7}, "`embedding_size` changes nothing with `task` a"),
+        ({"optimizer": optax.sgd(0.1), "learning_rate": 0.5}, "`learning_rate` changes nothing wi"),
     ],
 )
-def test_a_probe_that_cannot_be_recorded_is_one_line(given, says, own, run_here):
-    (own / "own.py").write_text(PROBE.format(given))
-    done = run_here("sweep.py", *SMALL, "--probe", "own.py:Probe", "--out", "run")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and says in done.stderr
-    assert not own.joinpath("run").exists()
+def test_a_setting_that_changes_nothing_is_told_once(settings, says, capsys):
+    warn_once.cache_clear()
+    for _ in range(2):
+        try_out(SweepConfig((3,), (0,), ExperimentConfig(**settings)))
+    assert capsys.readouterr().err.startswith(f"warning: {says}")
+
+
+def test_more_steps_than_can_be_counted_are_refused():
+    settings = {"epochs": 1_000_000, "multiplicity": 10_000, "batch_size": 1}
+    with pytest.raises(UserError, match="training steps are too many"):
+        try_out(SweepConfig((3,), (0,), ExperimentConfig(**settings)))
+
+
+# Names and objects.
+
+
+def test_a_name_is_resolved_to_ours_or_to_what_a_file_holds_now(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("Own = 1")
+    assert resolve("srn", BY_NAME) is SRN and resolve(SRN, {}) is SRN
+    assert load_object(f"{own}:Own") == 1
+    own.write_text("Own = 2")
+    assert load_object(f"{own}:Own") == 2
+    with pytest.raises(UserError, match="no 'sru', expected one of srn"):
+        resolve("sru", BY_NAME)
 
 
 @pytest.mark.parametrize(
-    ("lengths", "status"),
+    ("content", "says"),
     [
-        ("", 2),
-        pytest.param(", seq_lengths=mask.sum(axis=1)", 0, marks=pytest.mark.slow),
+        (None, "cannot be read"),
+        (b"x = 1\0", "holds a null byte"),
+        (b"raise SystemExit(3)", "line 1: SystemExit: 3"),
+        (b"def f():\n    x = 1\n  y = 2", "line 3: unindent"),
+        (b"x = 1\n\n1 / 0", "line 3: ZeroDivisionError"),
     ],
 )
-def test_a_module_must_mind_padding_that_changes_its_states(lengths, status, own, run_here):
-    both = "nnx.Bidirectional(self.rnn, self.rnn, merge_fn=lambda a, b: a + b)"
-    text = own.joinpath("mine.py").read_text()
-    new = text.replace("self.rnn(inputs)", f"{both}(inputs{lengths})")
-    own.joinpath("mine.py").write_text(new)
-    done = run_here("sweep.py", *SMALL, "--cell", "mine.py:Flax", "--out", "run")
-    assert done.returncode == status, done.stderr
-    assert ("padding behind a sequence changes its states" in done.stderr) == (status == 2)
-    if status == 0:
-        own.joinpath("mine.py").unlink()
-        network = restore_network("run", length=5, seed=0)
-        assert network(jnp.array([[3, 4, 0, 0, 0]])).shape == (1, 19)
+def test_a_file_that_cannot_be_loaded_is_named_with_the_line(content, says, tmp_path):
+    if content is not None:
+        (tmp_path / "own.py").write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        load_object(f"{tmp_path}/own.py:Own")
+    assert "own.py" in str(refusal.value) and says in str(refusal.value)
 
 
-LOSS = "def loss(self, o, targets):\n        found = super().loss(o, targets)\n        return"
-RIGHT = "def correct(self, o, targets):\n        return super().correct(o, targets)"
-OOPS = "@property\n    def chance(self):\n        return oops"
-RANDOM = "(lambda shape: jnp.asarray(__import__('numpy').random.random(shape)) < 0.5)("
-SET = "def draw_set(self, key, units, n, w):\n        return self.draw(key, "
+def test_a_class_has_our_name_or_that_of_its_file_or_stays_an_object(tmp_path, monkeypatch):
+    (tmp_path / "my_cells.py").write_text(LEAKY)
+    (tmp_path / "my_parts.py").write_text("from my_cells import Own as Base\nclass Sub(Base): pass")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_cells
+    import my_parts
+
+    assert name_of(SRN, BY_NAME) == "srn"
+    assert name_of(my_cells.Own, BY_NAME) == f"{tmp_path}/my_cells.py:Own"
+    assert name_of(my_parts.Sub, BY_NAME) == f"{tmp_path}/my_parts.py:Sub"  # which imports it
+    my_cells.Own.gates = 2  # it is not that of the file any more
+    assert name_of(my_cells.Own, BY_NAME) is my_cells.Own
+    local = type("Local", (SRN,), {})
+    assert name_of(local, BY_NAME) is local
+    optimizer = optax.adam(1e-3)
+    assert name_of(optimizer, {}) is optimizer
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "says"),
-    [
-        ("return Examples(bits", "return Examples(bits[:, 1:]", "draw gives inputs (100, 5)"),
-        ("axis=1) % 2", "axis=1, keepdims=True) % 2", "draw gives targets (100, 1)"),
-        ("% 2)", "% two)", "parity.py, line 16: NameError: name 'two' is not defined"),
-        ("outputs = 2", "outputs = 'two'", "outputs must be a whole number from 1, got 'two'"),
-        ("outputs = 2", "outputs = 1", "draw gives targets with 1, expected whole numbers from 0"),
-        ("Tokens(2)", "Tokens(1)", "draw gives inputs with 1, expected whole numbers from 0 to 0"),
-        ("inputs = Tokens(2)", "inputs = 2", "inputs must be Tokens(vocabulary) or Vectors(size)"),
-        ("outputs = 2", "outputs, chance = 2, 'half'", "chance must be a number from 0 to 1 or No"),
-        ("outputs = 2", "outputs, chance = 2, 2.0", "chance must be a number from 0 to 1 or None"),
-        ("question = ", "question = 5  # ", "question must be one line of text, got 5"),
-        ("Examples(bits", "Examples(bits > 0", "draw gives inputs with bool, expected whole"),
-        ("jax.random.bernoulli(key, shape=", RANDOM, "draw gives other examples for the same key"),
-        ("def draw(", f"{LOSS} jnp.mean(found)\n\n    def draw(", "loss gives float32 (), for 100"),
-        ("def draw(", f"{LOSS} found > 1\n\n    def draw(", "loss gives bool (100,), for 100"),
-        ("def draw(", f"{RIGHT} * 1.0\n\n    def draw(", "correct gives float32 (100,), for 100"),
-        ("def draw(", f"{OOPS}\n\n    def draw(", "line 14: NameError: name 'oops'"),
-        ("import jax\n", "import jax  # \0\n", "parity.py: holds a null byte, expected Python"),
-        ("return Examples(", "return (", "draw gives tuple, expected Examples"),
-        ("def draw(", "def __init__(self, n):\n        ...\n\n    def draw(", "without arguments"),
-        ("def draw(", "def correct(self, *_):\n        oops\n\n    def draw(", "line 13: NameErr"),
-        ("import jax\n", "raise SystemExit(3)\n", "parity.py, line 2: SystemExit: 3"),
-        ("def draw(", f"{SET}60, n, w)\n\n    def draw(", "draw_set gives inputs (60, 6), for un"),
-        (
-            "def draw(",
-            f"{SET}100 if units == 1 else 7, n, w)\n\n    def draw(",
-            "draw_set gives inputs (7, 6), for units 3 and width 6 expected (300, 6), units * exam",
-        ),
-        ("def draw(", "def drew(", "Parity: no method draw(key, number, length, width)"),
-    ],
-)
-def test_a_mistake_in_ones_own_task_is_one_line(old, new, says, own, run_here):
-    text = own.joinpath("parity.py").read_text()
-    own.joinpath("parity.py").write_text(text.replace(old, new, 1))
-    task = ("--task", "parity.py:Parity", "--out", "run")
-    done = run_here("sweep.py", *SMALL, *task)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert says in done.stderr
-    assert not own.joinpath("run").exists()
+def defined(text, **names):
+    module = {"__name__": "__main__", "jnp": jnp, **names}
+    exec(text, module)
+    return module["Own"]
+
+
+CLASS = "class Own:\n    leak = 0.9\n    def update(self, x):\n        return {}"
+
+
+def test_the_digest_of_an_object_is_of_what_it_computes():
+    plain = CLASS.format("jnp.tanh(x)")
+    assert describe(defined(plain)) == describe(defined("\n\n" + plain))
+    for other in (plain.replace("tanh", "sin"), plain.replace("0.9", "0.8")):
+        assert describe(defined(other)) != describe(defined(plain))
+    helper = CLASS.format("squash(x)")
+    functions = [defined(f"def Own(x):\n    return {n} * x") for n in (1, 1, 2)]
+    one, same, other = (source_digest(defined(helper, squash=f)) for f in functions)
+    assert one == same != other
+    assert describe("mine.py:Own") == "mine.py:Own"
+
+
+def test_optimizers_and_schedules_differ_by_their_numbers():
+    made = [
+        lambda: optax.adamw(1e-3, weight_decay=1e-2),
+        lambda: optax.adamw(1e-3, weight_decay=1e-3),
+        lambda: optax.chain(optax.clip(1.0), optax.sgd(0.1)),
+        lambda: optax.cosine_decay_schedule(1e-3, 10),
+        lambda: optax.cosine_decay_schedule(1e-3, 11),
+        lambda: optax.adamw(optax.linear_schedule(0.1, 0.2, 3)),
+    ]
+    names = [describe(make()) for make in made]
+    assert names == [describe(make()) for make in made] and len(set(names)) == len(names)
+
+
+def test_an_instance_says_its_numbers():
+    class Task:
+        def __init__(self, gap):
+            self.gap = gap
+
+    assert describe(Task(5)).startswith("Task(gap=5)@")
+    assert describe(Task(5)) == describe(Task(5)) != describe(Task(6))
+
+
+def test_an_exception_out_of_an_objects_code_is_one_line_and_another_is_not():
+    text = "class Own:\n    def update(self):\n        return 1 / 0"
+    own = defined(text)
+    with pytest.raises(UserError, match="line 3: ZeroDivisionError"), own_mistakes(own):
+        own().update()
+    with pytest.raises(RuntimeError), own_mistakes(own):
+        raise RuntimeError("of ours")
+    assert path_of(own) is None and path_of("lstm") is None and path_of("a/b.py:C").name == "b.py"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from importlib import import_module
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rich.progress
@@ -15,20 +15,22 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from srn_jax.analysis.results import log_lines
-from srn_jax.config import SweepConfig
+from srn_jax.analysis.records import Record, log_lines
 from srn_jax.errors import warn
-from srn_jax.runs.loop import COMPILING, Progress
 
+if TYPE_CHECKING:
+    from srn_jax.runs.train import Progress
+
+COMPILING = "compiling"  # which bars say themselves
 SECONDS_BETWEEN_LINES = 5.0
 WIDTH = 80
+MOST_CURVES = 12  # lengths whose curves are shown
 
 
 class PlainReporter:
     """Lines that can be read in a log file, the first at once and then one every few seconds."""
 
-    def __init__(self, config: SweepConfig):
-        self.config = config
+    def __init__(self) -> None:
         self.began: tuple[float, int] | None = None
         self._next_line = 0.0
 
@@ -46,16 +48,16 @@ class PlainReporter:
         """Print a line on standard error."""
         warn(message)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: "Progress") -> None:
         """Print how far it is, unless it did so a moment ago."""
         rate, now = self.rate(progress), time.monotonic()
         if now >= self._next_line or progress.block == progress.blocks:
             self._next_line = now + SECONDS_BETWEEN_LINES
-            parts = [part.replace(" ", "\xa0") for part in curves(self.config, progress)]
+            parts = [part.replace(" ", "\xa0") for part in curves(progress)]
             lines = fill("  ".join([headline(progress, rate), *parts]), WIDTH - 2)
             self.say(lines.replace("\n", "\n  ").replace("\xa0", " "))
 
-    def rate(self, progress: Progress) -> float:
+    def rate(self, progress: "Progress") -> float:
         """Steps a second since the first interval; 0 at the first."""
         now = time.monotonic()
         if self.began is None:
@@ -79,8 +81,8 @@ class Bar(rich.progress.Progress):
 class BarReporter(PlainReporter):
     """A bar with rate and times, and the curves so far under it."""
 
-    def __init__(self, config: SweepConfig):
-        super().__init__(config)
+    def __init__(self) -> None:
+        super().__init__()
         self._console = Console(soft_wrap=True, highlight=False)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -107,7 +109,7 @@ class BarReporter(PlainReporter):
         if message != COMPILING:
             self._console.print(message, markup=False)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: "Progress") -> None:
         """Move the bar."""
         rate, share = self.rate(progress), progress.block / progress.blocks
         self._bar.update(
@@ -117,14 +119,14 @@ class BarReporter(PlainReporter):
             completed=progress.block,
             rate=f"{share:4.0%}" + (f"  {rate:,.0f} steps/s" if rate else ""),
         )
-        self._bar.below = "\n".join(curves(self.config, progress))
+        self._bar.below = "\n".join(curves(progress))
 
 
 class NotebookReporter(PlainReporter):
     """A bar with the curves so far, redrawn in its place below a notebook's cell."""
 
-    def __init__(self, config: SweepConfig):
-        super().__init__(config)
+    def __init__(self) -> None:
+        super().__init__()
         from IPython.display import display
 
         self._shown: Any = display(self.page(COMPILING), display_id=True)
@@ -140,9 +142,9 @@ class NotebookReporter(PlainReporter):
         if message != COMPILING:
             super().say(message)
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: "Progress") -> None:
         """Redraw."""
-        lines = [headline(progress, self.rate(progress)), *curves(self.config, progress)]
+        lines = [headline(progress, self.rate(progress)), *curves(progress)]
         bar = f'value="{progress.block}" max="{progress.blocks}"'
         self._shown.update(self.page("\n".join(lines), bar))
 
@@ -154,12 +156,12 @@ class NotebookReporter(PlainReporter):
 class TextbookReporter(PlainReporter):
     """The lines that the textbook's program prints, of each length's first seed."""
 
-    def __init__(self, config: SweepConfig):
-        super().__init__(config)
+    def __init__(self) -> None:
+        super().__init__()
         self._told: dict[int, int] = {}  # lines by experiment
         self._header = -1
 
-    def progress(self, progress: Progress) -> None:
+    def progress(self, progress: "Progress") -> None:
         """Print the lines that are new."""
         histories = progress.histories()
         firsts = np.unique(histories.length, return_index=True)[1].tolist()
@@ -174,18 +176,30 @@ class TextbookReporter(PlainReporter):
                 self.say(line)
 
 
-def reporter_for(config: SweepConfig, textbook: bool = False) -> PlainReporter:
-    """The reporter that fits where the output goes."""
+class SilentReporter(PlainReporter):
+    """Nothing, of one of several processes that is not the first."""
+
+    def say(self, message: str) -> None:
+        """Nothing."""
+
+    def progress(self, progress: "Progress") -> None:
+        """Nothing."""
+
+
+def reporter_for(textbook: bool = False, first: bool = True) -> PlainReporter:
+    """The reporter that fits where the output goes; of several processes the first one talks."""
+    if not first:
+        return SilentReporter()
     if textbook:
-        return TextbookReporter(config)
+        return TextbookReporter()
     ipython: Any = sys.modules.get("IPython")
     if "ipykernel" in sys.modules and ipython is not None and ipython.get_ipython() is not None:
-        return NotebookReporter(config)
-    shows_bars = sys.stdout.isatty() and not Console().is_dumb_terminal
-    return BarReporter(config) if shows_bars else PlainReporter(config)
+        return NotebookReporter()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return BarReporter() if terminal and not Console().is_dumb_terminal else PlainReporter()
 
 
-def headline(progress: Progress, rate: float) -> str:
+def headline(progress: "Progress", rate: float) -> str:
     """How far it is: step, share, rate and time left."""
     share = progress.block / progress.blocks
     line = f"step {progress.step:,}  {share:4.0%}"
@@ -195,16 +209,23 @@ def headline(progress: Progress, rate: float) -> str:
     return line
 
 
-def curves(config: SweepConfig, progress: Progress) -> list[str]:
-    """Training loss and dev accuracy of each length, the mean over its seeds that still train."""
-    shape = (len(config.lengths), -1)
-    going = ~progress.diverged.reshape(shape)
+def curves(progress: "Progress") -> list[str]:
+    """Training loss and dev accuracy of each length, the mean over what still trains of it."""
     parts = []
-    for row, length in enumerate(config.lengths):
-        loss, accuracy = (
-            values.reshape(shape)[row][going[row]]
-            for values in (progress.train_loss, progress.dev_accuracy)
-        )
+    lengths = np.unique(progress.length)
+    for length in lengths[:MOST_CURVES]:
+        going = (progress.length == length) & ~progress.diverged
+        loss, accuracy = progress.train_loss[going], progress.dev_accuracy[going]
         text = f"loss {np.mean(loss):.2f} dev {np.mean(accuracy):.2f}" if len(loss) else "diverged"
         parts.append(f"L={length}: {text}")
-    return parts
+    return parts + (["..."] if len(lengths) > MOST_CURVES else [])
+
+
+def closing_lines(record: Record) -> list[str]:
+    """What the textbook's program prints at its end, of each length's first seed."""
+    return [
+        f"[{variant.settings['cell'].upper()}] length:{row.length}, "
+        f"dev_score: {row.best_dev_accuracy}, test_score: {row.test_accuracy: .5f}"
+        for variant in record.variants
+        for row in variant.results.drop_duplicates("length").itertuples()
+    ]

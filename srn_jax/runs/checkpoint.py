@@ -1,0 +1,371 @@
+"""The checkpoints of a part: written by Orbax, hashed by file, renamed when they are whole.
+
+    parts/0/checkpoints/190/   models/           Orbax: {"best": parameters, "last": parameters}
+                               training/         Orbax: the rest of the state, and the histories
+                               checkpoint.json   block, digest of the settings, shape and dtype of
+                                                 each array, SHA-256 of each file and of all that
+
+Arrays are NumPy's `[experiment, ...]` in the part's own order, whatever devices or processes
+trained them, so they restore on any platform. Damage is what differs in bytes: it is set aside as
+`190.damaged`, and removed when a later checkpoint is good. What can't be read may be good, and
+stays. Files are hashed before Orbax sees them, so what Orbax is given is what it wrote.
+"""
+
+import errno
+import hashlib
+import math
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from srn_jax.errors import UserError, shown
+from srn_jax.files import (
+    PARTIAL,
+    check_plain,
+    naming,
+    parse_manifest,
+    sync,
+    write_manifest,
+)
+
+CHECKPOINTS_FOLDER = "checkpoints"
+CHECKPOINT_FILE = "checkpoint.json"
+TREES = ("models", "training")
+KEEP = 2  # so that there is a good one while the newest is being written, or is damaged
+DAMAGED = ".damaged"  # ends the name of one that was set aside
+HANDLES = 64  # files, more than Orbax opens at once
+BESIDE = 4096  # bytes, more than Orbax writes beside an array
+
+Layout = Mapping[str, tuple[tuple[int, ...], str]]  # shape and dtype by name
+
+
+class Damage(Exception):
+    """A checkpoint is not what was saved."""
+
+
+class Checkpoint(NamedTuple):
+    """What was restored."""
+
+    block: int  # how many blocks of training it has behind it
+    items: dict[str, Any]  # the trees by name
+
+
+def layout_of(items: Any) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each array of a pytree, or of what stands for one, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(items)
+    names = ["/".join(str(getattr(key, "key", key)) for key in path) for path, _ in leaves]
+    found = {
+        name: (tuple(leaf.shape), str(leaf.dtype))
+        for name, (_, leaf) in zip(names, leaves, strict=True)
+    }
+    return found
+
+
+def bytes_of(layout: Layout) -> int:
+    """The size of all arrays, uncompressed."""
+    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
+
+
+def check_room(folder: Path, layout: Layout) -> None:
+    """Raise `OSError` where there is no room for a checkpoint, or too few files may be open.
+
+    Orbax finds that out as well, but in threads of its own that print what they found.
+    """
+    size = bytes_of(layout) + BESIDE * len(layout)
+    with naming(folder):
+        check_handles()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_handles() -> None:
+    """Raise `OSError` where too few files may be open, which Orbax' threads would print."""
+    handles: list[int] = []
+    try:
+        handles.append(os.open(os.devnull, os.O_RDONLY))
+        handles += [os.dup(handles[0]) for _ in range(HANDLES)]
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def write(folder: Path, block: int, items: dict[str, Any], settings: str) -> None:
+    """Write a checkpoint of a part's folder; then remove those that it makes superfluous.
+
+    Args:
+        folder: of the part.
+        block: how many blocks of training it has behind it.
+        items: pytrees by name, of `TREES`.
+        settings: the digest of the settings that it is of.
+
+    Raises:
+        OSError: if it cannot be written; those before it are there then.
+    """
+    place, layout = folder / CHECKPOINTS_FOLDER, layout_of(items)
+    partial = place / f"{block}{PARTIAL}"
+    place.mkdir(parents=True, exist_ok=True)
+    check_room(place, layout)
+    with naming(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name in TREES:
+            _save(partial / name, items[name])
+        told: dict[str, Any] = {"block": block, "settings": settings, "files": _sync(partial)}
+        told["arrays"] = {name: [list(shape), kind] for name, (shape, kind) in layout.items()}
+        write_manifest(partial / CHECKPOINT_FILE, told)
+        os.rename(partial, place / str(block))
+        sync(place)
+    for old in blocks_in(folder)[KEEP:]:
+        remove(place / str(old))
+    for damaged in blocks_in(folder, DAMAGED):
+        if damaged <= block:
+            remove(place / f"{damaged}{DAMAGED}")
+
+
+def _save(path: Path, tree: Any) -> None:
+    """Have Orbax write a tree; raises `OSError` if it cannot."""
+    import orbax.checkpoint as ocp  # which takes a third as long to load as JAX
+
+    try:
+        _checkpointer().save(path.absolute(), args=ocp.args.StandardSave(tree))
+    except OSError:
+        raise
+    except Exception as error:  # whatever type it has, the machine is the reason
+        raise OSError(_first_line(error)) from error
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    # Every process has the same arrays, so one of them writes and reads for itself alone.
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _sync(folder: Path) -> dict[str, str]:
+    """Make all files below a folder outlast a power cut; returns their SHA-256 by name."""
+    digests = {}
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            file = Path(path, name)
+            digests[file.relative_to(folder).as_posix()] = digest_of_file(file)
+            sync(file)
+        sync(Path(path))
+    return digests
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, without all of it in memory."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def blocks_in(folder: Path, ending: str = "") -> list[int]:
+    """The finished checkpoints of a part, or those with another ending, newest first."""
+    place = folder / CHECKPOINTS_FOLDER
+    names = os.listdir(place) if place.is_dir() else []
+    found = (re.fullmatch(f"(0|[1-9][0-9]*){re.escape(ending)}", name) for name in names)
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint under a name that no kill in the middle leaves for a good one."""
+    partial = path.with_name(f"{path.name.removesuffix(DAMAGED)}{PARTIAL}")
+    with suppress(OSError):  # nothing is lost if it stays a while
+        shutil.rmtree(partial, ignore_errors=True)
+        path.rename(partial)
+        shutil.rmtree(partial)
+
+
+def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
+    """Read a checkpoint, after all of its files have been checked.
+
+    Args:
+        path: its folder.
+        wanted: shape and dtype of each array that it must have.
+        settings: the digest of the settings that it must be of.
+
+    Raises:
+        Damage: if it is not what was saved.
+        OSError: if it cannot be read, but may be good.
+        UserError: if it is of something else than wanted.
+    """
+    import orbax.checkpoint as ocp
+
+    check_plain(path.parent, [path.name])
+    found = _checked(path)
+    if found["settings"] != settings:
+        raise UserError(f"{path} is of a run with other settings, expected those of this run")
+    for name in sorted(wanted.keys() | found["arrays"].keys()):
+        if wanted.get(name) != found["arrays"].get(name):
+            raise UserError(
+                f"{path} has {name} as {found['arrays'].get(name)}, expected {wanted.get(name)}: "
+                "it is not of this run"
+            )
+    with naming(path):
+        check_handles()
+    items = {}
+    try:
+        for name in TREES:
+            reader, place = _checkpointer(), (path / name).absolute()
+            _check_sizes(reader.metadata(place), wanted, name)
+            items[name] = reader.restore(place, args=ocp.args.StandardRestore())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # its files are what was written, so the machine is the reason
+        raise OSError(f"{path}: cannot be read ({_first_line(error)})") from error
+    return Checkpoint(int(path.name), items)
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, if its files are those that were written."""
+    try:
+        told = parse_manifest((path / CHECKPOINT_FILE).read_bytes())
+        arrays = {name: (tuple(shape), str(kind)) for name, (shape, kind) in told["arrays"].items()}
+        if "sha256" not in told or told["block"] != int(path.name):
+            raise ValueError(f"it was saved as number {shown(told['block'])}")
+        for name, sha256 in told["files"].items():
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ValueError(f"{shown(name)} is not in it")
+            if digest_of_file(path / name) != sha256:
+                raise ValueError(f"{name} is not what was saved")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise Damage(f"{Path(error.filename).name} is missing") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Damage(_first_line(error)) from None
+    return {**told, "arrays": arrays}
+
+
+def _check_sizes(metadata: Any, wanted: Layout, tree: str) -> None:
+    """Raise `UserError` where Orbax would read other arrays than were said to be there."""
+    metadata = getattr(metadata, "item_metadata", metadata)
+    found = getattr(metadata, "tree", metadata)
+    layout = {f"{tree}/{name}": told for name, told in layout_of(found).items()}
+    expected = {name: told for name, told in wanted.items() if name.startswith(f"{tree}/")}
+    chunks = [getattr(leaf.storage, "chunk_shape", None) for leaf in jax.tree.leaves(found)]
+    sizes = [math.prod(shape) for shape, _ in layout.values()]
+    small = all(
+        chunk is None or math.prod(chunk) <= max(size, 1)
+        for chunk, size in zip(chunks, sizes, strict=True)
+    )
+    if layout != expected or not small:
+        raise UserError(f"its arrays in {tree} are not those that it was saved with")
+
+
+def restore(
+    folder: Path,
+    wanted: Layout,
+    settings: str,
+    warn: Callable[[str], None] = lambda message: None,
+    set_aside: bool = False,
+) -> Checkpoint | None:
+    """The newest checkpoint of a part that is whole, or None if it has none yet.
+
+    Args:
+        folder: of the part.
+        wanted: as `load`.
+        settings: as `load`.
+        warn: told about each damaged checkpoint.
+        set_aside: rename the damaged ones, once a good one is found, and remove what a kill has
+            left; for whoever has the lock.
+
+    Raises:
+        UserError: if there are checkpoints but all are damaged, or of something else.
+        OSError: if one cannot be read but may be good.
+    """
+    place, damaged, found = folder / CHECKPOINTS_FOLDER, [], None
+    for block in blocks_in(folder):
+        try:
+            found = load(place / str(block), wanted, settings)
+            break
+        except Damage as error:
+            if not (place / str(block)).exists():  # whoever trains has removed it just now
+                return restore(folder, wanted, settings, warn, set_aside)
+            warn(f"checkpoint {place / str(block)} is damaged ({error}), and passed over")
+            damaged.append(block)
+    if found is None and (damaged or blocks_in(folder, DAMAGED)):
+        raise UserError(f"{place}: every checkpoint is damaged; `overwrite` starts the run afresh")
+    if set_aside and place.is_dir():
+        for block in damaged:
+            aside = place / f"{block}{DAMAGED}"
+            shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
+            (place / str(block)).rename(aside)
+        for path in place.glob(f"*{PARTIAL}"):
+            shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+class Writer:
+    """Saves checkpoints of a part in the background; keeps the newest `KEEP`.
+
+    Every method raises `OSError` if a save, this one or the one before, went wrong.
+    """
+
+    def __init__(self, folder: Path, settings: str, layout: Layout):
+        place = folder / CHECKPOINTS_FOLDER
+        place.mkdir(parents=True, exist_ok=True)
+        check_room(place, layout)  # rather now than after the first half minute
+        self.folder, self.settings = folder, settings
+        self.cost = 0.0  # seconds from the start of gathering the last saved state to its end
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, block: int, items: dict[str, Any], began: float) -> None:
+        """Start saving; `began` is the time (`time.monotonic`) at which gathering began."""
+        self.close()
+        # A daemon does not keep the process from ending, whatever the disk does.
+        self._thread = threading.Thread(target=self._save, args=(block, items, began), daemon=True)
+        self._thread.start()
+
+    def _save(self, block: int, items: dict[str, Any], began: float) -> None:
+        try:
+            write(self.folder, block, items, self.settings)
+        except Exception as error:
+            self._error = error
+        self.cost = time.monotonic() - began
+
+    def saving(self) -> bool:
+        """Whether a save is still under way."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.close()
+        return self._thread is not None
+
+    def close(self) -> None:
+        """Wait for the last save."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread, error, self._error = None, self._error, None
+        if error is None:
+            return
+        if not isinstance(error, OSError):
+            raise error
+        failed = OSError(
+            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: "
+            f"{error.strerror or _first_line(error)}; those before it are kept, and the same "
+            "command goes on from there"
+        )
+        failed.errno = error.errno
+        raise failed from error

@@ -1,0 +1,148 @@
+"""What the state of a part says, finished or not: its checkpoint's trees, results and histories."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from srn_jax.analysis.records import Histories, results_frame
+from srn_jax.config import Facts, SweepConfig
+from srn_jax.ensemble.sweep import Sweep
+from srn_jax.ensemble.testing import as_fraction, draw_tests, evaluate_experiments
+from srn_jax.errors import UserError
+from srn_jax.interop.textbook_files import read_data
+from srn_jax.tasks import task_of
+from srn_jax.tasks.task import facts_of
+from srn_jax.training import experiment
+from srn_jax.training.experiment import TrainState
+from srn_jax.training.histories import PROBE, empty_histories, epochs
+from srn_jax.training.network import hyperparameters_of
+
+
+def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
+    """The data files of a run, None if its data were drawn.
+
+    Raises:
+        UserError: if they cannot be read, or are not those that the run began with.
+    """
+    if config.data is None:
+        return None
+    path = config.data.path
+    if not Path(path).is_dir():
+        raise UserError(
+            f"{path}: no such folder, and the run's own data were there: put it back, or test on "
+            "other `data`"
+        )
+    try:
+        found, files = read_data(path, config.lengths)
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be read as the run read it, put the old files back ({error})"
+        ) from None
+    if not found.same(config.data):
+        raise UserError(
+            f"{path} has changed since the run, which had other data: put the old files back"
+        )
+    return files
+
+
+def facts_with(configs: Sequence[SweepConfig], files: Mapping[int, Any] | None) -> list[Facts]:
+    """What the tasks of variants say to those who show their results."""
+    facts = [facts_of(task_of(config)) for config in configs]
+    if files is None:
+        return facts
+    number = len(files[configs[0].lengths[0]].test)
+    return [dataclasses.replace(one, test_examples=number, fixed_data=True) for one in facts]
+
+
+def split_state(state: TrainState, histories: Mapping[str, Any]) -> dict[str, Any]:
+    """What training has changed and recorded, as the trees of a checkpoint."""
+    fields = state._asdict()
+    models = {"best": fields.pop("best_parameters"), "last": fields.pop("parameters")}
+    leaves = jax.tree.leaves(fields.pop("optimizer"))
+    fields["optimizer"] = {f"leaf_{n}": leaf for n, leaf in enumerate(leaves)}
+    return {"models": models, "training": {**fields, "histories": dict(histories)}}
+
+
+def join_state(items: Mapping[str, Any], like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The inverse of `split_state`; `like` has the optimizer's structure."""
+    fields, models = dict(items["training"]), items["models"]
+    histories, optimizer = fields.pop("histories"), fields.pop("optimizer")
+    leaves = [optimizer[f"leaf_{n}"] for n in range(len(optimizer))]
+    fields["optimizer"] = jax.tree.unflatten(jax.tree.structure(like.optimizer), leaves)
+    state = TrainState(parameters=models["last"], best_parameters=models["best"], **fields)
+    return state, histories
+
+
+def like(sweep: Sweep) -> dict[str, Any]:
+    """Shapes and dtypes of a part's checkpoint, as abstract arrays: nothing is drawn."""
+    program, number = sweep.program, len(sweep.experiments)
+
+    def begin(seed, length, hyper):
+        parameters = experiment.initial_parameters(program, seed, length, hyper)
+        names = experiment.recorded_names(program, parameters)
+        state = experiment.initial_state(program, hyper, parameters)
+        return state, empty_histories(program, names)
+
+    hyper = hyperparameters_of(sweep.configs[0].experiment)
+    state, histories = jax.eval_shape(begin, np.uint32(0), np.int32(sweep.width), hyper)
+    evaluations = len(program.eval_steps)
+    sizes = {"dev_loss": evaluations, "dev_accuracy": evaluations}
+    sizes |= {"train_loss": len(program.loss_steps), "epoch_loss": epochs(program)}
+    rows = {n: jax.ShapeDtypeStruct((sizes.get(n, program.steps),), "float32") for n in histories}
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype),
+        split_state(state, rows),
+    )
+
+
+def histories_of(sweep: Sweep, arrays: Mapping[str, np.ndarray]) -> Histories:
+    """Histories of a part, from arrays `[experiment, ...]` by name."""
+    lengths, seeds = np.array(sweep.experiments).T
+    probes = {n.removeprefix(PROBE): a for n, a in arrays.items() if n.startswith(PROBE)}
+    program = sweep.program
+    steps = program.eval_steps, program.loss_steps, program.steps_an_epoch
+    names = ("train_loss", "epoch_loss", "dev_loss", "dev_accuracy")
+    return Histories(lengths, seeds, *steps, *(arrays[name] for name in names), probes)
+
+
+def collect(
+    sweep: Sweep, files: Mapping[int, Any] | None, items: Mapping[str, Any]
+) -> tuple[pd.DataFrame, Histories]:
+    """Results and histories of a part, finished or not; nothing is compiled for training.
+
+    Args:
+        sweep: of the part, planned at least.
+        files: its data, where they are not drawn.
+        items: the trees of its newest checkpoint, `[experiment, ...]`.
+    """
+    training, task = items["training"], sweep.program.task
+    histories = histories_of(sweep, training["histories"])
+    tests, overlaps = draw_tests(sweep.configs[0], sweep.experiments, files)
+    scores = evaluate_experiments(sweep.program, items["models"]["best"], tests, histories.length)
+    best_step, diverged = (np.asarray(training[name]) for name in ("best_step", "diverged"))
+    best = np.searchsorted(histories.eval_steps, np.maximum(best_step, 0))
+    row, reached = np.arange(len(best)), best_step >= 0
+    accuracy = np.asarray(histories.dev_accuracy[row, best], float)
+    if np.all(task.counts(tests.targets, tests.weights)):  # so they do in a development set
+        number = tests.targets.shape[1] if files is None else len(next(iter(files.values())).dev)
+        accuracy = as_fraction(accuracy, number * tests.targets[0, 0].size)
+    columns: dict[str, Any] = {
+        "best_dev_accuracy": accuracy,
+        "dev_loss": np.asarray(histories.dev_loss[row, best], float),
+        "test_accuracy": scores.accuracy,
+        "test_loss": scores.loss,
+    }
+    if task.answers != 1:
+        columns["test_sequences"] = scores.sequences
+    # What has no best parameters has no scores: it diverged, or was never any good.
+    columns = {name: np.where(reached, values, np.nan) for name, values in columns.items()}
+    losses = np.where(diverged, np.nan, histories.epoch_loss[:, -1].astype(float))
+    columns |= {"length": histories.length, "seed": histories.seed, "best_step": best_step}
+    columns |= {"final_train_loss": losses, "diverged": diverged}
+    columns["overlap"] = np.full(len(row), np.nan) if overlaps is None else overlaps
+    return results_frame(columns), histories

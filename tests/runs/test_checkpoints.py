@@ -1,0 +1,341 @@
+"""Checkpoints: damage is found and set aside, what may be good is never touched."""
+
+import errno
+import json
+import logging
+import os
+import pickle
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest.mock import Mock
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from running import assert_same_bytes, contents_of
+
+from srn_jax.errors import UserError
+from srn_jax.files import write_manifest
+from srn_jax.runs import checkpoint
+from srn_jax.runs.checkpoint import Damage, Writer, blocks_in, layout_of, load, restore, write
+
+SETTINGS = "0123"
+
+
+def items_of(block):
+    draw = np.random.default_rng(block)
+
+    def arrays(*shapes):
+        return {f"a{n}": np.float32(draw.normal(size=shape)) for n, shape in enumerate(shapes)}
+
+    return {
+        "models": {"best": {"cell": arrays((4, 8, 8), (4, 1, 8))}, "last": arrays((4, 8, 8))},
+        "training": {
+            "best_step": np.arange(4, dtype=np.int32),
+            "diverged": np.zeros(4, bool),
+            "optimizer": {},
+            "histories": {"probe.gradient_norm.W": np.full((4, 300), np.nan, np.float32)},
+        },
+    }
+
+
+LAYOUT = layout_of(items_of(0))
+
+
+@pytest.fixture(scope="module")
+def two_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("part")
+    for block in (5, 9):
+        write(folder, block, items_of(block), SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def two(two_once, tmp_path):
+    """The folder of a part with the checkpoints 5 and 9."""
+    return Path(shutil.copytree(two_once, tmp_path / "part"))
+
+
+def newest(folder, **how):
+    return restore(folder, LAYOUT, SETTINGS, **how)
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# Damage
+
+
+def found_after(folder):
+    """Whether the damage to checkpoint 9 was found; if not, it must have been harmless."""
+    warnings = []
+    restored = newest(folder, warn=warnings.append)
+    assert_same_bytes(restored.items, items_of(restored.block))
+    if restored.block == 9:
+        assert not warnings
+        return False
+    (warning,) = warnings
+    assert f"{folder / 'checkpoints' / '9'} is damaged" in warning and "\n" not in warning
+    return True
+
+
+def test_what_is_restored_is_what_was_saved_and_two_are_kept(two):
+    assert_same_bytes(newest(two).items, items_of(9))
+    write(two, 12, items_of(12), SETTINGS)
+    assert blocks_in(two) == [12, 9]
+    assert {path.name for path in (two / "checkpoints").iterdir()} == {"9", "12"}
+
+
+def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(two):
+    draw, found = random.Random(1), []
+    files = files_of(two / "checkpoints" / "9")
+    for path in files + draw.choices(files, k=24):
+        position, bit = draw.randrange(path.stat().st_size), draw.randrange(8)
+        content = bytearray(path.read_bytes())
+        content[position] ^= 1 << bit
+        original, _ = path.read_bytes(), path.write_bytes(content)
+        found.append(found_after(two))
+        path.write_bytes(original)
+    assert sum(found) >= len(found) - 3  # white space of checkpoint.json means nothing
+    assert newest(two).block == 9
+
+
+def test_a_file_that_is_missing_or_cut_is_found(two):
+    for number, path in enumerate(files_of(two / "checkpoints" / "9")):
+        content = path.read_bytes()
+        path.unlink()
+        if number % 2:
+            path.write_bytes(content[: len(content) // 2])
+        assert found_after(two), path
+        path.write_bytes(content)
+
+
+def test_a_checkpoint_under_another_number_is_not_taken_for_that(two):
+    (two / "checkpoints" / "9").rename(two / "checkpoints" / "12")
+    warned = []
+    assert newest(two, warn=warned.append).block == 5
+    assert "12 is damaged (it was saved as number 9)" in warned[0]
+
+
+def test_damage_is_set_aside_by_who_has_the_lock_until_a_later_one_is_good(two):
+    place = two / "checkpoints"
+    (place / "9" / "models" / "manifest.ocdbt").write_bytes(b"")
+    (place / "11.partial" / "models").mkdir(parents=True)  # of a run that was killed
+    before = contents_of(two)
+    assert newest(two).block == 5 and contents_of(two) == before
+    assert newest(two, set_aside=True).block == 5
+    assert {path.name for path in place.iterdir()} == {"5", "9.damaged"}
+    write(two, 7, items_of(7), SETTINGS)
+    assert {path.name for path in place.iterdir()} == {"5", "7", "9.damaged"}
+    write(two, 9, items_of(9), SETTINGS)
+    assert {path.name for path in place.iterdir()} == {"7", "9"}
+
+
+def test_if_every_checkpoint_is_damaged_nothing_is_guessed_and_nothing_touched(two):
+    for block in ("5", "9"):
+        (two / "checkpoints" / block / "checkpoint.json").write_bytes(b"{}")
+    before = contents_of(two)
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        newest(two, set_aside=True)
+    assert contents_of(two) == before
+    for block in ("5", "9"):
+        (two / "checkpoints" / block).rename(two / "checkpoints" / f"{block}.damaged")
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        newest(two)
+    assert newest(two.parent / "another") is None
+
+
+def test_the_name_of_a_removed_checkpoint_is_never_that_of_a_good_one(two, monkeypatch):
+    def killed(path, **_):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.remove(two / "checkpoints" / "9")
+    assert blocks_in(two) == [5] and (two / "checkpoints" / "9.partial").exists()
+
+
+# What is not damage
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EMFILE])
+def test_what_cannot_be_read_may_be_good_and_stays(two, monkeypatch, number):
+    before, real = contents_of(two), Path.read_bytes
+
+    def read(path):
+        if path.name == "checkpoint.json" and path.parent.name == "9":
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"checkpoint\.json") as caught:
+        patch.setattr(Path, "read_bytes", read)
+        newest(two, set_aside=True)
+    assert not isinstance(caught.value, UserError) and contents_of(two) == before
+    failing = Mock(side_effect=ValueError("NOT_FOUND: [os_error_code='5']\nmore"))
+    monkeypatch.setattr(ocp.Checkpointer, "restore", failing)
+    with pytest.raises(OSError, match=r"9: cannot be read \(NOT_FOUND") as caught:
+        newest(two, set_aside=True)
+    assert "\n" not in str(caught.value) and contents_of(two) == before
+
+
+def test_checkpoints_of_other_settings_are_refused(two):
+    with pytest.raises(UserError, match="of a run with other settings"):
+        restore(two, LAYOUT, "4567")
+
+
+# Strangers
+
+
+def claim(folder, block, change):
+    """A checkpoint that says something else of itself, with a right digest."""
+    path = folder / "checkpoints" / str(block) / "checkpoint.json"
+    told = json.loads(path.read_text())
+    change(told)
+    write_manifest(path, told)
+
+
+def test_arrays_of_another_shape_or_dtype_are_refused_before_one_is_read(two, monkeypatch):
+    def never(*_, **__):
+        pytest.fail("an array was read")
+
+    monkeypatch.setattr(ocp.Checkpointer, "restore", never)
+    name = "models/last/a0"
+    for shape, dtype in (([4, 8, 7], "float32"), ([4, 8, 8], "float16"), ([10**12], "int8")):
+        claim(two, 9, lambda told, a=[shape, dtype]: told["arrays"].update({name: a}))
+        with pytest.raises(UserError, match=rf"{name} as .* expected .* not of this run"):
+            newest(two)
+
+
+def test_metadata_that_claim_a_million_million_numbers_take_no_memory(two, monkeypatch):
+    place = two / "checkpoints" / "9" / "models"
+    shutil.rmtree(place)
+    # Written as zarr files, whose metadata are text.
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=False)
+    ocp.Checkpointer(handler).save(place, items_of(9)["models"])
+    (metadata,) = place.glob("last.a0/.zarray")
+    plain = json.loads(metadata.read_text())
+
+    def claim_files(told):
+        told["files"] = {
+            str(path.relative_to(place.parent)): checkpoint.digest_of_file(path)
+            for path in files_of(place.parent)
+            if path.name != "checkpoint.json"
+        }
+
+    claim(two, 9, claim_files)
+    assert newest(two).block == 9
+    for change in ({"shape": [10**12]}, {"chunks": [10**4, 10**4, 10**4]}):
+        metadata.write_text(json.dumps(plain | change))
+        claim(two, 9, claim_files)
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="arrays in models"):
+            patch.setattr(ocp.Checkpointer, "restore", lambda *_, **__: pytest.fail("read"))
+            newest(two)
+
+
+@pytest.mark.parametrize("name", ["../../../secret", "/etc/passwd", "models/../../9"])
+def test_no_file_outside_of_a_checkpoint_is_read(two, name):
+    claim(two, 9, lambda told: told["files"].update({name: "0" * 64}))
+    with pytest.raises(Damage, match="is not in it"):
+        load(two / "checkpoints" / "9", LAYOUT, SETTINGS)
+
+
+@pytest.mark.parametrize("key", ["block", "settings", "files", "arrays"])
+@pytest.mark.parametrize("value", [None, 7, "text", [1], {"a": 1}, {"a": [1, 2]}])
+def test_wrong_kinds_of_values_with_a_right_digest_are_damage_or_another_run(two, key, value):
+    claim(two, 9, lambda told: told.update({key: value}))
+    with pytest.raises((Damage, UserError)) as caught:
+        load(two / "checkpoints" / "9", LAYOUT, SETTINGS)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_nothing_is_ever_unpickled(two, monkeypatch):
+    for name in ("load", "loads", "Unpickler", "_Unpickler"):
+        monkeypatch.setattr(pickle, name, lambda *_, **__: pytest.fail("something was unpickled"))
+    assert newest(two).block == 9
+
+
+# Saving
+
+
+def test_a_save_that_fails_in_the_background_is_told_in_one_line(two, monkeypatch):
+    full = Mock(side_effect=ValueError("OUT_OF_RANGE: File too large\nand more"))
+    writer = Writer(two, SETTINGS, LAYOUT)
+    monkeypatch.setattr(ocp.Checkpointer, "save", full)
+    writer.save(12, items_of(12), time.monotonic())
+    with pytest.raises(OSError, match=r"no checkpoint .*: OUT_OF_RANGE.*; those before it") as end:
+        writer.close()
+    assert "\n" not in str(end.value)
+    writer.close()  # it is told once
+    assert newest(two, set_aside=True).block == 9
+    assert {path.name for path in (two / "checkpoints").iterdir()} == {"5", "9"}
+
+
+LIMITED = """
+import resource, sys
+sys.path.insert(0, "tests/runs")
+import jax; jax.devices()
+from pathlib import Path
+import test_checkpoints as t
+import orbax.checkpoint
+folder, kind, limit = Path(sys.argv[1]), *sys.argv[2:]
+limits = {"handles": resource.RLIMIT_NOFILE, "size": resource.RLIMIT_FSIZE}
+resource.setrlimit(limits[kind], (int(limit), resource.getrlimit(limits[kind])[1]))
+try:
+    t.write(folder, 12, t.items_of(12), t.SETTINGS)
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are set otherwise elsewhere")
+@pytest.mark.parametrize(
+    ("kind", "limit", "reason"),
+    [("size", 4096, "File too large"), ("handles", 40, "Too many open files")],
+)
+def test_too_little_room_is_found_before_orbax_talks_about_it(two, kind, limit, reason):
+    before = contents_of(two)
+    command = [sys.executable, "-c", LIMITED, str(two), kind, str(limit)]
+    paths = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, reason + "\n", "")
+    assert contents_of(two) == before
+
+
+def test_a_program_that_saves_keeps_its_own_logging_and_hooks(two):
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    level, logger.level = logger.level, logging.INFO
+    writer = Writer(two, SETTINGS, LAYOUT)
+    writer.save(12, items_of(12), time.monotonic())
+    assert (logger.level, sys.unraisablehook) == (logging.INFO, hook)
+    writer.close()
+    logger.setLevel(level)
+    assert writer.cost > 0 and not writer.saving() and newest(two).block == 12
+
+
+ORBAX = """
+import orbax.checkpoint as ocp
+from pathlib import Path
+
+models = Path("part/checkpoints/9/models").absolute()
+with ocp.StandardCheckpointer() as checkpointer:
+    parameters = checkpointer.restore(models)["best"]
+"""
+
+
+def test_plain_orbax_restores_the_arrays(two, monkeypatch):
+    monkeypatch.chdir(two.parent)
+    found = {}
+    exec(ORBAX, found)
+    assert_same_bytes(found["parameters"], items_of(9)["models"]["best"])
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found["parameters"]))
+    assert re.search("(?m)^with", ORBAX)
