@@ -68,7 +68,9 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "all right": estimated(SEQUENCES),
     "sd": number("deviation"),
     "best dev": number("best_dev_accuracy"),
-    "seen in training": lambda row: ABSENT if pd.isna(row["seen"]) else f"{row['seen']:.0%}",
+    "seen in training": lambda row: (
+        ABSENT if pd.isna(row["seen"]) else f"{row['seen'] * 100:.0f} %"
+    ),
     "diverged": lambda row: str(row["diverged"]),
     "median": number("median"),
     "5 % to 95 % of seeds": lambda row: ends_text(
