@@ -144,8 +144,11 @@ def parse(content: bytes, path: Path, length: int | None) -> Sequences:
         line = line.removesuffix("\r")
         match = LINE.fullmatch(line)
         if match is None:
-            expected = f"expected '{length or 'some'} whole numbers<tab>label', each at most"
-            raise UserError(f"{path}, line {number}: {describe_fault(line)}, {expected} {LARGEST}")
+            text = repr(line if len(line) <= 40 else line[:40] + "...")
+            raise UserError(
+                f"{path}, line {number}: {text}, expected {length or 'some'} whole numbers from 0 "
+                f"to {LARGEST} with single spaces between, a tab and a label"
+            )
         digits = [int(digit) for digit in match[1].split(" ")]
         if length is not None and len(digits) != length:
             raise UserError(
@@ -158,25 +161,6 @@ def parse(content: bytes, path: Path, length: int | None) -> Sequences:
     width = int(lengths.max())
     padded = np.array([[PADDING] * (width - len(row)) + row for row in rows], np.int16)
     return Sequences(padded, np.array(labels, np.int32), lengths if length is None else None)
-
-
-def describe_fault(line: str) -> str:
-    """What is wrong with a line that does not have the form of an example."""
-    if not line:
-        return "empty line"
-    if "\t" not in line:
-        return f"no tab in {shorten(line)}"
-    digits, label = line.split("\t", 1)
-    parts = digits.split(" ")
-    strange = next((part for part in parts if not re.fullmatch(NUMBER, part, re.ASCII)), None)
-    what, text = ("label ", label) if strange is None else ("", strange)
-    fault = "too large" if re.fullmatch("[1-9][0-9]*", text) else "not a whole number"
-    return f"{what}{shorten(text)} is {fault}"
-
-
-def shorten(text: str, limit: int = 40) -> str:
-    """A piece of a user's text as it may stand in an error message: quoted, on one line."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")
 
 
 def lengths_in(folder: Path) -> tuple[int, ...]:

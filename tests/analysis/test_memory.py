@@ -269,12 +269,6 @@ def test_the_readout_is_linear_discriminant_analysis():
     assert found[0] == approx(np.mean(answers == right), abs=0.011)
 
 
-@pytest.mark.slow
-def test_states_that_are_all_the_same_hold_nothing():
-    states, labels = jnp.ones((100, 3)), jnp.arange(100)[None] % 10
-    assert memory.readout_accuracy(states, labels, states, labels, 10)[0] == approx(0.1)
-
-
 def test_the_worked_example_of_an_lstm():
     repeat = partial(np.tile, reps=(1, 4))
     W, U = repeat([[0.1, 0.2], [0.1, 0.2]]), repeat([[0, 0.1], [0.1, 0]])
