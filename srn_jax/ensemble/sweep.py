@@ -19,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from srn_jax import kernels
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.mapping import AXIS, map_experiments, run_once
 from srn_jax.ensemble.packing import pack_for
@@ -86,8 +87,8 @@ class Sweep:
         lengths = np.array([length for length, _ in self.experiments])
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
         program = program_of(self.configs, files, kernel, devices[0].platform)
-        if kernel is None and experiment.kernels is not None:
-            kernel = experiment.kernels.suits(devices[0], program.cell, program.config)
+        if kernel is None:
+            kernel = kernels.suits(devices[0], program.cell, program.config)
         self.program = replace(program, kernel=bool(kernel))
         for length in first.lengths:
             check_length(self.program.task, length)

@@ -61,7 +61,7 @@ def draw_tests(
     lengths, seeds = (np.array(column) for column in zip(*experiments, strict=True))
     width = int(lengths.max())
     if files is not None:
-        data = files_by_experiment(files, lengths, width)
+        data: Any = files_by_experiment(files, lengths, width)
         return data.test, map_experiments(overlap, data.train, data.test)
     settings = config.experiment
     units = 0 if settings.fresh_data else settings.multiplicity
@@ -71,8 +71,7 @@ def draw_tests(
         lengths.astype(np.int32),
         given=(task_of(config), units, width),
     )
-    test, shared = found
-    return test, shared
+    return found[0], found[1]
 
 
 def draw_test(task: Task, units: int, width: int, seed: Any, length: Any) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from srn_jax import kernels
 from srn_jax.tasks.batches import Batches, cut_to, whole_set
 from srn_jax.tasks.task import Dataset, Examples, mask_of
 from srn_jax.training.data import (
@@ -36,11 +37,6 @@ from srn_jax.training.network import (
 from srn_jax.training.optimizer import clip, new_optimizer
 from srn_jax.training.probes import LOSS, Step, record
 from srn_jax.training.program import Program
-
-try:
-    from srn_jax import kernels
-except ImportError:  # a JAX without them
-    kernels = None  # type: ignore[assignment]
 
 
 class TrainState(NamedTuple):
@@ -173,7 +169,7 @@ def take_steps(
     if data.train is not None:
         data = data._replace(train=cut_to(data.train, program.task, width))
     first, end = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
-    if kernels is not None and program.kernel and kernels.applies(program):
+    if program.kernel and kernels.applies(program):
         with jax.named_scope("training_steps"):
             parameters, optimizer, losses = kernels.train_block(
                 program, data, mask, parameters, optimizer, first, end + 1
