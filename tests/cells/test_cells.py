@@ -99,7 +99,9 @@ def test_each_gate_is_drawn_by_itself(kind):
         assert float(jnp.max(jnp.abs(gate))) == pytest.approx((6 / 70) ** 0.5, rel=0.02)
     identity = kind(40, 30, rngs=nnx.Rngs(0), recurrent_init="identity").U[...]
     assert (identity == jnp.tile(jnp.eye(30), kind.gates)).all()
-    orthogonal = jnp.split(kind(4, 30, rngs=nnx.Rngs(0), recurrent_init="orthogonal").U[...], kind.gates, 1)
+    orthogonal = jnp.split(
+        kind(4, 30, rngs=nnx.Rngs(0), recurrent_init="orthogonal").U[...], kind.gates, 1
+    )
     for gate in orthogonal:
         np.testing.assert_allclose(gate @ gate.T, np.eye(30), atol=1e-5)
 

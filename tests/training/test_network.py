@@ -46,7 +46,9 @@ FORMS = [{}, {"layers": 2}, {"bidirectional": True}, {"layers": 2, "bidirectiona
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("cell", [SRN, GRU, Module], ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("task", [DigitSum(), Everywhere(), Adding(), Many()], ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize(
+    "task", [DigitSum(), Everywhere(), Adding(), Many()], ids=lambda t: type(t).__name__
+)
 def test_padding_changes_no_answer_and_lengths_may_differ(task, cell, form):
     network, inputs = made(task, cell, **form), tokens_of(task)
     alone = [network(inputs[n : n + 1, n:]) for n in range(3)]  # 6, 5 and 4 positions

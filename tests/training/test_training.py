@@ -37,7 +37,9 @@ def train(config=SHORT, width=5, length=5, change=None, **more):
         if change is not None:
             state = change(state)
         blocks = 0, len(program.eval_steps)
-        return training.advance(program, ((width, width > length),), 0, data, state, histories, *blocks)
+        return training.advance(
+            program, ((width, width > length),), 0, data, state, histories, *blocks
+        )
 
     state, histories = run()
     rows = as_rows(program, jax.tree.map(lambda a: np.asarray(a)[None], histories))
@@ -82,7 +84,9 @@ def test_training_is_pytorchs_step_for_step(cell):
     config = replace(SHORT, cell=cell, epochs=2)
     program, hyper = program_of(config), hyperparameters_of(config)
     state, _, data = jax.jit(partial(training.prepare, program, 5, 0, 5, hyper))()
-    given = jax.tree.map(lambda a: torch.tensor(np.asarray(a), requires_grad=True), state.parameters)
+    given = jax.tree.map(
+        lambda a: torch.tensor(np.asarray(a), requires_grad=True), state.parameters
+    )
     own = given["cell"]
 
     def logits(digits):
@@ -115,7 +119,9 @@ def test_training_is_pytorchs_step_for_step(cell):
         losses.append(loss.item())
     _, history = train(config)
     np.testing.assert_allclose(history["train_loss"], losses, atol=1e-5)
-    np.testing.assert_allclose(history["epoch_loss"], np.mean(np.reshape(losses, (2, 38)), 1), atol=1e-5)
+    np.testing.assert_allclose(
+        history["epoch_loss"], np.mean(np.reshape(losses, (2, 38)), 1), atol=1e-5
+    )
 
 
 def test_epoch_means_and_kept_losses_are_those_of_all_losses():
