@@ -264,7 +264,9 @@ def hold(folder):
 
 
 def test_a_folder_belongs_to_one_process_and_the_lock_dies_with_it(tmp_path):
-    owner = multiprocessing.get_context("forkserver").Process(target=hold, args=[tmp_path], daemon=True)
+    owner = multiprocessing.get_context("forkserver").Process(
+        target=hold, args=[tmp_path], daemon=True
+    )
     owner.start()
     while not (tmp_path / "log.txt").exists():
         assert owner.is_alive()
