@@ -21,7 +21,8 @@ from running import assert_same_bytes, contents_of
 from srn_jax.errors import UserError
 from srn_jax.files import write_manifest
 from srn_jax.runs import checkpoint
-from srn_jax.runs.checkpoint import Damage, Writer, blocks_in, layout_of, load, restore, write
+from srn_jax.runs.checkpoint import Damage, blocks_in, layout_of, load, restore, write
+from srn_jax.runs.writer import Writer
 
 SETTINGS = "0123"
 
