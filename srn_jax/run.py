@@ -17,7 +17,7 @@ from srn_jax.runs.folder import make_folder
 if TYPE_CHECKING:
     import jax
 
-    from srn_jax.analysis.explanation import Explanation
+    from srn_jax.analysis.explanation_tables import Explanation
     from srn_jax.analysis.figures import Gates
     from srn_jax.analysis.look import Look
     from srn_jax.analysis.records import Histories, Variant
@@ -54,7 +54,7 @@ class Run:
         return tuple(variant.name for variant in self.stored.record.variants)
 
     @property
-    def histories(self) -> "Histories | dict[str, Histories] | None":
+    def histories(self) -> "Histories | dict[str, Histories | None] | None":
         """Losses, and what probes recorded; of several variants, by their names."""
         found = {variant.name: variant.histories for variant in self.stored.record.variants}
         return next(iter(found.values())) if len(found) == 1 else found
@@ -101,7 +101,9 @@ class Run:
         which: str = "best",
     ) -> "jax.Array":
         """The hidden states `[batch, time, D]` of a network over inputs `[batch, time]`."""
-        states = self.network(length, seed, variant, which).states(np.asarray(inputs))
+        import jax.numpy as jnp
+
+        states = self.network(length, seed, variant, which).states(jnp.asarray(inputs))
         return states.swapaxes(0, 1)
 
     def evaluate(
@@ -181,6 +183,7 @@ class Run:
         if not self.stored.info.get("finished", True):
             raise UserError(f"{self.folder} is not finished, resume it first")
         found, question = {}, ""
+        chosen = None if lengths is None else [*lengths]
         for name in self.variants if variant is None else [self.one_of(variant)]:
             stages = {which: self.stored.networks(name, which=which) for which in ("best", "last")}
             config, results = stages["best"].config, self.record_of(name).results
@@ -191,7 +194,7 @@ class Run:
             trained = {which: networks.parameters for which, networks in stages.items()}
             with own_mistakes(config.experiment.cell, config.experiment.task):
                 found[name] = explain_variant(
-                    *(config, trained, left_out, files, threshold, lengths), report=report
+                    config, trained, left_out, files, threshold, chosen, report
                 )
                 question = task_of(config).question
         if not found:
