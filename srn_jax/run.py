@@ -1,6 +1,7 @@
 """A run, as it is handed to Python: results, networks, and what can be asked of them."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from srn_jax.runs.networks import Networks, StoredRun
     from srn_jax.training.network import Network
 
+TEXTBOOK_SEQUENCE = (6, 7, 0, 0, 1, 0, 0, 0, 0, 0)  # of its figure 6.13
 EXPLANATION = "explanation"  # the folder in that of a run
 
 
@@ -248,7 +250,19 @@ class Run:
         if not ours or variant is not None:
             check_comparison_place(place)
             make_folder(place)
-        return write_report(record, place, look or default_look(), phases)
+        gates = self.textbook_gates([one.name for one in record.variants])
+        return write_report(record, place, look or default_look(), phases, gates)
+
+    def textbook_gates(self, variants: Iterable[str]) -> "dict[str, Gates]":
+        """The gates of figure 6.13, by variant, of those that have such and the book's length."""
+        found = {}
+        for name in variants:
+            one = self.record_of(name)
+            gated = one.settings["cell"] not in ("srn", "residual-srn")
+            if gated and (one.results.length == len(TEXTBOOK_SEQUENCE)).any():
+                with suppress(UserError):  # a cell, a task or a network that has none to show
+                    found[name] = self.gates(TEXTBOOK_SEQUENCE, None, name)
+        return found
 
     def save(self, folder: str | Path) -> "Run":
         """Write a run that is in memory to a folder, with its report; returns the run there."""

@@ -115,7 +115,6 @@ def plot(arguments: list[str]) -> None:
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
     from srn_jax import api
-
     from srn_jax.naming import run_folder
 
     several = len(options.runs) > 1
