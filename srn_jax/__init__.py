@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from srn_jax.presets import SECTIONS, write_data
     from srn_jax.run import Run
     from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, place_of
-    from srn_jax.training.network import Embedding, Network
+    from srn_jax.training.modules import Embedding
+    from srn_jax.training.network import Network
     from srn_jax.weights import Weights, read_weights, weights_of
 
 __version__ = "0.1.0"

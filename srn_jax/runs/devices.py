@@ -112,7 +112,7 @@ def configure(
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     number = cpu_devices or int(os.environ.get("JAX_NUM_CPU_DEVICES") or available_cores())
     jax.config.update("jax_num_cpu_devices", number)  # first: it says if JAX has been started
-    before = jax.config.jax_platforms
+    before = getattr(jax.config, "jax_platforms", None)
     if platform != "auto":
         jax.config.update("jax_platforms", BACKENDS.get(platform, platform))
     use_compilation_cache()
