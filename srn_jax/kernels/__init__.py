@@ -193,7 +193,7 @@ def layout(parameters: Any, gates: int) -> tuple[dict[str, Any], np.ndarray]:
     starts = np.cumsum([0, *(leaf.size for leaf in leaves)])
     ranges = [start + np.arange(leaf.size) for start, leaf in zip(starts, leaves, strict=False)]
     shaped = [own.reshape(leaf.shape) for own, leaf in zip(ranges, leaves, strict=True)]
-    network = tree.unflatten(shaped)
+    network = jax.tree.unflatten(tree, shaped)
     found = {
         name: own.reshape(len(own), gates, -1).swapaxes(0, 1)
         for name, own in network["cell"].items()

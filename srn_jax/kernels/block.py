@@ -203,7 +203,8 @@ def write_gradient(
 
     def put(name: str, *values: jax.Array) -> None:
         for gate, value in enumerate(values):
-            place = own[name].gate(gate, *value.shape, room.gradient)
+            rows, columns = value.shape
+            place = own[name].gate(gate, rows, columns, room.gradient)
             room.ref[place] = value.reshape(value.size)
 
     # The input side of every token: embedding @ W + b.
