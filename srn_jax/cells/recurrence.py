@@ -240,9 +240,8 @@ def _backward(cell, how, residuals, gradients):
         du = product(rows(output(states)).T, rows(after)) + product(output(initial).T, dg[0])
     else:
         du = product(rows(output(before)).T, rows(dg))
-    dw, dc = product(rows(features).T, rows(dx)), None
-    if bias is not None:
-        dc = jnp.sum(dg, axis=(0, 1))[None]
+    dw = product(rows(features).T, rows(dx))
+    dc = None if bias is None else jnp.sum(dg, axis=(0, 1))[None]
     return product(dx, input_weight.T), dw, du, dc, total, None
 
 

@@ -23,7 +23,9 @@ def files_by_experiment(
     def of(name: str) -> Examples:
         padded = {n: pad_examples(getattr(sets, name), width) for n, sets in files.items()}
         chosen = [padded[int(length)] for length in lengths]
-        stacked = [None if one[0] is None else np.stack(one) for one in zip(*chosen, strict=True)]
+        stacked: list[Any] = [
+            None if one[0] is None else np.stack(one) for one in zip(*chosen, strict=True)
+        ]
         return Examples(*stacked)
 
     return Dataset(of("train"), of("dev"), of("test"))
@@ -69,7 +71,8 @@ def draw_tests(
         lengths.astype(np.int32),
         given=(task_of(config), units, width),
     )
-    return found if units else (found[0], None)
+    test, shared = found
+    return test, shared
 
 
 def draw_test(task: Task, units: int, width: int, seed: Any, length: Any) -> Any:
