@@ -1,13 +1,12 @@
 """The tasks of research are what their papers say, each example by itself and all by statistics."""
 
-from itertools import pairwise
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+from srn_jax.errors import UserError
 from srn_jax.tasks.associative_recall import AssociativeRecall
 from srn_jax.tasks.copying import Copying, VariableCopying
 from srn_jax.tasks.edition_2026 import DigitSum2026, FirstTokens2026
@@ -117,8 +116,6 @@ def test_associative_recall_asks_for_the_value_of_each_key_once():
 
 
 def test_associative_recall_says_which_lengths_it_has():
-    from srn_jax.errors import UserError
-
     for length in (17, 128, 200):
         with pytest.raises(UserError, match=f"even.*got length {length}"):
             AssociativeRecall().check_length(length)
@@ -206,10 +203,3 @@ def test_other_keys_draw_other_examples_and_test_sets_are_unseen(task, length):
     )
     shared = set(map(bytes, train)) & set(map(bytes, test))
     assert len(shared) == 0 or type(task) is VariableParity
-
-
-def test_gumbel_lots_are_drawn_for_each_slot():
-    """Two keys of one example never ask at one place, also where every slot is taken."""
-    for inputs, _, weights in rows_of(AssociativeRecall(), 200, 16):
-        assert weights.sum() == 4 and np.all(np.flatnonzero(weights) == [8, 10, 12, 14])
-        assert all(len(set(pair)) == 2 for pair in pairwise(inputs[8::2]))
