@@ -46,6 +46,7 @@ _MODULES = {  # where the public names are
     "analysis.stats": ("summarise",),
     "api": (
         "Stopped",
+        "atlas",
         "compare",
         "load_run",
         "resume",
