@@ -14,12 +14,14 @@ from srn_jax.errors import UserError, shown
 from srn_jax.naming import (
     check_comparison_place,
     default_folder,
+    has_more,
     path_from,
     point_to_newest,
     run_folder,
 )
 from srn_jax.presets import with_presets
 from srn_jax.runs.folder import holds_run, read_configs, read_run
+from srn_jax.runs.settings import is_nameless, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +92,11 @@ def train(
         how = how_of(given, call_of("train", told))
         chosen = with_presets(given, section, quick, textbook)
         configs = configs_of(every_loss=every_loss, **chosen)
-        place = default_folder(configs) if folder is True else None
-        place = path_from("folder", folder) if where else place
+        place = path_from("folder", folder) if where else None
+        if folder is True:
+            place = default_folder(configs)
+            if not overwrite and has_more(place, configs):
+                configs = read_configs(place, objects=chosen)
         return _train(configs, place, how, overwrite, textbook)
 
 
@@ -298,6 +303,8 @@ def _train(
     drawing.start()  # beside the first compilation
     options = RunOptions(overwrite, how.checkpoint_every, how.chunk, how.kernel, how.command)
     with reporter_for(textbook, first) as reporter:
+        if folder is not None and (names := nameless(configs)):
+            reporter.say(f"in no file, so load_run and resume need it again: {', '.join(names)}")
         try:
             stored = train_run(configs, folder, reporter, options, phases)
         except Interrupted as stop:
@@ -310,6 +317,14 @@ def _train(
     for line in closing_lines(stored.record) if textbook and first else ():
         reporter.say(line)
     return run
+
+
+def nameless(configs: list[SweepConfig]) -> list[str]:
+    """The objects that no file holds, by their settings, as a run records them."""
+    table = table_of(configs)
+    told = [*[pair for one in table["variants"] for pair in one.items()]]
+    told += [("probes", probe) for probe in table["probes"]]
+    return [*dict.fromkeys(f"{name}={value}" for name, value in told if is_nameless(value))]
 
 
 def load_drawing() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from srn_jax.config import TEXTBOOK_LENGTHS, ExperimentConfig, SweepConfig, check
-from srn_jax.errors import UserError, closest
+from srn_jax.errors import UserError, closest, shown
 from srn_jax.naming import path_from
 from srn_jax.own_files import describe, name_of
 from srn_jax.runs.devices import PLATFORMS
@@ -196,7 +196,7 @@ def call_of(name: str, given: Mapping[str, Any]) -> str:
 
     def said(value: Any) -> str:
         simple = value is None or isinstance(value, str | bool | int | float)
-        return repr(value if simple else describe(value))
+        return shown(value if simple else describe(value))
 
     told = {key: value if key == "folder" else several(value) for key, value in given.items()}
     each = {

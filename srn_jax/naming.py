@@ -68,18 +68,23 @@ def default_folder(configs: Sequence[SweepConfig]) -> Path:
     if told["data"] is not None:
         told["data"] = told["data"]["digests"]
     for folder in (RUNS / name, RUNS / f"{name}-{digest_of([told, own])[:6]}"):
-        if not os.path.lexists(folder) or _is_same(folder, table):
+        if not os.path.lexists(folder) or _fits(folder, table) or _fits(folder, table, grows=True):
             return folder
     return folder
 
 
-def _is_same(folder: Path, table: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a run of these settings."""
+def has_more(folder: Path, configs: Sequence[SweepConfig]) -> bool:
+    """Whether a folder holds a run of all that is asked for, and more: one that has grown."""
+    table = table_of(in_order(configs))
+    return _fits(folder, table) and not _fits(folder, table, grows=True)
+
+
+def _fits(folder: Path, table: Mapping[str, Any], grows: bool = False) -> bool:
     try:
         old = read_run(folder)
     except (UserError, OSError):
         return False
-    return not grown(old, table)[1] and len(old["variants"]) == len(table["variants"])
+    return not grown(old, table)[1] if grows else not grown(table, old)[1]
 
 
 def point_to_newest(folder: Path) -> None:

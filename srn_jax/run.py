@@ -241,7 +241,8 @@ class Run:
         place = place if folder is None else path_from("folder", folder)
         if place is None:
             raise UserError("give a `folder` for the report")
-        if place != self.folder:
+        ours = self.folder is not None and place.resolve() == self.folder.resolve()
+        if not ours or variant is not None:
             check_comparison_place(place)
             make_folder(place)
         return write_report(record, place, look or default_look(), phases)

@@ -1,8 +1,6 @@
 """Other ways to run the experiment in JAX, written as their users would write them."""
 
-import importlib.util
-import sys
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,16 +9,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from benchmark.pytorch_steps import pytorch_cells
 from srn_jax.cells import cell_class
-from srn_jax.cells.recurrence import output, reference_recurrence
+from srn_jax.cells.recurrence import output
 from srn_jax.config import SweepConfig
-from srn_jax.tasks.digit_sum import DigitSum
-from srn_jax.tasks.task import PADDING, draw_dataset, to_batches
-from srn_jax.training.experiment import experiment_key
-from srn_jax.training.model import Network
+from srn_jax.tasks.task import PADDING
+from srn_jax.training.data import keys_of
+from srn_jax.training.experiment import prepare
+from srn_jax.training.network import Network, hyperparameters_of
+from srn_jax.training.program import program_of
 
-FORWARD_LENGTH = 20
 FLAX_CELLS: dict[str, Any] = {
     "srn": nnx.SimpleCell,
     "lstm": nnx.OptimizedLSTMCell,
@@ -31,11 +28,10 @@ FLAX_CELLS: dict[str, Any] = {
 class FlaxNetwork(nnx.Module):
     """The textbook's network with Flax's own recurrent layer."""
 
-    def __init__(self, cell: str, size: int, *, rngs: nnx.Rngs):
-        self.embedding = nnx.Embed(10, size, rngs=rngs)
-        layer = FLAX_CELLS[cell](size, size, rngs=rngs)
-        self.rnn = nnx.RNN(layer, return_carry=True)
-        self.output = nnx.Linear(size, 19, rngs=rngs)
+    def __init__(self, program: Any, name: str, rngs: nnx.Rngs):
+        self.embedding = nnx.Embed(10, 32, rngs=rngs)
+        self.rnn = nnx.RNN(FLAX_CELLS[name](32, 32, rngs=rngs), return_carry=True)
+        self.output = nnx.Linear(32, 19, rngs=rngs)
 
     def __call__(self, digits: jax.Array) -> jax.Array:
         """Logits `[batch, 19]` of digits `[batch, time]` that are padded on the right."""
@@ -47,21 +43,25 @@ class FlaxNetwork(nnx.Module):
 class PlainNetwork(nnx.Module):
     """The same network as a `lax.scan` over positions, its backward pass left to autodiff."""
 
-    def __init__(self, cell: str, size: int, *, rngs: nnx.Rngs):
-        self.network = Network(DigitSum(), cell_class(cell), size, size, rngs=rngs)
+    def __init__(self, program: Any, name: str, rngs: nnx.Rngs):
+        self.network = Network(program.task, cell_class(name), rngs=rngs)
 
     def __call__(self, digits: jax.Array) -> jax.Array:
         """Logits `[batch, 19]` of digits `[batch, time]`; padded positions keep the state."""
         own, cell = self.network, self.network.cell
-        inputs = own.embedding(jnp.maximum(digits.T, 0))
-        features = jnp.concatenate([inputs, jnp.ones((*digits.T.shape, 1))], axis=-1)
-        weight = jnp.concatenate([cell.W[...], cell.b[...]])
+
+        def position(state, inputs):
+            vectors, here = inputs
+            x = vectors @ cell.W[...] + cell.b[...]
+            h = output(state) @ cell.U[...] + (cell.c[...] if cell.recurrent_bias else 0)
+            new = cell.update(*(tuple(jnp.split(z, cell.gates, axis=-1)) for z in (x, h)), state)
+            keep = (here != PADDING)[:, None]
+            return jax.tree.map(lambda n, o: jnp.where(keep, n, o), new, state), None
+
         zero = jnp.zeros((len(digits), cell.U.shape[0]))
         start = zero if cell.states == 1 else (zero,) * cell.states
-        bias = cell.c[...] if cell.recurrent_bias else None
-        mask = (digits != PADDING).T
-        states = reference_recurrence(type(cell), features, weight, cell.U[...], bias, start, mask)
-        return own.output(output(states)[-1])
+        inputs = own.embedding(jnp.maximum(digits.T, 0)), digits.T
+        return own.output(output(jax.lax.scan(position, start, inputs)[0]))
 
 
 def jax_experiment(config: SweepConfig, contender: str, steps: int) -> tuple[Any, Any, Any]:
@@ -70,12 +70,11 @@ def jax_experiment(config: SweepConfig, contender: str, steps: int) -> tuple[Any
     `flax-rnn` is `nnx.RNN`; `plain-scan` a `lax.scan` of one cell. Both look digits up by index,
     project every position, and leave the backward pass to autodiff.
     """
-    settings = config.experiment
-    kind = {"flax-rnn": FlaxNetwork, "plain-scan": PlainNetwork}[contender]
-    optimizer = optax.adam(settings.learning_rate)
-    width = max(config.lengths)
-    network = kind(settings.cell, settings.hidden_size, rngs=nnx.Rngs(0))
-    definition, _, rest = nnx.split(network, nnx.Param, ...)  # Flax's RNN has a random state
+    program, hyper = program_of(config), hyperparameters_of(config.experiment)
+    kind: Any = {"flax-rnn": FlaxNetwork, "plain-scan": PlainNetwork}[contender]
+    build = partial(kind, program, config.experiment.cell)
+    optimizer = optax.adam(config.experiment.learning_rate)
+    definition, _, rest = nnx.split(build(nnx.Rngs(0)), nnx.Param, ...)  # Flax's has a random state
 
     def loss(parameters, digits, labels, weights):
         others = jax.tree.map(lambda leaf: leaf, rest)  # new variables, of the present trace
@@ -93,53 +92,15 @@ def jax_experiment(config: SweepConfig, contender: str, steps: int) -> tuple[Any
         return jax.lax.scan(step, state, jnp.arange(steps))
 
     def start(length, seed):
-        data_key, parameter_key = jax.random.split(experiment_key(seed, length))
-        dataset = draw_dataset(DigitSum(), data_key, settings.multiplicity, length, width)
-        network = kind(settings.cell, settings.hidden_size, rngs=nnx.Rngs(parameter_key))
+        data = prepare(program, max(config.lengths), seed, length, hyper)[2].train
+        network = build(nnx.Rngs(keys_of(seed, length)[1]))
         parameters = nnx.split(network, nnx.Param, ...)[1]
-        batches = to_batches(dataset.train, settings.batch_size)
-        if contender == "flax-rnn":
-            batches = batches._replace(inputs=padded_on_the_right(batches.inputs))
-        return (parameters, optimizer.init(parameters)), batches
+        digits = data.inputs
+        if contender == "flax-rnn":  # whose sequences are padded on the right
+            order = jnp.argsort(digits == PADDING, axis=-1, stable=True)
+            digits = jnp.take_along_axis(digits, order, axis=-1)
+        return (parameters, optimizer.init(parameters)), (digits, data.targets, data.weights)
 
     lengths, seeds = np.array(config.experiments, np.uint32).T
     state, data = jax.jit(jax.vmap(start))(lengths.astype(np.int32), seeds)
     return jax.vmap(train), state, data
-
-
-def padded_on_the_right(digits: jax.Array) -> jax.Array:
-    """Digits `[..., time]` that were padded on the left."""
-    order = jnp.argsort(digits == PADDING, axis=-1, stable=True)
-    return jnp.take_along_axis(digits, order, axis=-1)
-
-
-def compiled(module: Any) -> Callable[[jax.Array], jax.Array]:
-    """The call of a module as one compiled function."""
-    definition, state = nnx.split(module)
-    run = jax.jit(lambda state, inputs: nnx.merge(definition, state)(inputs))
-    return lambda inputs: run(state, inputs)
-
-
-def forward_passes(cell: str, size: int) -> dict[str, Callable[[], object]]:
-    """One forward pass over a batch of 8 sequences, by hand and built in, compiled where JAX is."""
-    inputs = np.random.default_rng(0).normal(size=(8, FORWARD_LENGTH, size)).astype(np.float32)
-    own = cell_class(cell)(size, size, rngs=nnx.Rngs(0))
-    rnn = nnx.RNN(FLAX_CELLS[cell](size, size, rngs=nnx.Rngs(0)))
-    by_hand, built_in = compiled(own), compiled(rnn)
-    on_device = jnp.asarray(inputs)
-    passes: dict[str, Callable[[], object]] = {
-        f"srn_jax {type(own).__name__}": lambda: jax.block_until_ready(by_hand(on_device)),
-        "flax.nnx.RNN": lambda: jax.block_until_ready(built_in(on_device)),
-    }
-    if importlib.util.find_spec("torch") is None:
-        print("left out: PyTorch is not installed", file=sys.stderr)
-        return passes
-    import torch
-
-    tensor = torch.tensor(inputs)
-    kinds = pytorch_cells(cell)
-    hand_written, torchs_own = (kind(size, size) for kind in kinds)
-    return passes | {
-        "PyTorch by hand": lambda: hand_written(tensor),
-        "PyTorch built in": lambda: torchs_own(tensor),
-    }

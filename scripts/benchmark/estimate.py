@@ -2,64 +2,50 @@
 
 libtpu compiles for a TPU that is not there, and writes into the program how many cycles it expects
 of each operation. XLA compiles for an H100 that is not there; from that program one can count the
-launches, which is what a step costs while the arithmetic is this small. Nothing here has run on
-either: the figures compare programs, and are estimates.
+launches, and its assembler says how many registers a kernel takes and how many bytes it spills.
+Nothing here has run on either: the figures compare programs, and are estimates.
 """
 
 import importlib.util
 import os
-from collections import defaultdict
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+import re
+import subprocess
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark import hlo
-from benchmark.measure import STEPS, bytes_moved
-from srn_jax.analysis.report import plain_table
-from srn_jax.analysis.results import write_json
+from benchmark.measure import STEPS
+from benchmark.report import in_columns
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
 
 SEEDS = (8, 64, 1000)
-LAUNCH_SECONDS = 4e-6  # of a kernel from a loop: 2 to 8 us
 
 
-@dataclass(frozen=True)
-class Target:
-    """A kind of device, by its data sheet."""
+class Target(NamedTuple):
+    """A kind of device."""
 
     platform: str  # as JAX lowers for it
     topology: str
-    clock: float  # Hz
-    bandwidth: float  # bytes a second
-
-    @property
-    def unit(self) -> str:
-        """What its estimates count."""
-        return "launches" if self.platform == "cuda" else "cycles"
+    clock: float  # Hz, by its data sheet
 
 
 TARGETS = {
-    "tpu-v5e": Target("tpu", "v5e", 1.5e9, 0.82e12),
-    "tpu-v6e": Target("tpu", "v6e", 1.75e9, 1.64e12),
-    "gpu-h100": Target("cuda", "h100", 1.98e9, 3.35e12),
+    "tpu-v5e": Target("tpu", "v5e", 1.5e9),
+    "tpu-v6e": Target("tpu", "v6e", 1.75e9),
+    "gpu-h100": Target("cuda", "h100", 1.98e9),
 }
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(NamedTuple):
     """One training step of all experiments on one device."""
 
-    seeds: int
-    experiments: int
     count: float  # cycles, or launches
-    bytes_moved: float  # through the memory of the device
-    bytes_floor: int  # that a step must at least move
-    temporary_bytes: int
-    argument_bytes: int
-    seconds: float  # the whole experiment
-    dearest: tuple[tuple[str, float], ...]  # operations, and how much of the count is theirs
+    registers: int  # of a thread of the kernel; 0 without one
+    spilled: int  # bytes that it writes because it has no more
+    text: str  # the program
+    bytes: int  # of its arguments and what it needs besides
 
 
 def devices_of(target: Target, chips: tuple[int, int] = (1, 1)) -> Any:
@@ -69,8 +55,7 @@ def devices_of(target: Target, chips: tuple[int, int] = (1, 1)) -> Any:
 
     jax.config.update("jax_platforms", "cpu")  # so that no driver is asked for a device
     if target.platform == "cuda":
-        missing = [name for name in ("jax_cuda13_plugin", "nvidia") if not find(name)]
-        if missing:
+        if not (find("jax_cuda13_plugin") and find("nvidia")):
             raise UserError(
                 "the CUDA compiler is missing, run pip install --no-deps "
                 f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__} "
@@ -100,10 +85,10 @@ def find(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def compile_sweep(
+def lower_sweep(
     target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1), kernel: bool = False
 ) -> tuple[Any, int]:
-    """The training program of a sweep, compiled for devices that are not there.
+    """The training program of a sweep, lowered for devices that are not there.
 
     Returns it, and how many shards the first device takes.
     """
@@ -111,16 +96,15 @@ def compile_sweep(
     import numpy as np
     from jax.sharding import Mesh, NamedSharding
 
-    from srn_jax.cells.kernels import Kernels
-    from srn_jax.cells.loops import form_for
     from srn_jax.ensemble.packing import pack_for
     from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
-    from srn_jax.training.experiment import program_of
-    from srn_jax.training.model import hyperparameters_of
+    from srn_jax.training.network import hyperparameters_of
+    from srn_jax.training.program import program_of
 
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))
-    program = program_of(config, form=Kernels() if kernel else form_for(target.platform))
+    platform = "gpu" if target.platform == "cuda" else target.platform
+    program = program_of(config, kernel=kernel, platform=platform)
     lengths, _ = zip(*config.experiments, strict=True)
     packing = pack_for(target.platform, np.array(lengths), len(devices))
     own = packing.length[: len(packing.length) // len(devices)]
@@ -133,102 +117,63 @@ def compile_sweep(
 
     hyper = jax.tree.map(of_each, hyperparameters_of(config.experiment))
     inputs = of_each(np.uint32(0)), of_each(np.int32(0)), hyper, None
-    prepare = prepare_packed(mesh, program, max(config.lengths))
-    arrays = (*jax.eval_shape(prepare, *inputs), packing.length)
+    arrays = jax.eval_shape(prepare_packed(mesh, program, max(config.lengths)), *inputs)
     advance = advance_packed(mesh, program, packing.widths, packing.mixed)
-    traced = advance.trace(*jax.tree.map(on_mesh, arrays), np.int32(0), np.int32(1))
-    compiled = traced.lower(lowering_platforms=(target.platform,)).compile()
-    return compiled, int(np.sum(own > 0))
+    traced = advance.trace(*jax.tree.map(on_mesh, (*arrays, packing.length)), *np.int32([0, 1]))
+    return traced.lower(lowering_platforms=(target.platform,)), int(np.sum(own > 0))
 
 
 def estimate(
     target: Target, config: SweepConfig, chips: tuple[int, int] = (1, 1), kernel: bool = False
 ) -> Estimate:
     """Compile a sweep and read off the program what it costs a device."""
-    compiled, shards = compile_sweep(target, config, chips, kernel)
-    program, memory = hlo.parse(compiled.as_text()), compiled.memory_analysis()
-    counts: dict[str, float] = defaultdict(float)
-    moved, block = 0.0, config.experiment.eval_interval
-    for operation, times in program.training_steps(shards, block):
-        cost = operation.cycles if target.unit == "cycles" else operation.opcode not in hlo.FREE
-        counts[f"{operation.opcode} {operation.source.rpartition(hlo.SCOPE)[2]}"] += times * cost
-        if operation.source.endswith("block_kernel/pallas_call"):
-            # What it does inside is not in the text: parameters, moments and what a step writes for
-            # itself are taken to be written and read once a step, as if no cache kept anything.
-            moved += times * block * 2 * hlo.size_of(operation.shape)
-        else:
-            moved += times * program.bytes_moved(operation)
-    count = sum(counts.values())
-    if target.unit == "cycles":
-        seconds = count * STEPS / target.clock
-    else:
-        seconds = STEPS * max(count * LAUNCH_SECONDS, moved / target.bandwidth)
-    return Estimate(
-        seeds=len(config.seeds),
-        experiments=len(config.experiments),
-        count=count,
-        bytes_moved=moved,
-        bytes_floor=len(config.seeds) * sum(bytes_moved(length) for length in config.lengths),
-        temporary_bytes=memory.temp_size_in_bytes,
-        argument_bytes=memory.argument_size_in_bytes,
-        seconds=seconds,
-        dearest=tuple(sorted(counts.items(), key=lambda item: -item[1])[:12]),
-    )
+    lowered, shards = lower_sweep(target, config, chips, kernel)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_backend_optimization_level": 3}
+        compiled = lowered.compile(options if kernel else None)
+        registers, spilled = assembled(Path(folder)) if kernel else (0, 0)
+    text, memory, count = compiled.as_text(), compiled.memory_analysis(), 0.0
+    steps = hlo.parse(text).training_steps(shards, config.experiment.eval_interval)
+    for operation, times in steps:
+        launched = operation.opcode not in hlo.FREE
+        count += times * (launched if target.platform == "cuda" else operation.cycles)
+    size = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    return Estimate(count, registers, spilled, text, size)
 
 
-def run(name: str, folder: Path, kernel: bool = False) -> None:
-    """Print the estimates for a target, and write them as JSON."""
-    target = TARGETS[name]
-    found = []
-    for seeds in SEEDS:
-        config = SweepConfig(seeds=tuple(range(seeds)))
-        found.append(estimate(target, config, kernel=kernel))
-        print(f"compiled for {name}: {seeds} seeds", flush=True)
-    print("\n" + table(target, found, kernel))
-    of_64 = found[SEEDS.index(64)]
-    print(f"\nthe most expensive operations, {target.unit} a step with 64 seeds")
-    rows = [[readable(cost), what] for what, cost in of_64.dearest]
-    print(plain_table([[target.unit, "operation"], *rows]))
-    compiler = "libtpu" if target.platform == "tpu" else "jax-cuda13-plugin"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"estimate-{name}.json"
-    content = {
-        "target": name,
-        "versions": {package: version(package) for package in ("jax", "jaxlib", compiler)},
-        "estimates": [asdict(one) for one in found],
-    }
-    write_json(path, content)
-    print(f"\nwritten: {path}\n{target.unit} a step: {of_64.count:.7g}")
+def assembled(folder: Path) -> tuple[int, int]:
+    """The registers that the kernel takes, and bytes that it spills, of the program in a folder."""
+    import nvidia
+
+    found = (str(p) for root in nvidia.__path__ for p in Path(root).glob("*/bin/ptxas"))
+    ptxas, numbers = next(found), (0, 0)
+    for path in folder.glob("*.ptx"):
+        source = path.read_text()
+        if "entry block_kernel(" in source:
+            if re.search(r"\b(mma|wgmma)\b|tf32|bf16", source):
+                raise ValueError("the kernel has products that are not in float32")
+            command = [ptxas, "-arch=sm_90a", "-v", str(path), "-o", os.devnull]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+            patterns = r"Used (\d+) registers", r"(\d+) bytes spill stores"
+            registers, spilled = (sum(map(int, re.findall(p, said))) for p in patterns)
+            numbers = registers, spilled
+    return numbers
 
 
-def readable(count: float) -> str:
-    """A number of cycles or launches, which may be less than one a step."""
-    return f"{count:,.0f}" if count >= 100 else f"{count:.2g}"
-
-
-def table(target: Target, found: list[Estimate], kernel: bool) -> str:
-    """A row for each number of seeds."""
-    header = ["seeds", "experiments", f"{target.unit} a step", "for one experiment"]
-    header += ["MB moved", "MB at least", "MB temporary", "MB of arguments", "s, estimate"]
-    rows = [
-        [
-            f"{one.seeds:,}",
-            f"{one.experiments:,}",
-            readable(one.count),
-            readable(one.count / one.experiments),
-            f"{one.bytes_moved / 1e6:,.1f}",
-            f"{one.bytes_floor / 1e6:,.1f}",
-            f"{one.temporary_bytes / 1e6:,.0f}",
-            f"{one.argument_bytes / 1e6:,.0f}",
-            f"{one.seconds:,.1f}",
-        ]
-        for one in found
-    ]
-    nominal = (
-        f"at {target.clock / 1e9:g} GHz"
-        if target.unit == "cycles"
-        else f"at {LAUNCH_SECONDS * 1e6:g} us a launch and {target.bandwidth / 1e12:g} TB/s"
-    )
-    note = f"(all seven lengths; the last column is {STEPS:,} steps {nominal}; nothing has run"
-    note += "; the arithmetic inside kernels is left out)" if kernel else ")"
-    return plain_table([header, *rows]) + "\n" + note
+def run(name: str) -> None:
+    """Print the estimates for a target, of a GPU with the kernels and without."""
+    target, unit = TARGETS[name], "launches" if name.startswith("gpu") else "cycles"
+    header = ["seeds", f"{unit} a step", "for one experiment", "MB", "registers", "bytes spilled"]
+    rows = [[*header, "s, estimate"]]
+    for kernel in (False, True) if unit == "launches" else (False,):
+        for seeds in SEEDS:
+            config = SweepConfig(seeds=tuple(range(seeds)))
+            found = estimate(target, config, kernel=kernel)
+            each = found.count / len(config.experiments)
+            row = [f"{seeds:,}{', kernel' * kernel}", f"{found.count:,.7g}", f"{each:.3g}"]
+            row += [f"{found.bytes / 1e6:,.0f}", f"{found.registers}", f"{found.spilled}"]
+            row.append("" if unit == "launches" else f"{found.count * STEPS / target.clock:,.1f}")
+            rows.append(row)
+            print(f"compiled for {name}: {seeds} seeds", flush=True)
+    print(f"\n{in_columns(rows)}\n(all seven lengths; the whole experiment at the nominal clock; ")
+    print("nothing has run)")

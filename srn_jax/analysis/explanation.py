@@ -1,232 +1,204 @@
-"""What was found out about memory, as tables, a page and five lines, without JAX.
+"""All networks of a run examined, before training, at the best step and at the end, and explained.
 
-Every number of the page is a row of `summary.csv`, and each of those is the mean over networks of a
-column of `networks.csv`, or the share of a fate. The page says that something is above or below a
-reference only where the whole 95 % interval, as printed, is; all else it lists as not decided.
+The page says that something is above or below a reference only where the whole 95 % interval, as
+printed, is; all else it lists as not decided. Every number of it is a row of `summary.csv`.
 """
 
 import base64
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
-from scipy.special import stdtrit
 
-from srn_jax.analysis.stats import CONFIDENCE, Estimate, share_estimate
+from srn_jax.analysis import memory
+from srn_jax.analysis.explanation_tables import (
+    ALL,
+    BEST,
+    FATES,
+    STAGES,
+    Explanation,
+    curve_table,
+    summary_table,
+)
+from srn_jax.analysis.stats import Estimate
+from srn_jax.config import SweepConfig
+from srn_jax.ensemble.mapping import map_experiments
+from srn_jax.ensemble.testing import evaluate_experiments, files_by_experiment
+from srn_jax.errors import UserError
+from srn_jax.tasks.task import Examples, Task, Tokens, draw_set
+from srn_jax.training.data import keys_of
+from srn_jax.training.experiment import initial_parameters
+from srn_jax.training.network import hyperparameters_of
+from srn_jax.training.program import Program, program_of
 
-STAGES = ("start", "best", "last")
-START, BEST, LAST = range(3)
-FATES = ("shrinks", "is kept", "blows up")
-FATE_DECADES = 1.0  # a perturbation shrinks, or blows up, if it changes more than tenfold
-ALL, SOLVERS, OTHERS, DIFFERENCE = "all", "solvers", "others", "solvers less others"
 UNDECIDED = "The data does not decide"
-KEYS = ["measure", "stage", "position"]
-FEWEST_ALIKE = 4  # fewer values that agree have no interval: a width of zero would claim certainty
-NORM, LARGEST = "log10 gradient norm", "log10 largest singular value"
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """What was measured of each network; axes as named, NaN where there is no such position.
-
-    Where only hidden states are known, `gradient`, `jacobian` and `product` are NaN.
-    """
-
-    length: np.ndarray  # [experiment]
-    seed: np.ndarray  # [experiment]
-    targets: np.ndarray  # [target]: the names of what was looked for
-    is_answer: np.ndarray  # [target]: whether it is what the network must answer
-    chance: np.ndarray  # [experiment, target]: accuracy of the commonest training label
-    accuracy: np.ndarray  # [stage, experiment]: of the network's own answers to test sequences
-    readout: np.ndarray  # [stage, experiment, target, position]: of linear readouts of the state
-    shuffled: np.ndarray  # [stage, experiment, target, position]: fitted to shuffled labels
-    gradient: np.ndarray  # [stage, experiment, position]: norm of dL/ds_t
-    jacobian: np.ndarray  # [stage, experiment, position - 1, value]: log10, largest first
-    product: np.ndarray  # [stage, experiment, value]: log10, of the last state by the second
-    tested: np.ndarray  # [tested length]
-    unseen: np.ndarray  # [experiment, tested length]: accuracy of the best parameters there
-    left_out: int  # experiments that diverged or have no best parameters
-    threshold: float  # a solver's test accuracy is above it
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths that networks were trained on, shortest first."""
-        return np.unique(self.length).tolist()
-
-    @property
-    def solver(self) -> np.ndarray:
-        """Which networks reached the threshold, `[experiment]`."""
-        return self.accuracy[BEST] > self.threshold
-
-    @property
-    def answer(self) -> str:
-        """The first target that is the whole answer, or else the first."""
-        return str(self.targets[self.is_answer.argmax()])
-
-    def groups(self, length: int) -> dict[str, np.ndarray]:
-        """The networks of a length, all and by what they reached: booleans `[experiment]`."""
-        rows = self.length == length
-        return {ALL: rows, SOLVERS: rows & self.solver, OTHERS: rows & ~self.solver}
-
-
-def measures(found: Explanation) -> dict[str, np.ndarray]:
-    """What is known of each network at each stage as one number: `[stage, experiment]` by name."""
-    last = np.stack([found.readout[:, e, :, n - 1] for e, n in enumerate(found.length)], axis=1)
-    values = {
-        "accuracy": found.accuracy,
-        "gradient slope": slopes(found.gradient),
-        "perturbation": found.product[..., 0],
-    }
-    for n, name in enumerate(found.targets):
-        values[f"readout of {name}"] = last[..., n]
-        values[f"readout of {name} above chance"] = last[..., n] - found.chance[:, n]
-        values[f"readout of {name} since start"] = last[..., n] - last[START, :, n]
-    if found.is_answer.any():
-        values["readout above answer"] = last[..., found.is_answer.argmax()] - found.accuracy
-    if found.tested.size > 1:
-        own = found.tested == found.length[:, None]
-        elsewhere = np.nanmean(np.where(own, np.nan, found.unseen), axis=1)
-        nothing = np.full_like(elsewhere, np.nan)
-        values["other lengths"] = np.stack([nothing, elsewhere - found.unseen[own], nothing])
-    return values
-
-
-def slopes(gradient: np.ndarray) -> np.ndarray:
-    """The change of log10 of a norm `[..., position]` a step back in time, by least squares.
-
-    From the last position back to the second; NaN where fewer than two norms are above zero.
-    """
-    norms = gradient[..., 1:].astype(float)
-    known = norms > 0
-    decades = np.log10(np.where(known, norms, 1.0))
-    number = known.sum(axis=-1, keepdims=True)
-    at = np.where(known, np.arange(norms.shape[-1]), 0.0)
-    at = np.where(known, at - at.sum(axis=-1, keepdims=True) / np.maximum(number, 1), 0.0)
-    squares = (at**2).sum(axis=-1)
-    slope = -(at * decades).sum(axis=-1) / np.where(squares > 0, squares, 1.0)
-    return np.where(number[..., 0] > 1, slope, np.nan)
-
-
-def fates(product: np.ndarray) -> dict[str, np.ndarray]:
-    """What becomes of the perturbation that grows most: 1 or 0 for each of `FATES`, NaN if unknown.
-
-    Takes log10 of singular values `[..., value]`, largest first.
-    """
-    largest = product[..., 0]
-    edges = largest < -FATE_DECADES, np.abs(largest) <= FATE_DECADES, largest > FATE_DECADES
-    hits = [np.where(np.isnan(largest), np.nan, edge) for edge in edges]
-    return dict(zip(FATES, hits, strict=True))
-
-
-def curves(found: Explanation) -> dict[str, np.ndarray]:
-    """What is known at each position: `[stage, experiment, position]` by name."""
-    decades = np.log10(np.where(found.gradient > 0, found.gradient, np.nan))
-    first = np.full((*found.gradient.shape[:2], 1), np.nan)
-    values = {NORM: decades}
-    values[LARGEST] = np.concatenate([first, found.jacobian[..., 0]], axis=-1)
-    for n, name in enumerate(found.targets):
-        values[f"readout of {name}"] = found.readout[:, :, n]
-        values[f"shuffled {name}"] = found.shuffled[:, :, n]
-    return values
-
-
-def estimates(*sides: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of columns `[network, column]`, or of one less those of another, with both ends.
-
-    The intervals are `stats.mean_estimate`'s, Student's t, and for a difference Welch's (1947). NaN
-    is left out.
-    """
-    tables = [pd.DataFrame(side) for side in sides]
-    counts = np.array([table.count() for table in tables])
-    means = np.array([table.mean() for table in tables])
-    errors = np.array([table.var() for table in tables]) / np.maximum(counts, 1)
-    squares = errors.sum(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        freedom = squares**2 / (errors**2 / (counts - 1)).sum(axis=0)
-        half = stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(squares)
-    half = np.where(squares == 0, np.where(counts.min(axis=0) < FEWEST_ALIKE, np.nan, 0.0), half)
-    mean = means[0] - means[1:].sum(axis=0)
-    return mean, mean - half, mean + half
-
-
-def mean_table(found: Explanation, columns: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
-    """Means with intervals over seeds, by length and group; and solvers less others.
+def explain_variant(
+    config: SweepConfig,
+    trained: Mapping[str, Any],
+    left_out: np.ndarray,
+    files: Mapping[int, Any] | None = None,
+    threshold: float = 0.5,
+    lengths: Sequence[int] | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """Examine the trained networks of a sweep, each on the data of its own seed.
 
     Args:
-        found: which networks there are.
-        columns: what the values are, a row each.
-        values: `[experiment, column]`, NaN left out.
+        config: the sweep.
+        trained: its "best" and "last" parameters, `[experiment, ...]`.
+        left_out: `[experiment]`, those that diverged or have no best parameters.
+        files: the data of each length where they are not drawn.
+        threshold: test accuracy above which a network is a solver.
+        lengths: networks of these lengths alone; None for all.
+        report: told how many examinations are done, and of how many.
+
+    Raises:
+        UserError: for a length that the sweep does not have, or nothing but what is left out.
     """
-    parts = []
-    for length in found.lengths:
-        groups = {name: values[rows] for name, rows in found.groups(length).items()}
-        sides = groups[SOLVERS], groups[OTHERS]
-        told = {name: estimates(part) for name, part in groups.items()}
-        told[DIFFERENCE] = estimates(*sides)
-        groups[DIFFERENCE] = np.concatenate(sides)
-        for group, (mean, low, high) in told.items():
-            table = columns.assign(length=length, group=group)
-            table["networks"] = (~np.isnan(groups[group])).sum(axis=0)
-            table = table.assign(mean=mean, interval_low=low, interval_high=high)
-            parts.append(table[~np.isnan(mean)])
-    return pd.concat(parts, ignore_index=True)
+    chosen = list(dict.fromkeys(lengths or config.lengths))
+    for length in set(chosen) - set(config.lengths):
+        has = ", ".join(map(str, config.lengths))
+        raise UserError(f"`lengths`: the run has no length {length}, it has {has}")
+    every, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+    rows = np.concatenate([np.flatnonzero((every == n) & ~left_out) for n in chosen])
+    if not rows.size:
+        raise UserError(
+            "every experiment diverged or never gave a right answer in an evaluation, so there is "
+            "no network to explain"
+        )
+    program = program_of(config, files=files)
+    start, data, order = drawn(config, program, chosen, files)  # [length, seed, ...]
+    place = np.array([config.seeds.index(seed) for seed in seeds[rows]])
+    done, total = 0, len(rows) * (len(chosen) + len(STAGES))
+
+    def counted(number: int) -> None:
+        if report is not None:
+            report(done + number, total)
+
+    unseen = np.zeros((len(rows), len(chosen)))
+    best = take(trained["best"], rows)
+    for column, length in enumerate(chosen):
+        where = np.full(len(rows), length)
+        tests = take(data[1], (column, place))
+        unseen[:, column] = evaluate_experiments(program, best, tests, where, counted).accuracy
+        done += len(rows)
+    names: list[str] = []
+    parts: list[dict[str, np.ndarray]] = []
+    for column, length in enumerate(chosen):
+        own = np.flatnonzero(every[rows] == length)
+        if not own.size:
+            continue
+        here = (column, place[own])
+        material, names = material_of(program.task, length, *take((*data, order), here))
+        classes = memory.number_of_classes(material.train_labels, material.test_labels)
+        stages = [take(start, here), *(take(trained[name], rows[own]) for name in STAGES[1:])]
+        found = map_experiments(
+            memory.analyse,
+            jax.tree.map(lambda *arrays: np.concatenate(arrays), *stages),
+            jax.tree.map(lambda array: np.concatenate([array] * len(STAGES)), material),
+            given=(program, classes),
+            done=counted,
+        )
+        done += len(own) * len(STAGES)
+        found["accuracy"] = found.pop("right") / found.pop("asked")
+        parts.append({k: a.reshape(len(STAGES), len(own), *a.shape[1:]) for k, a in found.items()})
+    joined = {name: join([part[name] for part in parts]) for name in parts[0]}
+    return Explanation(
+        length=every[rows],
+        seed=seeds[rows],
+        targets=np.array(names),
+        chance=joined.pop("chance")[BEST],
+        is_answer=np.all(joined.pop("is_answer"), axis=(0, 1)),
+        **joined,
+        tested=np.array(chosen),
+        unseen=unseen,
+        left_out=int(np.sum(np.isin(every, chosen) & left_out)),
+        threshold=threshold,
+    )
 
 
-def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The table of values `[stage, experiment]`, or `[stage, experiment, position]`, by name."""
-    every = np.stack([*values.values()])  # [measure, stage, experiment, ...]
-    keys = [[*values], STAGES, *(range(1, n + 1) for n in every.shape[3:])]
-    columns = pd.MultiIndex.from_product(keys, names=KEYS[: len(keys)]).to_frame(index=False)
-    return mean_table(found, columns, np.moveaxis(every, 2, 0).reshape(len(found.length), -1))
+def drawn(
+    config: SweepConfig, program: Program, lengths: Sequence[int], files: Mapping[int, Any] | None
+) -> tuple[Any, tuple[Examples, Examples], np.ndarray]:
+    """What experiments began with, as training drew it, padded; arrays `[length, seed, ...]`.
+
+    Returns the parameters before training, the training and test sets, and an order
+    `[..., example]` in which to shuffle the training set.
+    """
+    number, width = len(config.seeds), max(config.lengths)
+    each = np.repeat(np.array(lengths, np.int32), number)
+    seeds = np.tile(np.array(config.seeds, np.uint32), len(lengths))
+    data = None
+    if files is not None:
+        data = files_by_experiment(files, each, width)[::2]  # training and test
+    hyper = hyperparameters_of(config.experiment)
+    hyper = jax.tree.map(lambda value: np.full(len(each), value), hyper)
+    found = map_experiments(draw_one, seeds, each, hyper, data, given=(program, width))
+    return jax.tree.map(lambda a: a.reshape(len(lengths), number, *a.shape[1:]), found)
 
 
-def summary_table(found: Explanation) -> pd.DataFrame:
-    """Every measure at every stage, of all networks of a length, of solvers and of others."""
-    table = staged(found, measures(found) | fates(found.product))
-    shares = table.measure.isin(FATES)
-    table = table[~shares | (table.group != DIFFERENCE)].reset_index(drop=True)
-    for row in table[table.measure.isin(FATES)].itertuples():
-        share = share_estimate(round(row.mean * row.networks), row.networks)
-        table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high
-    return table
+def draw_one(
+    program: Program, width: int, seed: Any, length: Any, hyper: Any, data: Any
+) -> tuple[Any, tuple[Examples, Examples], Any]:
+    """What one experiment began with; data are drawn unless they are given."""
+    key, task = keys_of(seed, length)[0], program.task
+    if data is None:
+        units = program.config.multiplicity, 1
+        data = tuple(draw_set(task, key, 2 * n, units[n], length, width) for n in range(2))
+    order = jax.random.permutation(jax.random.fold_in(key, 1), len(data[0].targets))
+    return initial_parameters(program, seed, length, hyper), data, order
 
 
-def curve_table(found: Explanation, wanted: str = "") -> pd.DataFrame:
-    """Every curve, or those whose names begin as wanted, at every stage and position."""
-    return staged(found, {k: v for k, v in curves(found).items() if k.startswith(wanted)})
+def material_of(
+    task: Task, length: int, train: Examples, test: Examples, order: np.ndarray
+) -> tuple[memory.Material, list[str]]:
+    """What networks of a length are examined with, `[network, ...]`, and the names of targets."""
+
+    def cut(part: Examples) -> Examples:
+        tokens = isinstance(task.inputs, Tokens)
+        inputs = part.inputs[..., -length:] if tokens else part.inputs[..., -length:, :]
+        if task.answers is not None:
+            return part._replace(inputs=inputs)
+        weights = part.weights[..., -length:] if part.weights is not None else None
+        return Examples(inputs, part.targets[..., -length:], part.lengths, weights)
+
+    def labels(part: Examples) -> jax.Array:
+        found = memory.labels_of(task, part)
+        names[:] = found
+        return jnp.stack([*found.values()]).astype(jnp.int32)
+
+    names: list[str] = []
+    train, test = cut(train), cut(test)
+    train_labels, test_labels = (jax.jit(jax.vmap(labels))(part) for part in (train, test))
+    shuffled = np.take_along_axis(np.asarray(train_labels), order[:, None], axis=2)
+    material = memory.Material(train, test, train_labels, shuffled, test_labels)
+    return jax.tree.map(np.asarray, material), names
 
 
-def network_table(found: Explanation) -> pd.DataFrame:
-    """Every measure of each network at each stage."""
-    table: dict[str, Any] = {"stage": np.repeat(STAGES, len(found.length))}
-    names = {"length": found.length, "seed": found.seed, "solver": found.solver}
-    table |= {name: np.tile(values, len(STAGES)) for name, values in names.items()}
-    table |= {name: values.ravel() for name, values in measures(found).items()}
-    hits = fates(found.product).items()
-    table["fate"] = np.select([hit.ravel() == 1 for _, hit in hits], [name for name, _ in hits], "")
-    return pd.DataFrame(table)
+def take(tree: Any, rows: Any) -> Any:
+    """Some rows of every array."""
+    return jax.tree.map(lambda array: array[rows], tree)
 
 
-def difference_table(found: Mapping[str, Explanation]) -> pd.DataFrame:
-    """Every measure of each variant less that of the first, paired by length and seed."""
-    index = ["stage", "length", "seed"]
-    tables = {name: network_table(one).set_index(index) for name, one in found.items()}
-    (first, base), *others = tables.items()
-    rows = []
-    for name, other in others:
-        measured = [m for m in base.columns.drop(["solver", "fate"]) if m in other]
-        change = other[measured].sub(base[measured])
-        for (stage, length), part in change.groupby(index[:2], sort=False):
-            its = zip(measured, part.count(), *estimates(part.to_numpy()), strict=True)
-            rows += [(name, first, m, stage, length, *numbers) for m, *numbers in its if numbers[0]]
-    columns = ["variant", "less", "measure", *index[:2], "networks", "mean"]
-    return pd.DataFrame(rows, columns=[*columns, "interval_low", "interval_high"])
+def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays `[stage, experiment, ...]` one after the other, filled up with NaN where shorter."""
+    shape = np.max([part.shape for part in parts], axis=0)
+    joined = np.full((len(STAGES), sum(part.shape[1] for part in parts), *shape[2:]), np.nan)
+    start = 0
+    for part in parts:
+        inner = tuple(slice(size) for size in part.shape[2:])
+        joined[:, start : start + part.shape[1], *inner] = part
+        start += part.shape[1]
+    return joined
 
 
 class Claims:

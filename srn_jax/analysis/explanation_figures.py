@@ -15,16 +15,27 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from srn_jax.analysis import explanation
-from srn_jax.analysis.explanation import ALL, BEST, LARGEST, NORM, OTHERS, SOLVERS, STAGES, START
-from srn_jax.analysis.explanation import Explanation
-from srn_jax.analysis.look import Look, save_figure
+from srn_jax.analysis import explanation_tables as tables
+from srn_jax.analysis.explanation_tables import (
+    ALL,
+    BEST,
+    LARGEST,
+    NORM,
+    OTHERS,
+    SOLVERS,
+    STAGES,
+    START,
+    Explanation,
+)
+from srn_jax.analysis.figures import RUN_COLORS
+from srn_jax.analysis.look import Look, legend_below, save_figure
 from srn_jax.files import write_atomically
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
 FEWEST = 8  # solvers or others, below which their interval would cover the others
-NARROWEST, ROW = 1.55, 2.2  # inches: a panel's least width, a row's height
+NARROWEST, ROW = 1.55, 2.5  # inches: a panel's least width, a row's height
 STAGE_STYLES = (("0.55", ":"), ("#0072b2", "-"), ("#d55e00", "--"))
-COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets, and of variants
+COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets
 SEEDS = "median and 5-95 % of seeds"
 Draw = Callable[[Axes, int], None]
 
@@ -39,7 +50,7 @@ def panels(
     columns = min(4, len(lengths), max(1, int((look.width or 12.8) / NARROWEST)))
     deep = -(-len(lengths) // columns)  # rows of a kind
     width, number = 3.2 * max(2, columns), len(rows) * deep
-    with look.applied(width, (ROW * number + 0.6) / width) as figure:
+    with look.applied(width, ROW * number / width) as figure:
         figure.set_figheight(max(figure.get_figheight(), 0.8 * ROW * number))
         grid = figure.subplots(number, columns, squeeze=False, sharey=True)
         for place, axes in enumerate(grid.ravel()):
@@ -54,17 +65,10 @@ def panels(
             axes.xaxis.set_major_locator(ticks)
             if place % columns == 0:
                 axes.set_ylabel(label)
-        entries: dict[str, Any] = {}
-        for axes in figure.axes:
-            handles, labels = axes.get_legend_handles_labels()
-            entries |= dict(zip(labels, handles, strict=True))
-        fit = figure.get_figwidth() / (0.6 + 0.07 * max(map(len, entries)))
-        below = -(-len(entries) // max(1, int(fit)))  # lines of the legend
-        ncols = -(-len(entries) // below)
-        more = 0.2 * (below + bool(note))
+        legend_below(figure, note)
+        renderer: Any = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+        more = figure.legends[0].get_window_extent(renderer).height / figure.dpi
         figure.set_figheight(figure.get_figheight() + more)
-        place_of: Any = {"loc": "outside lower center", "ncols": ncols, "title": note}
-        figure.legend(list(entries.values()), list(entries), **place_of, title_fontsize="small")
     return figure
 
 
@@ -74,7 +78,7 @@ def draw_seeds(axes: Axes, values: np.ndarray, style: tuple[str, str], label: st
     low, median, high = np.nanquantile(values[:, at], [0.05, 0.5, 0.95], axis=0)
     marker = "o" if at.size == 1 else ""
     axes.plot(at + 1, median, style[1], color=style[0], label=label, marker=marker)
-    axes.fill_between(at + 1, low, high, color=style[0], alpha=0.2, lw=0)
+    axes.fill_between(at + 1, low, high, color=style[0], alpha=0.2, lw=0, label=label)
 
 
 def note_of(found: Explanation) -> str:
@@ -147,11 +151,11 @@ def figures_of(found: Explanation, look: Look) -> dict[str, Callable[[], Figure]
     drawn: dict[str, Callable[[], Figure]] = {}
     drawn["forgetting"] = partial(forgetting_figure, found, look)
     if not np.isnan(found.gradient).all():
-        values = explanation.curves(found)
+        values = tables.curves(found)
         ranks = "rank of the singular value"
         for stem, arguments in {
             "gradient_through_time": (values[NORM], NORM, "position"),
-            "jacobian": (values[LARGEST], LARGEST, "position"),
+            "jacobian": (values[LARGEST], "log10 largest growth", "position"),
             "perturbation": (found.product, "log10 singular value", ranks),
         }.items():
             if not np.isnan(arguments[0]).all():  # as at length 1
@@ -175,14 +179,15 @@ def comparison_figure(
 
     def draw(lines: Sequence[tuple[str, int, str, str]], axes: Axes, length: int) -> None:
         for place, (name, table) in enumerate(curves.items()):
-            color = COLORS[place % len(COLORS)]
+            color = RUN_COLORS[place % len(RUN_COLORS)]
             for group, stage, words, line in lines:
                 rows = table[(table.length == length) & (table.group == group)]
                 rows = rows[(rows.stage == STAGES[stage]) & rows.interval_low.notna()]
                 if len(rows) and (group == ALL or rows.networks.max() >= FEWEST):
                     at, low, high = rows.position, rows.interval_low, rows.interval_high
-                    axes.plot(at, rows["mean"], line, color=color, label=f"{name}, {words}")
-                    axes.fill_between(at, low, high, color=color, alpha=0.2, lw=0)
+                    style: Any = {"color": color, "label": f"{name}, {words}"}
+                    axes.plot(at, rows["mean"], line, **style)
+                    axes.fill_between(at, low, high, alpha=0.2, lw=0, **style)
         chances = [one.chance[one.length == length].mean() for one in found.values()]
         chance_line(axes, float(np.mean(chances)))
 
@@ -216,29 +221,29 @@ def write_explanation(
     paths, curves = [], {}
     for name, one in found.items():
         paths += write_one(one, folder / name.replace("/", "_"), look, question)
-        curves[name] = explanation.curve_table(one, f"readout of {one.answer}")
+        curves[name] = tables.curve_table(one, f"readout of {one.answer}")
         curves[name] = curves[name][curves[name].measure == f"readout of {one.answer}"]
     drawn = (
         {"why": partial(comparison_figure, found, curves, look)} if common_lengths(found) else {}
     )
     figures, pictures = draw_all(drawn, folder, look)
     pages = explanation.overview(found, question, pictures)
-    content = {"differences.csv": csv_of(explanation.difference_table(found))} | pages
+    content = {"differences.csv": csv_of(tables.difference_table(found))} | pages
     return paths + write_files(folder, content) + figures
 
 
 def write_one(found: Explanation, folder: Path, look: Look, question: str) -> list[Path]:
     """Write what explains one variant into a folder."""
     np.savez_compressed(file := io.BytesIO(), stage=STAGES, **dataclasses.asdict(found))
-    summary = explanation.summary_table(found)
+    summary = tables.summary_table(found)
     tested = pd.DataFrame({"tested": found.tested})
-    tables = {
-        "networks": explanation.network_table(found),
+    written = {
+        "networks": tables.network_table(found),
         "summary": summary,
-        "curves": explanation.curve_table(found),
-        "unseen_lengths": explanation.mean_table(found, tested, found.unseen),
+        "curves": tables.curve_table(found),
+        "unseen_lengths": tables.mean_table(found, tested, found.unseen),
     }
-    content = {f"{name}.csv": csv_of(table) for name, table in tables.items()}
+    content = {f"{name}.csv": csv_of(table) for name, table in written.items()}
     figures, pictures = draw_all(figures_of(found, look), folder, look)
     content |= explanation.page(found, summary, question, pictures)
     content["explanation.npz"] = file.getvalue()

@@ -6,7 +6,8 @@ that are missing, or not there yet in a run still going on, are left out.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import Bbox, TransformedBbox
 
-from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below, show_legend
+from srn_jax.analysis.look import DEFAULT_LOOK, Look, legend_below
 from srn_jax.analysis.records import Histories, Variant, loss_stride
 from srn_jax.analysis.stats import POSITIVE, SHARE, mean_estimate, score_of
 from srn_jax.config import DEFAULTS
@@ -90,10 +91,14 @@ def over_seeds(seeds: Sequence[int]) -> str:
     return f"median, 5-95 % of {len(seeds)} seeds" if several else f"seed {seeds[0]}"
 
 
-def entitle(axes: Axes, title: str) -> None:
-    """Put a title above axes that fill a figure, in lines that fit."""
-    letter = LETTER_WIDTH * rcParams["font.size"] / 72  # inches
-    axes.set_title(fill(title, max(20, int(0.85 * axes.figure.get_figwidth() / letter))))
+@contextmanager
+def framed(look: Look, title: str, ratio: float = 0.64) -> Iterator[tuple[Figure, Axes]]:
+    """A figure and its only axes, a title that fits above them and a legend of all below."""
+    with look.axes(6.4, ratio) as (figure, axes):
+        yield figure, axes
+        letter = LETTER_WIDTH * rcParams["font.size"] / 72  # inches
+        axes.set_title(fill(title, max(20, int(0.85 * figure.get_figwidth() / letter))))
+        legend_below(figure)
 
 
 def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:
@@ -108,15 +113,14 @@ def loss_figure(variant: Variant, length: int, look: Look = DEFAULT_LOOK) -> Fig
     95 % quantiles, at each step over the seeds that have a value there.
     """
     histories = history_of(variant)
-    with look.axes(6.4, 0.6) as (figure, axes):
+    rows = variant.results[variant.results["length"] == length]
+    diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
+    title = f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}"
+    with framed(look, title, 0.6) as (figure, axes):
         drawn = np.flatnonzero(histories.loss_steps % loss_stride(histories.steps) == 0)
         drawn = drawn[thinned(drawn.size)]
         train = histories.loss_steps[drawn], histories.train_loss[:, drawn]
         axes.set(ylim=(0, draw_losses(axes, variant, length, *train)), ylabel="loss")
-        rows = variant.results[variant.results["length"] == length]
-        diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
-        entitle(axes, f"length {length}: {over_seeds(rows['seed'].tolist())}{diverged}")
-        legend_below(figure)
     return figure
 
 
@@ -208,20 +212,20 @@ def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT
     values[~np.isfinite(values)] = np.nan
     above = np.stack([quantiles(one, [0.95]) for one in values])
     above = np.append(above[above > 0], 1.0)
-    with look.axes(6.4, 0.66) as (figure, axes):
-        zeros = False
-        if above.max() > 100 * above.min() and not (values < 0).any():
+    wide = above.max() > 100 * above.min() and not (values < 0).any()
+    label = spoken(probe) + (f", mean of {window} steps" if window > 1 else "")
+    label += "\n(zeros left out)" if wide and (values == 0).any() else ""
+    title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
+    with framed(look, title, 0.66) as (figure, axes):
+        if wide:
             logarithmic(axes)
-            zeros = bool((values == 0).any())
+            bottom = np.quantile(values[values > 0], LOWEST) / 10 if "zeros" in label else None
         for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
             draw_seeds(axes, middles, values[place], style, name.partition(".")[2] or spoken(name))
-        entitle(axes, f"length {length}: {over_seeds(histories.seed[rows])}")
-        words = f", mean of {window} steps" if window > 1 else ""
-        axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=spoken(probe) + words)
-        if zeros:
-            axes.set_ylim(bottom=np.quantile(values[values > 0], LOWEST) / 10)
-        legend_below(figure, "zeros left out" if zeros else "")
+        axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=label)
+        if wide:
+            axes.set_ylim(bottom=bottom)
     return figure
 
 
@@ -241,13 +245,12 @@ def norm_figure(variant: Variant, length: int, steps: int, look: Look = DEFAULT_
     """Figures 6.8 and 6.9: norms of the recurrent layer's gradients at each of the first steps."""
     histories = history_of(variant)
     rows = histories.length == length
-    with look.axes(6.4, 0.66) as (figure, axes):
+    title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
+    with framed(look, title, 0.69) as (figure, axes):
         for tensor, style in NORM_STYLES.items():
             values = histories.probes[f"{NORM_PROBE}.{tensor}"][rows, :steps]
             draw_seeds(axes, np.arange(values.shape[1]), values, style, tensor)
-        entitle(axes, f"length {length}: {over_seeds(histories.seed[rows])}")
         axes.set(xlabel="step", ylabel="L2 Norm")
-        show_legend(axes, loc="upper right")
     return figure
 
 
@@ -256,11 +259,9 @@ def score_figure(variant: Variant, scores: Scores, look: Look = DEFAULT_LOOK) ->
 
     Several seeds: each a faint point, their mean, and its 95 % interval.
     """
-    with look.axes(6.4, 0.64) as (figure, axes):
+    with framed(look, over_lengths([variant])) as (figure, axes):
         draw_scores(axes, variant, scores)
         finish_lengths(axes, [variant], scores)
-        entitle(axes, over_lengths([variant]))
-        legend_below(figure)
     return figure
 
 
@@ -283,10 +284,10 @@ def draw_scores(axes: Axes, variant: Variant, scores: Scores) -> None:
     places = lengths + np.random.default_rng(0).uniform(-0.6, 0.6, len(results)) * shift
     for column, name, (color, style, side) in zip(scores[:2], scores[2:4], ROLES, strict=True):
         if seeds > 1:
-            dots: Any = {"alpha": FAINT / max(1.0, seeds / 40) ** 0.5, "marker": style[0]}
+            dots: Any = {"alpha": FAINT / max(1.0, seeds / 40) ** 0.35, "marker": style[0]}
             dots |= {"linewidths": 0, "zorder": 1, "label": "single seeds"}
             axes.scatter(
-                places + side * shift, results[column], 3 if seeds > 200 else 8, color, **dots
+                places + side * shift, results[column], 5 if seeds > 200 else 8, color, **dots
             )
         draw_means(axes, results, column, fmt=style, color=color, label=name)
 
@@ -298,7 +299,7 @@ def draw_means(axes: Axes, results: pd.DataFrame, column: str, **style: Any) -> 
     means, low, high = np.array([[e.value, e.low, e.high] for e in found.values()]).T
     errors = np.array([means - low, high - means])
     known = None if np.isnan(errors).all() else errors
-    axes.errorbar([*found], means, known, markeredgecolor="white", **style)
+    axes.errorbar(np.array([*found]), means, known, markeredgecolor="white", **style)
 
 
 def spacing(lengths: np.ndarray) -> float:
@@ -355,7 +356,7 @@ def overview_figure(variant: Variant, look: Look = DEFAULT_LOOK) -> Figure:
         last.set_title(over_lengths([variant]).partition(" and")[0])
         for axes in panels[lengths.size + 1 :]:
             axes.set_axis_off()
-        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed))}")
+        legend_below(figure, f"losses: {over_seeds(np.unique(histories.seed).tolist())}")
     return figure
 
 
@@ -369,20 +370,18 @@ def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
     several = [*variants.values()]
     scores = ERRORS if score_of(several) == ERRORS.test else ACCURACIES
     seeds = {name: one.results["seed"].nunique() for name, one in variants.items()}
-    with look.axes(6.4, 0.64) as (figure, axes):
+    with framed(look, over_lengths(several)) as (figure, axes):
         for place, (name, variant) in enumerate(variants.items()):
             words = f" ({seeds[name]} seeds)" if len(set(seeds.values())) > 1 else ""
             style = {
                 "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
                 "color": RUN_COLORS[place % len(RUN_COLORS)],
-                "capsize": 2 + 1.5 * place,  # where intervals cover each other
+                "capsize": 2 + 1.5 * min(place, 3),  # where intervals cover each other
                 "label": name + words,
             }
             draw_means(axes, variant.results, scores.test, **style)
         finish_lengths(axes, several, scores)
         axes.set_ylabel(f"test {scores.name}")
-        entitle(axes, over_lengths(several))
-        legend_below(figure)
     return figure
 
 
@@ -391,7 +390,7 @@ def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> F
 
     A colour is a role, as in all figures, and a marker and line a variant.
     """
-    with look.axes(6.4, 0.7) as (figure, axes):
+    with framed(look, over_lengths([*variants.values()]), 0.7) as (figure, axes):
         for (name, variant), style in zip(variants.items(), ("o-", "^-."), strict=True):
             for column, role, (color, _, _) in zip(
                 ACCURACIES[:2], ("dev", "test"), ROLES, strict=True
@@ -399,31 +398,26 @@ def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> F
                 shown: dict[str, Any] = {"fmt": style, "color": color, "label": f"{name}, {role}"}
                 draw_means(axes, variant.results, column, **shown)
         finish_lengths(axes, [*variants.values()], ACCURACIES)
-        entitle(axes, over_lengths([*variants.values()]))
-        legend_below(figure)
     return figure
 
 
 def gate_figure(
-    name: str, values: np.ndarray, symbols: Sequence[Any], whose: str, look: Look = DEFAULT_LOOK
+    name: str, gates: Gates, look: Look = DEFAULT_LOOK, label: str = "network"
 ) -> Figure:
     """Figure 6.13: a gate (I, F, O) or the internal state (C) as the sequence goes by.
 
-    Args:
-        name: of the gate; gates are shown on 0..1 and the state C on -5..5.
-        values: `[unit, position]`.
-        symbols: what is read at each position, its label.
-        whose: the network: "LSTM, seed 0".
-        look: how it looks.
+    Gates are shown on 0..1 and the state C on -5..5.
     """
     low, high, colors = (-5, 5, "RdBu_r") if name == "C" else (0, 1, "magma")
+    kind = "internal state" if name == "C" else "gate"
     with look.axes(16, 6 / 16, type_size=16) as (figure, axes):
-        image = axes.imshow(
-            values, colors, vmin=low, vmax=high, aspect="auto", interpolation="none"
-        )
-        axes.set_xticks(range(len(symbols)), map(str, symbols))
+        shape: Any = {"vmin": low, "vmax": high, "aspect": "auto", "interpolation": "none"}
+        image = axes.imshow(gates.values[name], colors, **shape)
+        axes.set_xticks(range(len(gates.symbols)), map(str, gates.symbols))
         axes.set(xlabel="symbol read at each position", ylabel="unit")
-        axes.set_title(f"{'internal state' if name == 'C' else 'gate'} {name} of the {whose}")
+        axes.set_title(
+            f"{kind} {name} of the {label}, length {len(gates.symbols)}, seed {gates.seed}"
+        )
         figure.colorbar(image, ax=axes, pad=0.01)
     return figure
 
@@ -470,13 +464,8 @@ def figures_of_gates(
     variant: Variant, gates: Gates, look: Look = DEFAULT_LOOK
 ) -> dict[str, Drawing]:
     """Figure 6.13, one of each gate."""
-    whose = f"{variant.label}, length {len(gates.symbols)}, seed {gates.seed}"
-    return {
-        f"6.13_{name}": Drawing(
-            "gate", partial(gate_figure, name, values, gates.symbols, whose, look)
-        )
-        for name, values in gates.values.items()
-    }
+    draw = {name: partial(gate_figure, name, gates, look, variant.label) for name in gates.values}
+    return {f"6.13_{name}": Drawing("gate", draw[name]) for name in draw}
 
 
 def figures_of_several(

@@ -91,10 +91,13 @@ DEFAULT_LOOK = Look()
 def settings_in(path: str | Path) -> dict[str, Any]:
     """Matplotlib's settings in a style sheet; raises `UserError` for what is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            return dict(matplotlib.rc_params_from_file(path, use_default_template=False))
-    except Exception as error:  # also of a bad value, or a line that is none
+        for line in Path(path).read_text(encoding="utf-8").splitlines():
+            name = line.partition("#")[0].partition(":")[0].strip()
+            if name and name not in matplotlib.rcParams:  # which Matplotlib tells in ten lines
+                raise ValueError(f"it has no setting {name[:40]}")
+        found: Any = matplotlib.rc_params_from_file(path, use_default_template=False)
+        return dict(found)
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"`style` {path}: not a style sheet of Matplotlib ({reason})") from None
 
@@ -114,13 +117,9 @@ def legend_below(figure: Figure, title: str = "") -> None:
     columns = max(1, min(4, len(entries), int(figure.get_figwidth() / widest)))
     where: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
     where |= {"title": title or None, "title_fontsize": "small"}
-    figure.legend([*entries.values()], [*entries], handler_map=side_by_side(entries), **where)
-
-
-def show_legend(axes: Axes, **where: Any) -> None:
-    """Put a legend into axes."""
-    entries = legend_entries(axes)
-    axes.legend([*entries.values()], [*entries], handler_map=side_by_side(entries), **where)
+    several = [marks for marks in entries.values() if len({*map(type, marks)}) < len(marks)]
+    beside = {marks: HandlerTuple(ndivide=None) for marks in several}  # dots of dev and test
+    figure.legend([*entries.values()], [*entries], handler_map=beside, **where)
 
 
 def legend_entries(axes: Axes) -> dict[str, tuple[Any, ...]]:
@@ -136,12 +135,6 @@ def legend_entries(axes: Axes) -> dict[str, tuple[Any, ...]]:
 def is_mean(mark: Any) -> bool:
     """Whether a mark is what a reader looks for first: no dot of a seed, and no dotted line."""
     return not isinstance(mark, PathCollection) and getattr(mark, "get_linestyle", str)() != ":"
-
-
-def side_by_side(entries: dict[str, tuple[Any, ...]]) -> dict[Any, HandlerTuple]:
-    """How a legend shows marks of one kind under one label: beside each other."""
-    several = [marks for marks in entries.values() if len({*map(type, marks)}) < len(marks)]
-    return {marks: HandlerTuple(ndivide=None) for marks in several}
 
 
 def files_of(figure: Figure, look: Look = DEFAULT_LOOK) -> dict[str, bytes]:

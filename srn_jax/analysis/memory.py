@@ -1,12 +1,12 @@
 """Why a network forgets: gradients through time, Jacobians, and what its states still hold.
 
-All but `explain_variant` are pure functions of ONE network and its sequences. The state s_t of a
-cell of the family is all that it carries on, `[S * D]`: an LSTM's is h_t and c_t, one after the
-other. Of other modules, several layers or two directions only the hidden states are known, so there
-are no gradients or Jacobians.
+Everything here is a pure function of ONE network and its sequences. The state s_t of a cell of the
+family is all that it carries on, `[S * D]`: an LSTM's is h_t and c_t, one after the other. Of other
+modules, several layers or two directions only the hidden states are known, so there are no
+gradients or Jacobians.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,16 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.analysis.explanation import BEST, STAGES, Explanation
 from srn_jax.cells import Cell
 from srn_jax.cells.recurrence import apply_update, gates_of_array, product, recurrent_side
-from srn_jax.config import SweepConfig
-from srn_jax.ensemble.sweep import evaluate_experiments, files_by_experiment, map_experiments
 from srn_jax.errors import UserError
 from srn_jax.tasks.task import Array, Examples, Task
-from srn_jax.training import experiment
 from srn_jax.training.network import Network, network_with
-from srn_jax.training.program import Program, program_of
+from srn_jax.training.program import Program
 
 # Added to the variances within a class, in units of a state's mean variance. From 1e-6 to 1e-2 the
 # mean accuracy of a readout of the last state moved by at most 0.015 over 64 trained SRN, LSTM and
@@ -32,10 +28,6 @@ RIDGE = 1e-4
 MOST_CLASSES = 1000  # among which a readout chooses
 SHOWN = 8  # test sequences along which Jacobians are taken
 SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
-
-
-class NothingToExplain(UserError):
-    """No experiment has a trained network."""
 
 
 class Material(NamedTuple):
@@ -71,7 +63,7 @@ def analyse(
     task, test = program.task, material.test
     network = network_with(program, parameters)
     family = is_family(network)
-    states_of = unroll if family else Network.states
+    states_of: Any = unroll if family else Network.states
     train_states, test_states = (
         states_of(network, part.inputs, mask_of_examples(part)) for part in material[:2]
     )
@@ -79,9 +71,7 @@ def analyse(
     answers = network.answer(test_states[..., : network.hidden_size]) if family else None
     answers = network(test.inputs, mask) if answers is None else answers
     right = task.correct(answers, test.targets)
-    counts = jnp.ones(right.shape, bool)
-    if test.weights is not None:
-        counts = task.counts(test.targets, test.weights)
+    counts = jnp.asarray(task.counts(test.targets, test.weights))
     found = {"right": jnp.sum(right & counts), "asked": jnp.sum(counts)}
     labels = {"readout": material.train_labels, "shuffled": material.shuffled_labels}
     read = partial(readout_accuracy, classes=classes)
@@ -114,8 +104,7 @@ def analyse(
 
 def is_family(network: Any) -> bool:
     """Whether all that a network carries on is the state of a single cell of the family."""
-    cell = network.cell
-    return isinstance(cell, Cell) and not getattr(network, "many", False)
+    return isinstance(network.cell, Cell) and network.cells == (("cell",),)
 
 
 def mask_of_examples(examples: Examples) -> jax.Array | None:
@@ -136,7 +125,7 @@ def input_side(network: Any, inputs: Any) -> jax.Array:
 
 
 def sides_of(cell: Cell, x: jax.Array, state: jax.Array) -> tuple[Any, Any, Any]:
-    """x `[..., gates * D]`, h U + c and the state `[..., S * D]` as `Cell.update` takes them."""
+    """The input side x, h U + c and the state, of flat arrays, as `Cell.update` takes them."""
     parts = tuple(jnp.split(state, cell.states, axis=-1))
     whole = parts[0] if cell.states == 1 else parts
     c = cell.c[...] if cell.recurrent_bias else None

@@ -132,11 +132,6 @@ class Record:
             tables.append(table[[*names, *variant.results.columns]])
         return pd.concat(tables, ignore_index=True)
 
-    @property
-    def variant_names(self) -> list[str]:
-        """The names of its variants, in their order."""
-        return [variant.name for variant in self.variants]
-
 
 def results_frame(columns: Mapping[str, Any]) -> pd.DataFrame:
     """A table of results out of its columns, by name, in the kinds that they have everywhere.
@@ -186,7 +181,8 @@ def histories_npz(histories: Histories) -> bytes:
     values = {name: array for name, array in vars(histories).items() if name != "probes"}
     values |= {PROBE + name: array for name, array in histories.probes.items()}
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(array, order="C") for name, array in values.items()})
+    arrays: Any = {name: np.asarray(array, order="C") for name, array in values.items()}
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ does not exist is shown as `-`.
 import base64
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ MOST_LISTED = 20
 MUCH_SEEN = 0.05  # mean share of a test set in its training set that a table does not pass over
 IMAGES = {"png": "image/png", "svg": "image/svg+xml"}
 TEMPLATES = Path(__file__).with_name("templates")
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 
 def estimated(name: str, spec: str = ".3f") -> Callable[[Row], str]:
@@ -67,7 +68,9 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "all right": estimated(SEQUENCES),
     "sd": number("deviation"),
     "best dev": number("best_dev_accuracy"),
-    "seen in training": lambda row: ABSENT if pd.isna(row["seen"]) else f"{row['seen']:.0%}",
+    "seen in training": lambda row: (
+        ABSENT if pd.isna(row["seen"]) else f"{row['seen'] * 100:.0f} %"
+    ),
     "diverged": lambda row: str(row["diverged"]),
     "median": number("median"),
     "5 % to 95 % of seeds": lambda row: ends_text(
@@ -313,6 +316,7 @@ class Page:
             rules: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": kind == "html"}
             environment = Environment(loader=loader, undefined=StrictUndefined, **rules)
             environment.filters |= {"listed": listed, "duration": duration, "text": setting_text}
+            environment.filters |= {"shell": shlex.join}
             filled = {**values, "kind": kind, "limit": stats.EXPLOSION}
             text = environment.get_template(f"{template}.j2").render(filled)
             text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -357,7 +361,7 @@ def write_report(
             pictures = page.draw(figures.figures_of_several(found.variants, look))
         for part, one in zip(parts, record.variants, strict=True):
             drawings = figures.figures_of(one, look)
-            if one.name in (gates or {}):
+            if gates and one.name in gates:
                 drawings |= figures.figures_of_gates(one, gates[one.name], look)
             part["pictures"] = page.draw(drawings, one.name if several else "")
     with timed("writing"):

@@ -30,6 +30,7 @@ NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal
 MOST_EXACT_PAIRS = 13  # all 8,192 ways to choose signs are tried, above it SIGN_FLIPS of them
 SIGN_FLIPS = 9_999
 SIGN_SEED = 0
+FEWEST_FOR_SPAN = 3  # seeds; with two, an interval would hold the truth in 82 % of cases
 PLACES = 50  # between two lengths, at which the interval of the memory span is looked for
 
 
@@ -96,23 +97,25 @@ def mean_estimate(values: Any, limits: tuple[float, float] = NO_LIMITS) -> Estim
     three that agree: a zero width would claim certainty where nothing is known.
     """
     values = np.asarray(values, float)
-    known = values[~np.isnan(values)]
-    count, mean = known.size, mean_of(known)
-    same = count > 0 and known.min() == known.max()
-    if count < 2 or (same and count < 4):
-        return Estimate(mean)
-    error = 0.0 if same else known.std(ddof=1) / math.sqrt(count)
-    half = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error)
-    return Estimate(mean, max(limits[0], mean - half), min(limits[1], mean + half))
+    _, (low,), (high,) = mean_estimates(values[:, None], limits)
+    return Estimate(mean_of(values[~np.isnan(values)]), float(low), float(high))
 
 
 def mean_estimates(
-    values: Any, limits: tuple[float, float] = NO_LIMITS
+    values: np.ndarray, limits: tuple[float, float] = NO_LIMITS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`mean_estimate` of each column of `values [seed, column]`: values, low ends, high ends."""
-    found = [mean_estimate(column, limits) for column in np.asarray(values, float).T]
-    value, low, high = np.array([[one.value, one.low, one.high] for one in found]).reshape(-1, 3).T
-    return value, low, high
+    known = ~np.isnan(values)
+    count = known.sum(axis=0)
+    most = np.maximum(count, 1)
+    mean = np.where(count, np.sum(values, axis=0, where=known) / most, np.nan)
+    squares = np.sum((values - mean) ** 2, axis=0, where=known)
+    ends = [reduce(values, axis=0, initial=np.nan) for reduce in (np.fmin.reduce, np.fmax.reduce)]
+    same = ends[0] == ends[1]
+    error = np.where(same, 0.0, np.sqrt(squares / np.maximum(count - 1, 1) / most))
+    half = stdtrit(np.maximum(count - 1, 1), (1 + CONFIDENCE) / 2) * error
+    half = np.where((count < 2) | (same & (count < 4)), np.nan, half)
+    return mean, np.maximum(mean - half, limits[0]), np.minimum(mean + half, limits[1])
 
 
 def share_estimate(successes: int, trials: int) -> Estimate:
@@ -130,7 +133,7 @@ def columns_of(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def estimate_in(row: Mapping[str, Any], name: str) -> Estimate:
+def estimate_in(row: Mapping[Any, Any], name: str) -> Estimate:
     """The inverse of `columns_of`, for a row of a table."""
     return Estimate(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))
 
@@ -265,8 +268,8 @@ def compare(variants: Mapping[str, Variant], baseline: str) -> pd.DataFrame:
         for length in table["length"].tolist():
             found.append(Difference(math.nan))
             if name != baseline and variant.same_data(base, length):
-                sides = (one.results[one.results["length"] == length] for one in (variant, base))
-                found[-1] = paired_difference(*sides, score)
+                ours, theirs = (x.results[x.results["length"] == length] for x in (variant, base))
+                found[-1] = paired_difference(ours, theirs, score)
         columns = [columns_of("difference", one) for one in found]
         told = pd.DataFrame(columns, index=table.index)
         told["pairs"] = [one.pairs for one in found]
@@ -283,24 +286,36 @@ def memory_span(results: pd.DataFrame, threshold: float = THRESHOLD) -> Span:
     """How long a sequence may be for the mean test accuracy to stay above `threshold`.
 
     Linear interpolation between the last length above and the first at or below; lengths without
-    any score are passed over. The interval holds the lengths at which Student's t interval of the
-    mean of the seeds' own curves, interpolated in the same way, has the threshold in it: it begins
-    where the lower end of that band falls to the threshold, and ends where the upper one does.
+    any score are passed over.
     """
     table = results.pivot(index="seed", columns="length", values="test_accuracy")
-    ends = (threshold, int(table.columns.min()), int(table.columns.max())) if table.size else ()
-    table = table.dropna(axis=0, how="all").dropna(axis=1, how="all")
+    shortest, longest = int(table.columns.min()), int(table.columns.max())
+    table = table.dropna(axis=1, how="all")
     if not table.size:
-        return Span(math.nan, math.nan, math.nan, *ends)
-    lengths, scores = table.columns.to_numpy(float), table.to_numpy(float)
+        return Span(math.nan, math.nan, math.nan, threshold, shortest, longest)
+    found = span_ends(table.columns.to_numpy(float), table.to_numpy(float), threshold)
+    return Span(*found, threshold, shortest, longest)
+
+
+def span_ends(
+    lengths: np.ndarray, scores: np.ndarray, threshold: float
+) -> tuple[float, float, float]:
+    """The span, and the ends of its interval, of `scores [seed, length]`, some at each length.
+
+    The interval holds the lengths at which Student's t interval of the mean of the seeds' own
+    curves, interpolated as the mean is, has the threshold in it: it begins where the lower end of
+    that band falls to the threshold, and ends where the upper one does.
+    """
     means = np.array([mean_of(column[~np.isnan(column)]) for column in scores.T])
-    value = float(crossings(lengths, means[None], threshold)[0])
     index = np.arange(lengths.size)
     shares = np.linspace(0, index[-1], index[-1] * PLACES + 1)
     places = np.interp(shares, index, lengths)  # all lengths, and places between them
     curves = np.stack([np.interp(places, lengths, row) for row in scores])  # NaN beside a NaN
     low, high = crossings(places, np.stack(mean_estimates(curves)[1:]), threshold).tolist()
-    return Span(value, min(low, value), max(high, value), *ends)
+    (value,) = crossings(lengths, means[None], threshold).tolist()
+    if len(scores) < FEWEST_FOR_SPAN:
+        return value, math.nan, math.nan
+    return value, min(low, value), max(high, value)
 
 
 def crossings(lengths: np.ndarray, curves: np.ndarray, threshold: float) -> np.ndarray:

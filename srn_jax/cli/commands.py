@@ -58,7 +58,7 @@ def sweep(arguments: list[str]) -> None:
     import jax
 
     if jax.process_index() == 0:
-        print(f"\n{run}", flush=True)
+        print(f"\n{run}\nreport: {run.folder / 'report.html'}", flush=True)
 
 
 def evaluate(arguments: list[str]) -> None:

@@ -89,6 +89,7 @@ class Sweep:
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)
+        self.shard_lengths = self.shard(self.packing.length)
         self.eval_steps, self.steps = self.program.eval_steps, self.program.steps
 
     @property
@@ -128,7 +129,7 @@ class Sweep:
         blocks = np.int32(0), np.int32(0)
 
         def compile_advance() -> jax.stages.Compiled:
-            return advance.lower(*arrays, self.shard(self.packing.length), *blocks).compile()
+            return advance.lower(*arrays, self.shard_lengths, *blocks).compile()
 
         with ThreadPoolExecutor(max_workers=1) as background:  # the two compile side by side
             compiled = background.submit(compile_advance)
@@ -144,9 +145,9 @@ class Sweep:
 
     def advance(self, first_block: int, last_block: int) -> None:
         """Train every experiment through the blocks first_block <= block < last_block."""
-        lengths, blocks = self.shard(self.packing.length), (first_block, last_block)
+        blocks = np.int32(first_block), np.int32(last_block)
         self.state, self.histories = self.programs[1](
-            self.state, self.histories, self.data, lengths, *map(np.int32, blocks)
+            self.state, self.histories, self.data, self.shard_lengths, *blocks
         )
 
     def gather(self, packed: Any) -> Any:

@@ -181,8 +181,9 @@ def output_of(
 def check_shape(name: str, array: np.ndarray, *wanted: int | str) -> np.ndarray:
     """The array; raises `UserError` unless its shape is as wanted, with words for any size."""
     shape = array.shape
-    known = [size if isinstance(size, int) else max(found, 1) for size, found in zip(wanted, shape)]
-    if list(shape) != known or len(shape) != len(wanted):
+    pairs = zip(wanted, shape, strict=False)
+    fit = [found == size if isinstance(size, int) else found > 0 for size, found in pairs]
+    if not all(fit) or len(shape) != len(wanted):
         expected = ", ".join(map(str, wanted))
         raise UserError(f"{name} has shape {list(shape)}, expected [{expected}]")
     return array

@@ -12,17 +12,17 @@ bridge; until then, and on a JAX without it, programs train by the plain loops a
 """
 
 import importlib.util
+from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 
 from srn_jax.cells import Cell
-from srn_jax.errors import UserError
-from srn_jax.kernels.block import Optimizer, Settings, run
 from srn_jax.tasks.batches import weighted
 from srn_jax.tasks.task import Task, Tokens
 
@@ -42,61 +42,66 @@ def suits(device: Any, cell: Any, config: Any) -> bool:
     """Whether a device runs kernels, and they know a class of cells and the settings."""
     if device.platform != "gpu" or "NVIDIA" not in device.device_kind:
         return False
-    if float(device.compute_capability) < OLDEST or importlib.util.find_spec(TRITON) is None:
+    if float(device.compute_capability) < OLDEST or not available():
         return False
-    return obstacle_in(cell, config) is None and understood(cell)
+    return fits(cell, config) and understood(cell)
+
+
+@cache
+def available() -> bool:
+    """Whether this JAX has what the kernels are written for."""
+    try:
+        return importlib.util.find_spec(TRITON) is not None
+    except ModuleNotFoundError:  # nor what that is a part of
+        return False
 
 
 def applies(program: Any) -> bool:
     """Whether the training steps of a program can be a kernel."""
-    return obstacle(program) is None
-
-
-def check(program: Any) -> None:
-    """Raise `UserError`, which says why, where a kernel was asked for and does not apply."""
-    reason = obstacle(program)
-    if reason is not None:
-        raise UserError(f"`kernel` takes {reason}, leave it out")
-
-
-def obstacle(program: Any) -> str | None:
-    """What the kernels would take in the place of something in a program; None if they take it."""
     task = program.task
-    if not isinstance(task.inputs, Tokens) or task.answers != 1 or type(task).loss is not Task.loss:
-        return "tokens, and one answer under cross-entropy"
-    if max(task.inputs.vocabulary, task.outputs) > LARGEST:
-        return f"at most {LARGEST} tokens and classes, got {task.inputs.vocabulary}, {task.outputs}"
-    if program.probes:
-        return "no probes"
-    return obstacle_in(program.cell, program.config)
+    return (
+        isinstance(task.inputs, Tokens)
+        and task.answers == 1
+        and type(task).loss is Task.loss
+        and max(task.inputs.vocabulary, task.outputs) <= LARGEST
+        and not program.probes
+        and fits(program.cell, program.config)
+        and available()
+    )
 
 
-def obstacle_in(cell: Any, config: Any) -> str | None:
-    """The same for a class of cells and the settings."""
-    if not issubclass(cell, Cell):
-        return "cells with an update, got " + cell.__name__
-    for name in ("hidden_size", "embedding_size"):
-        if getattr(config, name) not in SIZES:
-            return f"a `{name}` of {', '.join(map(str, SIZES))}, got {getattr(config, name)}"
-    if config.layers > 1 or config.bidirectional:
-        return "a single layer in one direction"
-    if not isinstance(config.optimizer, str) or config.optimizer not in DECAYS:
-        return f"an `optimizer` out of {', '.join(DECAYS)}"
-    return None
+def fits(cell: Any, config: Any) -> bool:
+    """Whether a class of cells and the settings are such that the kernels know."""
+    return (
+        isinstance(cell, type)
+        and issubclass(cell, Cell)
+        and {config.hidden_size, config.embedding_size} <= set(SIZES)
+        and (config.layers, config.bidirectional) == (1, False)
+        and isinstance(config.optimizer, str)
+        and config.optimizer in DECAYS
+        and not callable(config.learning_rate)
+        and (config.schedule, config.shuffle, config.fresh_data) == ("constant", False, False)
+    )
 
 
 @cache
 def understood(cell: Any) -> bool:
     """Whether a kernel can be made of a cell: its operations may be unknown to Triton."""
-    size, gates = SIZES[0], cell.gates
-    shapes = {name: (gates, size, size) for name in "WU"} | {"b": (gates, 1, size)}
-    shapes |= {"c": (gates, 1, size)} if cell.recurrent_bias else {}
-    shapes |= {"kernel": (1, size, size), "table": (1, size, size), "bias": (1, 1, size)}
-    network = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    from srn_jax.kernels.block import Plan, Settings, run
+
+    size = SIZES[0]
+    side = jax.ShapeDtypeStruct((size, cell.gates * size), jnp.float32)
+    bias = jax.ShapeDtypeStruct((1, cell.gates * size), jnp.float32)
+    own = {"W": side, "U": side, "b": bias} | ({"c": bias} if cell.recurrent_bias else {})
+    square, row = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, size), (size,)))
+    rest = {"embedding": {"table": square}, "output": {"kernel": square, "bias": row}}
+    tensors, places = layout({"cell": own, **rest}, cell.gates)
     batches = jnp.zeros((1, 8, 2), jnp.int8), jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 8))
     settings = Settings(jnp.zeros(3, jnp.int32), jnp.zeros((3, 1)), jnp.zeros(1))
     try:
-        traced = jax.jit(partial(run, cell, Optimizer({}))).trace(batches, [network], settings)
+        traced = jax.jit(partial(run, Plan(cell, tensors, {}))).trace(
+            batches, [jnp.zeros(len(places))], settings
+        )
         traced.lower(lowering_platforms=("cuda",))
     except Exception:  # it says so in several ways, and the loops can do all that cells do
         return False
@@ -111,8 +116,6 @@ def train_block(
     optimizer: optax.OptState,
     first: jax.Array,
     last: jax.Array,
-    rates: jax.Array | None = None,
-    batches: Any = None,
 ) -> tuple[Any, optax.OptState, jax.Array]:
     """The training steps first <= step < last of an experiment.
 
@@ -124,78 +127,85 @@ def train_block(
         optimizer: its state, in vectors.
         first: scalar.
         last: scalar, at most the places of a block further.
-        rates: the learning rate of the step at each place of the block, `[place]`.
-        batches: that of each place, where they are not those of `data`, one after another.
 
     Returns:
         Parameters, optimizer, and the losses `[place]`, NaN where the block has ended.
     """
-    config, cell, count = program.config, program.cell, last - first
+    # Here, since Pallas takes as long to load as all our own.
+    from srn_jax.kernels.block import Plan, Settings, run
+
+    config, hyper, batches = program.config, data.hyper, data.train
+    decays, count = DECAYS[config.optimizer], last - first
     begins = 0 if mask is None else jnp.argmax(mask[0])
-    every, start = (data.train, first) if batches is None else (batches, 0)
-    if every.asked is not None:
-        every = jax.vmap(partial(weighted, reduction=config.loss_reduction))(every)
-    rule = Optimizer(
-        decays=DECAYS[config.optimizer],
+    if batches.asked is not None:
+        batches = jax.vmap(partial(weighted, reduction=config.loss_reduction))(batches)
+    tensors, places = layout(parameters, program.cell.gates)
+    plan = Plan(
+        program.cell,
+        tensors,
+        decays,
         root=1e-15 if config.optimizer == "rmsprop" else 0.0,  # of a decaying sum
         weight_decay=config.weight_decay > 0,
         clip=None if config.clip_norm is None else config.clip,
+        ragged=batches.lengths is not None,
     )
     settings = Settings(
-        numbers=jnp.stack(jax.tree.map(jnp.int32, [start, count, begins])),
-        steps=steps_of(rule, rates, first, data.hyper.weight_decay),
-        norm=jnp.reshape(jnp.float32(data.hyper.clip_norm), 1),
+        numbers=jnp.stack([jnp.int32(number) for number in (first, count, begins)]),
+        steps=steps_of(decays, hyper, first, program.places),
+        norm=jnp.reshape(jnp.float32(hyper.clip_norm), 1),
     )
-    unravel = ravel_pytree(parameters)[1]
-    moments = {name: optax.tree_utils.tree_get(optimizer, name) for name in rule.decays}
-    sums = [unravel(moments[name] / (1 - decay)) for name, decay in rule.decays.items()]
-    matrices = [matrices_of(tree, cell.gates) for tree in (parameters, *sums)]
-    examples = every.inputs, every.targets, every.weights
-    after, losses = run(cell, rule, examples, matrices, settings, every.lengths is not None)
-    parameters, *sums = [tree_of(network, parameters) for network in after]
-    for (name, decay), tree in zip(rule.decays.items(), sums, strict=True):
-        moment = ravel_pytree(tree)[0] * (1 - decay)
-        optimizer = optax.tree_utils.tree_set(optimizer, **{name: moment})
+    vector, unravel = ravel_pytree(parameters)
+    moments = [optax.tree_utils.tree_get(optimizer, name) for name in decays]
+    sums = [m / (1 - decay) for m, decay in zip(moments, decays.values(), strict=True)]
+    vectors = [one[places] for one in (vector, *sums)]
+    after, losses = run(plan, (batches.inputs, batches.targets, batches.weights), vectors, settings)
+    vector, *sums = [one[np.argsort(places)] for one in after]
+    new = {name: one * (1 - decays[name]) for name, one in zip(decays, sums, strict=True)}
     counted = optax.tree_utils.tree_get_all_with_path(optimizer, "count")
     if counted:
-        optimizer = optax.tree_utils.tree_set(optimizer, count=counted[0][1] + count)
-    return parameters, optimizer, jnp.where(jnp.arange(len(losses)) < count, losses, jnp.nan)
+        new["count"] = counted[0][1] + count
+    if new:
+        optimizer = optax.tree_utils.tree_set(optimizer, **new)
+    losses = jnp.where(jnp.arange(len(losses)) < count, losses, jnp.nan)
+    return unravel(vector), optimizer, losses
 
 
-def steps_of(rule: Optimizer, rates: jax.Array, first: jax.Array, weight_decay: Any) -> jax.Array:
+def steps_of(decays: Mapping[str, float], hyper: Any, first: jax.Array, places: int) -> jax.Array:
     """`Settings.steps`: what Adam's corrections, and factors 1 - decay, make of its constants."""
-    taken = first + 1 + jnp.arange(len(rates))
-    factor, epsilon = jnp.ones(len(rates)), jnp.zeros(len(rates))
-    if "nu" in rule.decays:
-        factor = factor / jnp.sqrt(1 - rule.decays["nu"])
-    if "mu" in rule.decays:
-        mu, nu = (decay ** jnp.float32(taken) for decay in rule.decays.values())
+    taken = first + 1 + jnp.arange(places)
+    factor, epsilon = jnp.ones(places), jnp.zeros(places)
+    if "nu" in decays:
+        factor = factor / jnp.sqrt(1 - decays["nu"])
+    if "mu" in decays:
+        mu, nu = (jnp.float32(decay) ** taken for decay in decays.values())
         epsilon = 1e-8 * factor * jnp.sqrt(1 - nu)
-        factor = factor * (1 - rule.decays["mu"]) * jnp.sqrt(1 - nu) / (1 - mu)
-    return jnp.stack([rates * factor, epsilon, 1 - rates * weight_decay])
+        factor = factor * (1 - decays["mu"]) * jnp.sqrt(1 - nu) / (1 - mu)
+    rate, left = hyper.learning_rate, 1 - hyper.learning_rate * hyper.weight_decay
+    return jnp.stack([rate * factor, epsilon, jnp.full(places, left)])
 
 
-def matrices_of(parameters: Any, gates: int) -> dict[str, jax.Array]:
-    """What the kernel takes: `[gates, rows, columns]` by name."""
-    own = {
-        name: jnp.swapaxes(array.reshape(len(array), gates, -1), 0, 1)
-        for name, array in parameters["cell"].items()
+def layout(parameters: Any, gates: int) -> tuple[dict[str, Any], np.ndarray]:
+    """Where the kernel has each tensor in its vector, and the places of that in `ravel_pytree`'s.
+
+    Gates are one after another, and the output layer's kernel is transposed.
+    """
+    from srn_jax.kernels.block import ORDER, Tensor
+
+    leaves, tree = jax.tree.flatten(parameters)
+    starts = np.cumsum([0, *(leaf.size for leaf in leaves)])
+    ranges = [start + np.arange(leaf.size) for start, leaf in zip(starts, leaves, strict=False)]
+    shaped = [own.reshape(leaf.shape) for own, leaf in zip(ranges, leaves, strict=True)]
+    network = tree.unflatten(shaped)
+    found = {
+        name: own.reshape(len(own), gates, -1).swapaxes(0, 1)
+        for name, own in network["cell"].items()
     }
-    table, output = parameters["embedding"]["table"], parameters["output"]
-    return own | {
-        "table": table[None],
-        "kernel": output["kernel"].T[None],
-        "bias": output["bias"][None, None],
-    }
-
-
-def tree_of(matrices: dict[str, jax.Array], parameters: Any) -> Any:
-    """The inverse of `matrices_of`."""
-    return {
-        "cell": {
-            name: jnp.swapaxes(matrices[name], 0, 1).reshape(array.shape)
-            for name, array in parameters["cell"].items()
-        },
-        "embedding": {"table": matrices["table"][0]},
-        "output": {"kernel": matrices["kernel"][0].T, "bias": matrices["bias"][0, 0]},
-    }
+    found["table"] = network["embedding"]["table"][None]
+    found["kernel"] = network["output"]["kernel"].T[None]
+    found["bias"] = network["output"]["bias"][None, None]
+    tensors, start = {}, 0
+    for name in ORDER:
+        if name in found:
+            tensors[name] = Tensor(start, *found[name].shape)
+            start = tensors[name].end
+    return tensors, np.concatenate([found[name].ravel() for name in tensors])

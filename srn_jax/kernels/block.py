@@ -48,21 +48,25 @@ class Tensor(NamedTuple):
     columns: int
 
     @property
-    def size(self) -> int:
-        return self.gates * self.rows * self.columns
+    def end(self) -> int:
+        """Where the next begins."""
+        return self.start + self.gates * self.rows * self.columns
 
-    def of(self, gate: int, rows: int, columns: int) -> Any:
-        """The places of a gate, of which so many are read or written."""
-        return pl.ds(self.start + gate * self.rows * self.columns, rows * columns)
+    def gate(self, number: int, rows: int, columns: int, vector: int = 0) -> Any:
+        """The places of a gate, of which so many are read or written; `vector` is its start."""
+        return pl.ds(vector + self.start + number * self.rows * self.columns, rows * columns)
 
 
-class Optimizer(NamedTuple):
-    """What a step does with a gradient; static."""
+class Plan(NamedTuple):
+    """What is compiled."""
 
+    cell: Any
+    tensors: Mapping[str, Tensor]
     decays: Mapping[str, float]  # of the moments: "mu" and "nu" of Adam, "nu" of RMSprop, or none
     root: float = 0.0  # added under the root
     weight_decay: bool = False
     clip: str | None = None  # "global", "per-tensor" or not at all
+    ragged: bool = False  # whether sequences begin at different positions
 
 
 class Settings(NamedTuple):
@@ -73,156 +77,137 @@ class Settings(NamedTuple):
     norm: jax.Array  # [1]: to which gradients are clipped
 
 
-class Sizes(NamedTuple):
-    """Of the arrays in a kernel, each a power of two."""
+class Room(NamedTuple):
+    """For s_0..s_T and what is stored of each, `parts` arrays `[rows, D]` of a position.
 
-    rows: int
-    vocabulary: int
-    classes: int
-    embedding: int
-    hidden: int
+    At its end, where the last positions are, is the gradient when they are not needed any more.
+    """
+
+    ref: Any
+    parts: int
+    shape: tuple[int, int]
+    gradient: int  # where it begins
+
+    def place(self, t: Any, part: int) -> Any:
+        """Where a part of position t is."""
+        one = self.shape[0] * self.shape[1]
+        return pl.ds((t * self.parts + part) * one, one)
+
+    def at(self, t: Any, first: int, last: int) -> Gates:
+        """Parts of position t."""
+        return [self.ref[self.place(t, n)].reshape(self.shape) for n in range(first, last)]
+
+    def put(self, t: Any, values: Gates) -> None:
+        """Write the first parts of position t."""
+        for part, value in enumerate(values):
+            self.ref[self.place(t, part)] = value.reshape(value.size)
 
 
 def run(
-    cell: Any,
-    optimizer: Optimizer,
-    batches: Any,
-    networks: list[Mapping[str, jax.Array]],
-    settings: Settings,
-    ragged: bool = False,
-) -> tuple[list[dict[str, jax.Array]], jax.Array]:
+    plan: Plan, batches: Any, vectors: list[jax.Array], settings: Settings
+) -> tuple[list[jax.Array], jax.Array]:
     """The steps of a block of one experiment.
 
     Args:
-        cell: the class.
-        optimizer: static.
+        plan: static.
         batches: inputs `[batches, batch, time]` (a token below 0 is padding), targets and weights
             `[batches, batch]`.
-        networks: parameters and their moments, each `[gates, rows, columns]` by name, in `ORDER`.
+        vectors: parameters and their moments, tensors in `ORDER`.
         settings: see there.
-        ragged: whether sequences begin at different positions.
 
     Returns:
-        The networks after, and the losses `[place]`, of which those of the block are to be read.
+        The vectors after, and the losses `[place]`, of which those of the block are to be read.
     """
-    inputs, _, _ = batches
-    shapes = {name: networks[0][name].shape for name in ORDER if name in networks[0]}
-    sizes = Sizes(
-        rows=max(8, pl.next_power_of_2(inputs.shape[1])),
-        vocabulary=max(16, pl.next_power_of_2(shapes["table"][1])),
-        classes=max(16, pl.next_power_of_2(shapes["bias"][2])),
-        embedding=shapes["table"][2],
-        hidden=shapes["U"][1],
-    )
-    own, end, reached = {}, 0, 0
-    read = {"kernel": sizes.classes * sizes.hidden, "table": sizes.vocabulary * sizes.embedding}
-    for name, shape in shapes.items():
-        own[name] = tensor = Tensor(end, *shape)
-        reached = max(reached, end + read.get(name, sizes.classes))
-        end += tensor.size
-    length = pl.cdiv(max(end, reached), TILE) * TILE
-    vectors = [
-        jnp.pad(jnp.concatenate([jnp.ravel(network[name]) for name in own]), (0, length - end))
-        for network in networks
-    ]
-    missing = sizes.rows - inputs.shape[1]
+    inputs, own = batches[0], plan.tensors
+    rows = max(8, pl.next_power_of_2(inputs.shape[1]))
+    sizes = {"kernel": own["kernel"].rows, "table": own["table"].rows, "bias": own["bias"].columns}
+    sizes = {name: max(16, pl.next_power_of_2(size)) for name, size in sizes.items()}
+    read = [own[name].start + size * own[name].columns for name, size in sizes.items()]
+    read += [own["bias"].start + sizes["bias"], own["bias"].end]
+    length = pl.cdiv(max(read), TILE) * TILE
+    padded = [jnp.pad(vector, (0, length - len(vector))) for vector in vectors]
+    more = (0, rows - inputs.shape[1])
     filled = (
-        jnp.pad(inputs, [(0, 0), (0, missing), (0, 0)], constant_values=-1),
-        *(jnp.pad(each, [(0, 0), (0, missing)]) for each in batches[1:]),
+        jnp.pad(inputs, [(0, 0), more, (0, 0)], constant_values=-1),
+        *(jnp.pad(each, [(0, 0), more]) for each in batches[1:]),
     )
-    residuals = Residuals(cell, (sizes.rows, sizes.hidden))
+    shape = rows, own["U"].rows
+    residuals = Residuals(plan.cell, shape)
+    parts = plan.cell.states + residuals.arrays
+    needed = max((inputs.shape[2] + 1) * parts * rows * shape[1], length)
 
-    def block_kernel(sync, quotient, settings, data, start, trained, losses, *scratch):
+    def block_kernel(sync, quotient, settings, data, start, trained, losses, sides, ref):
+        room = Room(ref, parts, shape, needed - length)
+
         def copy(tile, nothing):
             here = pl.ds(tile * TILE, TILE)
             for source, target in zip(start, trained, strict=True):
                 target[here] = source[here]
-            scratch[0][here] = jnp.zeros(TILE)
             return nothing
 
         def step(place, nothing):
             sync()
-            batch = (settings.numbers[0] + place) % len(data[1])
+            number = (settings.numbers[0] + place) % len(data[1])
+            batch, begins = (data[0], number, data[1][number], data[2][number]), settings.numbers[2]
             losses[place] = write_gradient(
-                cell, residuals, ragged, sync, trained[0], own, sizes, data, batch, settings, *scratch
+                plan, residuals, sync, trained[0], sizes, batch, begins, sides, room
             )
             sync()
-            update(optimizer, quotient, own, trained, scratch[0], settings, place)
+            update(plan, quotient, trained, room, settings, place)
             return nothing
 
         jax.lax.fori_loop(0, length // TILE, copy, None)
         jax.lax.fori_loop(0, settings.numbers[1], step, None)
 
-    def room(*shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype)
+    def like(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
 
-    time, state, places = inputs.shape[2], (sizes.rows, sizes.hidden), settings.steps.shape[1]
-    hidden = room(time + 1, *state)
-    out = (
-        [room(length)] * len(vectors),
-        room(places),
-        room(length),
-        room(sizes.vocabulary, cell.gates * sizes.hidden),
-        hidden if cell.states == 1 else (hidden,) * cell.states,
-        [room(time, *state)] * len(residuals.dtypes),
-    )
-    warps = pl.next_power_of_2(pl.cdiv(own["U"].size, WEIGHTS))
+    table = like(sizes["table"], plan.cell.gates * shape[1])
+    out = [like(length)] * len(vectors), like(settings.steps.shape[1]), table, like(needed)
+    warps = pl.next_power_of_2(pl.cdiv(own["U"].end - own["U"].start, WEIGHTS))
     trained, losses, *_ = jax.lax.platform_dependent(
         settings,
         filled,
-        vectors,
+        padded,
         cpu=launch(block_kernel, out, interpret=True),
         default=launch(block_kernel, out, interpret=False, warps=warps),
     )
-    return [
-        {
-            name: vector[t.start : t.start + t.size].reshape(t[1:]) for name, t in own.items()
-        }
-        for vector in trained
-    ], losses
+    return [new[: len(old)] for new, old in zip(trained, vectors, strict=True)], losses
 
 
 def write_gradient(
-    cell: Any,
+    plan: Plan,
     residuals: Residuals,
-    ragged: bool,
     sync: Callable[[], None],
     network: Any,
-    own: Mapping[str, Tensor],
-    sizes: Sizes,
-    data: Any,
-    number: Any,
-    settings: Settings,
-    gradient: Any,
+    sizes: Mapping[str, int],
+    batch: tuple[Any, Any, Any, Any],
+    begins: Any,
     sides: Any,
-    states: Any,
-    stored: Any,
+    room: Room,
 ) -> jax.Array:
     """The loss of a batch; writes its gradient.
 
-    The last three are references to what the kernel writes for itself: the input side of every
-    token, `[vocabulary, gates * D]`; s_0..s_T, each `[time + 1, batch, D]`; and what `residuals`
-    stores, each `[time, batch, D]`.
+    `sides` is for the input side of every token, `[vocabulary, gates * D]`.
     """
-    inputs, (targets, weights) = data[0], (each[number] for each in data[1:])
-    begins, time, size = settings.numbers[2], inputs.shape[2], sizes.hidden
+    (inputs, number, targets, weights), cell, own = batch, plan.cell, plan.tensors
+    time, size, embedding = inputs.shape[2], room.shape[1], own["table"].columns
+    vocabulary, classes = sizes["table"], sizes["bias"]
 
     def matrix(name: str, rows: int, columns: int, gate: int = 0) -> jax.Array:
-        return network[own[name].of(gate, rows, columns)].reshape(rows, columns)
-
-    def put_matrix(name: str, value: jax.Array, gate: int = 0) -> None:
-        gradient[own[name].of(gate, *value.shape)] = value.reshape(value.size)
+        return network[own[name].gate(gate, rows, columns)].reshape(rows, columns)
 
     def gates(name: str, rows: int) -> Gates:
         return [matrix(name, rows, size, gate) for gate in range(cell.gates)]
 
-    def put_gates(name: str, values: Gates) -> None:
+    def put(name: str, *values: jax.Array) -> None:
         for gate, value in enumerate(values):
-            put_matrix(name, value, gate)
+            place = own[name].gate(gate, *value.shape, room.gradient)
+            room.ref[place] = value.reshape(value.size)
 
     # The input side of every token: embedding @ W + b.
-    table = partial(matrix, "table", sizes.vocabulary, sizes.embedding)
-    pairs = zip(gates("W", sizes.embedding), gates("b", 1), strict=True)
+    table = partial(matrix, "table", vocabulary, embedding)
+    pairs = zip(gates("W", embedding), gates("b", 1), strict=True)
     for gate, (w, b) in enumerate(pairs):
         sides[:, pl.ds(gate * size, size)] = dot(table(), w) + b
     u, c = gates("U", size), gates("c", 1) if cell.recurrent_bias else None
@@ -241,24 +226,28 @@ def write_gradient(
         h = [dot(jax.tree.leaves(state)[0], one) for one in u]
         h = h if c is None else [one + bias for one, bias in zip(h, c, strict=True)]
         new, keeps = residuals.forward(x, h, state)
-        if ragged:
+        if plan.ragged:
             new = where(tokens(t) >= 0, new, state)
-        put(states, t + 1, new)
-        put(stored, t, keeps)
+        room.put(t + 1, [*jax.tree.leaves(new), *keeps])
         return new, *prefetched
 
-    zero = jax.tree.map(lambda ref: jnp.zeros(ref.shape[1:], ref.dtype), states)
-    put(states, begins, zero)
+    def state_at(t: Any) -> Any:
+        parts = room.at(t, 0, cell.states)
+        return parts[0] if cell.states == 1 else tuple(parts)
+
+    zero = jnp.zeros((room.shape[0], size))
+    zero = zero if cell.states == 1 else (zero,) * cell.states
+    room.put(begins, jax.tree.leaves(zero))
     start = zero, side(tokens(begins)), tokens(begins + 1)
     state, *_ = jax.lax.fori_loop(begins, time, forward, start)
     sync()
 
     hidden = jax.tree.leaves(state)[0]
-    kernel = matrix("kernel", sizes.classes, size)
-    logits = dot(hidden, kernel, (1, 1)) + matrix("bias", 1, sizes.classes)
+    kernel = matrix("kernel", classes, size)
+    logits = dot(hidden, kernel, (1, 1)) + matrix("bias", 1, classes)
     exists = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) < own["bias"].columns
     logits = jnp.where(exists, logits, NEVER)
-    right = one_hot(targets, sizes.classes)
+    right = one_hot(targets, classes)
     highest = jnp.max(logits, axis=1)
     exponentials = jnp.exp(logits - highest[:, None])
     total = jnp.sum(exponentials, axis=1)
@@ -266,20 +255,20 @@ def write_gradient(
     dlogits = weights[:, None] * (exponentials / total[:, None] - right)
     dlast, *others = jax.tree.leaves(zero)
     dlast, dbias = dlast + dot(dlogits, kernel), jnp.sum(dlogits, axis=0)[None]
-    put_matrix("kernel", dot(dlogits, hidden, (0, 0)))
 
     def backward(turn, carry):
         total, drows, du, dc, new, before, here = carry
         t = time - 1 - turn
-        prefetched = at(states, jnp.maximum(t - 1, begins)), tokens(t - 1)
-        counts = where(here >= 0, total, nothing) if ragged else total
-        dx, dg, dbefore = residuals.backward(at(stored, t), before, new, counts)
-        if ragged:
+        prefetched = state_at(jnp.maximum(t - 1, begins)), tokens(t - 1)
+        kept = room.at(t + 1, cell.states, room.parts)
+        counts = where(here >= 0, total, nothing) if plan.ragged else total
+        dx, dg, dbefore = residuals.backward(kept, before, new, counts)
+        if plan.ragged:
             dbefore = jax.tree.map(jnp.add, dbefore, where(here >= 0, nothing, total))
         dh, *others = jax.tree.leaves(dbefore)
         dh = sum((dot(d, one, (1, 1)) for d, one in zip(dg, u, strict=True)), dh)
         total = jax.tree.unflatten(jax.tree.structure(before), [dh, *others])
-        hot, h = one_hot(here, sizes.vocabulary), jax.tree.leaves(before)[0]
+        hot, h = one_hot(here, vocabulary), jax.tree.leaves(before)[0]
         drows = [one + dot(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]
         du = [one + dot(h, d, (0, 0)) for one, d in zip(du, dg, strict=True)]
         if c is not None:
@@ -289,32 +278,36 @@ def write_gradient(
     nothing = jax.tree.map(jnp.zeros_like, zero)
     dstate = jax.tree.unflatten(jax.tree.structure(zero), [dlast, *others])
     drows, du, dc = (
-        [jnp.zeros((rows, size)) for _ in range(cell.gates)] for rows in (sizes.vocabulary, size, 1)
+        [jnp.zeros((rows, size)) for _ in range(cell.gates)] for rows in (vocabulary, size, 1)
     )
     sums = dstate, drows, du, dc if c is not None else []
-    end = *sums, state, at(states, time - 1), tokens(time - 1)
+    end = *sums, state, state_at(time - 1), tokens(time - 1)
     _, drows, du, dc, *_ = jax.lax.fori_loop(0, time - begins, backward, end)
 
+    # From here on the gradient takes the place of the states.
     sync()
-    pairs = zip(drows, gates("W", sizes.embedding), strict=True)
+    hidden = jax.tree.leaves(state_at(time))[0]
+    sync()
+    put("kernel", dot(dlogits, hidden, (0, 0)))
+    sync()
+    pairs = zip(drows, gates("W", embedding), strict=True)
     dtable = sum((dot(d, w, (1, 1)) for d, w in pairs), jnp.zeros(()))
-    put_matrix("table", dtable)
+    put("table", dtable)
     sync()
-    put_gates("W", [dot(table(), d, (0, 0)) for d in drows])
-    put_gates("U", du)
-    put_gates("b", [jnp.sum(d, axis=0)[None] for d in drows])
+    put("W", *[dot(table(), d, (0, 0)) for d in drows])
+    put("U", *du)
+    put("b", *[jnp.sum(d, axis=0)[None] for d in drows])
     if c is not None:
-        put_gates("c", dc)
-    put_matrix("bias", dbias)
+        put("c", *dc)
+    put("bias", dbias)
     return jnp.sum(weights * losses)
 
 
 def update(
-    optimizer: Optimizer,
+    plan: Plan,
     quotient: Callable[..., jax.Array],
-    own: Mapping[str, Tensor],
     trained: Any,
-    gradient: Any,
+    room: Room,
     settings: Settings,
     place: Any,
 ) -> None:
@@ -322,38 +315,16 @@ def update(
 
     Adam is rate m / (sqrt(v) + epsilon), with the corrections of its moments folded into the rate
     and epsilon, and so the factors 1 - decay: m and v are decaying sums here. RMSprop is the same
-    without m, SGD without both.
+    without m, SGD without both. Gradients are clipped, each tensor or all together, as
+    `training.optimizer.clip` does: in units of the largest number, whose square may be too large.
     """
     rate, epsilon, left = (settings.steps[n, place] for n in range(3))
-    tiles = gradient.shape[0] // TILE
-    factors = clip_factors(optimizer.clip, own, gradient, settings, tiles)
+    tiles = trained[0].shape[0] // TILE
+    parts = [(tensor.start, tensor.end) for tensor in plan.tensors.values()]
+    parts = {"global": [(0, parts[-1][1])], "per-tensor": parts}.get(plan.clip or "", [])
 
-    def one_tile(tile, nothing):
-        here = pl.ds(tile * TILE, TILE)
-        p, *moments = (ref[here] for ref in trained)
-        g = step = factors(tile, gradient[here])
-        sums = {}
-        for (name, decay), moment in zip(optimizer.decays.items(), moments, strict=True):
-            sums[name] = decay * moment + (g if name == "mu" else g * g)
-        step = sums.get("mu", g)
-        if "nu" in sums:
-            step = quotient(step, sums["nu"] + optimizer.root, epsilon)
-        p = (left * p if optimizer.weight_decay else p) - rate * step
-        for ref, value in zip(trained, (p, *sums.values()), strict=True):
-            ref[here] = value
-        return nothing
-
-    jax.lax.fori_loop(0, tiles, one_tile, None)
-
-
-def clip_factors(
-    clip: str | None, own: Mapping[str, Tensor], gradient: Any, settings: Settings, tiles: int
-) -> Callable[[Any, jax.Array], jax.Array]:
-    """A function of a tile and its gradient: that gradient times norm / |g| where |g| > norm."""
-    if clip is None:
-        return lambda tile, g: g
-    each = [(t.start, t.start + t.size) for t in own.values()]
-    parts = [(0, gradient.shape[0])] if clip == "global" else each
+    def gradient(tile):
+        return room.ref[pl.ds(room.gradient + tile * TILE, TILE)]
 
     def inside(tile, part):
         places = tile * TILE + jax.lax.broadcasted_iota(jnp.int32, (TILE,), 0)
@@ -361,25 +332,37 @@ def clip_factors(
 
     def factor(part):
         def largest(tile, so_far):
-            g = jnp.where(inside(tile, part), gradient[pl.ds(tile * TILE, TILE)], 0.0)
+            g = jnp.where(inside(tile, part), gradient(tile), 0.0)
             return jnp.maximum(so_far, jnp.max(jnp.abs(g)))
 
         def squares(tile, so_far):
-            g = jnp.where(inside(tile, part), gradient[pl.ds(tile * TILE, TILE)], 0.0)
-            return so_far + jnp.sum((g / scale) ** 2)
+            g = jnp.where(inside(tile, part), gradient(tile), 0.0)
+            return so_far + jnp.sum((g / unit) ** 2)
 
-        scale = jnp.maximum(jax.lax.fori_loop(0, tiles, largest, 0.0), 1e-30)  # no overflow
-        size = scale * jnp.sqrt(jax.lax.fori_loop(0, tiles, squares, 0.0))
-        return jnp.where(size > settings.norm[0], settings.norm[0] / size, 1.0)
+        unit = jax.lax.fori_loop(0, tiles, largest, 0.0)
+        unit = jnp.where(unit > 0, unit, 1.0)
+        size, norm = jnp.sqrt(jax.lax.fori_loop(0, tiles, squares, 0.0)), settings.norm[0] / unit
+        return jnp.where(size > norm, norm / size, 1.0)
 
-    factors = [factor(part) for part in parts]
+    factors = [(part, factor(part)) for part in parts]
 
-    def clipped(tile, g):
-        for part, one in zip(parts, factors, strict=True):
-            g = g * jnp.where(inside(tile, part), one, 1.0)
-        return g
+    def one_tile(tile, nothing):
+        here = pl.ds(tile * TILE, TILE)
+        p, *moments = (ref[here] for ref in trained)
+        g, sums = gradient(tile), {}
+        for part, one in factors:
+            g = jnp.where(inside(tile, part), g * one, g)
+        for (name, decay), moment in zip(plan.decays.items(), moments, strict=True):
+            sums[name] = decay * moment + (g if name == "mu" else g * g)
+        step = sums.get("mu", g)
+        if "nu" in sums:
+            step = quotient(step, sums["nu"] + plan.root, epsilon)
+        p = (left * p if plan.weight_decay else p) - rate * step
+        for ref, value in zip(trained, (p, *sums.values()), strict=True):
+            ref[here] = value
+        return nothing
 
-    return clipped
+    jax.lax.fori_loop(0, tiles, one_tile, None)
 
 
 def dot(left: jax.Array, right: jax.Array, contracted: tuple[int, int] = (1, 0)) -> jax.Array:
@@ -399,17 +382,6 @@ def where(rows: jax.Array, ones: Any, others: Any) -> Any:
     return jax.tree.map(lambda one, other: jnp.where(rows[:, None], one, other), ones, others)
 
 
-def at(refs: Any, t: Any) -> Any:
-    """Arrays at position t."""
-    return jax.tree.map(lambda ref: ref[t], refs)
-
-
-def put(refs: Any, t: Any, values: Any) -> None:
-    """Write arrays at position t."""
-    for ref, value in zip(jax.tree.leaves(refs), jax.tree.leaves(values), strict=True):
-        ref[t] = value.astype(ref.dtype)
-
-
 def launch(
     kernel: Callable[..., None], out: Any, interpret: bool, warps: int = 1
 ) -> Callable[..., Any]:
@@ -420,7 +392,7 @@ def launch(
     if interpret:
         own = partial(kernel, lambda: None, lambda x, y, z: x / (jnp.sqrt(y) + z))
         return pl.pallas_call(own, out, interpret=True)
-    from jax.experimental.pallas import triton  # which takes as long to load as all our own
+    from jax.experimental.pallas import triton
 
     def quotient(x, y, z):
         return triton.elementwise_inline_asm(

@@ -26,7 +26,7 @@ class Residuals:
     """The update of a class of cells, forward and backward, for states of one shape."""
 
     def __init__(self, cell: Any, shape: tuple[int, int], dtype: Any = jnp.float32):
-        like = jax.ShapeDtypeStruct(shape, dtype)
+        self._dtype, like = dtype, jax.ShapeDtypeStruct(shape, dtype)
         sides, state = (like,) * cell.gates, like if cell.states == 1 else (like,) * cell.states
         self._before = len(jax.tree.leaves((sides, sides)))  # the inputs before the state
 
@@ -51,20 +51,24 @@ class Residuals:
         self._places = tuple(stored.values())
 
     @property
-    def dtypes(self) -> tuple[Any, ...]:
-        """The types of the arrays that have to be stored."""
-        return tuple(v.aval.dtype for v in self._stored)
+    def arrays(self) -> int:
+        """How many arrays have to be stored."""
+        return len(self._stored)
 
     def forward(self, x: Sequence[Any], h: Sequence[Any], state: Any) -> tuple[Any, list[Any]]:
         """The new state and what has to be stored."""
         results = jaxpr_as_fun(self._closed)(*jax.tree.leaves((tuple(x), tuple(h), state)))
         new, kept = results[: len(self._new)], results[len(self._new) :]
-        return jax.tree.unflatten(jax.tree.structure(state), new), [kept[n] for n in self._places]
+        return jax.tree.unflatten(jax.tree.structure(state), new), [
+            kept[n].astype(self._dtype) for n in self._places
+        ]
 
     def backward(self, stored: Sequence[Any], before: Any, new: Any, gradient: Any) -> Any:
         """The gradients with respect to x, h and the state before, given that of the new state."""
+        stored = [one.astype(v.aval.dtype) for one, v in zip(stored, self._stored, strict=True)]
         values = dict(zip(self._stored, stored, strict=True))
-        values |= dict(zip(self._closed.jaxpr.invars[self._before :], jax.tree.leaves(before)))
+        old = self._closed.jaxpr.invars[self._before :]
+        values |= dict(zip(old, jax.tree.leaves(before), strict=True))
         after = zip(self._new, jax.tree.leaves(new), strict=True)
         values |= {v: value for v, value in after if _is_variable(v)}
 
@@ -80,7 +84,9 @@ class Residuals:
         return pullback(gradient)
 
     def _is_cheap(self, v: Any) -> bool:
-        return v in self._made and self._made[v].primitive.name in CHEAP if _is_variable(v) else True
+        return (
+            v in self._made and self._made[v].primitive.name in CHEAP if _is_variable(v) else True
+        )
 
     def _follows(self, v: Any, known: set[Any]) -> bool:
         """Whether a value is known, or made of known values by cheap operations."""

@@ -20,8 +20,8 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,18 +62,11 @@ class Checkpoint(NamedTuple):
 
 def layout_of(items: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of each array of a pytree, or of what stands for one, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(items)
-    names = ["/".join(str(getattr(key, "key", key)) for key in path) for path, _ in leaves]
-    found = {
-        name: (tuple(leaf.shape), str(leaf.dtype))
-        for name, (_, leaf) in zip(names, leaves, strict=True)
-    }
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(items):
+        name = "/".join(str(getattr(key, "key", key)) for key in path)
+        found[name] = tuple(leaf.shape), str(leaf.dtype)
     return found
-
-
-def bytes_of(layout: Layout) -> int:
-    """The size of all arrays, uncompressed."""
-    return sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
 
 
 def check_room(folder: Path, layout: Layout) -> None:
@@ -81,7 +74,8 @@ def check_room(folder: Path, layout: Layout) -> None:
 
     Orbax finds that out as well, but in threads of its own that print what they found.
     """
-    size = bytes_of(layout) + BESIDE * len(layout)
+    size = sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in layout.values())
+    size += BESIDE * len(layout)
     with naming(folder):
         check_handles()
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -93,13 +87,9 @@ def check_room(folder: Path, layout: Layout) -> None:
 
 def check_handles() -> None:
     """Raise `OSError` where too few files may be open, which Orbax' threads would print."""
-    handles: list[int] = []
-    try:
-        handles.append(os.open(os.devnull, os.O_RDONLY))
-        handles += [os.dup(handles[0]) for _ in range(HANDLES)]
-    finally:
-        for handle in handles:
-            os.close(handle)
+    with ExitStack() as opened:
+        for _ in range(HANDLES):
+            opened.enter_context(open(os.devnull, "rb"))
 
 
 def write(folder: Path, block: int, items: dict[str, Any], settings: str) -> None:
@@ -122,7 +112,8 @@ def write(folder: Path, block: int, items: dict[str, Any], settings: str) -> Non
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         for name in TREES:
-            _save(partial / name, items[name])
+            with _orbax(partial) as checkpointer:
+                checkpointer.save((partial / name).absolute(), items[name])
         told: dict[str, Any] = {"block": block, "settings": settings, "files": _sync(partial)}
         told["arrays"] = {name: [list(shape), kind] for name, (shape, kind) in layout.items()}
         write_manifest(partial / CHECKPOINT_FILE, told)
@@ -135,31 +126,26 @@ def write(folder: Path, block: int, items: dict[str, Any], settings: str) -> Non
             remove(place / f"{damaged}{DAMAGED}")
 
 
-def _save(path: Path, tree: Any) -> None:
-    """Have Orbax write a tree; raises `OSError` if it cannot."""
+@contextmanager
+def _orbax(path: Path, says: str = "") -> Iterator[Any]:
+    """Orbax, for this process alone; whatever it raises becomes an `OSError` of one line."""
     import orbax.checkpoint as ocp  # which takes a third as long to load as JAX
 
-    try:
-        _checkpointer().save(path.absolute(), args=ocp.args.StandardSave(tree))
-    except OSError:
-        raise
-    except Exception as error:  # whatever type it has, the machine is the reason
-        raise OSError(_first_line(error)) from error
-
-
-def _checkpointer() -> Any:
-    import orbax.checkpoint as ocp
-
-    # Every process has the same arrays, so one of them writes and reads for itself alone.
-    here = jax.process_index()
+    here = jax.process_index()  # every process has the same arrays
     alone = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
     )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    with naming(path):
+        try:
+            yield ocp.Checkpointer(handler, multiprocessing_options=alone)
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # files are what was written, so the machine is the reason
+            raise OSError(says + _first_line(error)) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
@@ -212,8 +198,6 @@ def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
         OSError: if it cannot be read, but may be good.
         UserError: if it is of something else than wanted.
     """
-    import orbax.checkpoint as ocp
-
     check_plain(path.parent, [path.name])
     found = _checked(path)
     if found["settings"] != settings:
@@ -227,15 +211,14 @@ def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
     with naming(path):
         check_handles()
     items = {}
-    try:
-        for name in TREES:
-            reader, place = _checkpointer(), (path / name).absolute()
-            _check_sizes(reader.metadata(place), wanted, name)
-            items[name] = reader.restore(place, args=ocp.args.StandardRestore())
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # its files are what was written, so the machine is the reason
-        raise OSError(f"{path}: cannot be read ({_first_line(error)})") from error
+    for name in TREES:
+        with _orbax(path, "cannot be read: ") as checkpointer:
+            place = (path / name).absolute()
+            if not _sizes_are(checkpointer.metadata(place), wanted, name):
+                raise UserError(
+                    f"{path}: its arrays in {name} are not those that it was said to have"
+                )
+            items[name] = checkpointer.restore(place)
     return Checkpoint(int(path.name), items)
 
 
@@ -258,20 +241,16 @@ def _checked(path: Path) -> dict[str, Any]:
     return {**told, "arrays": arrays}
 
 
-def _check_sizes(metadata: Any, wanted: Layout, tree: str) -> None:
-    """Raise `UserError` where Orbax would read other arrays than were said to be there."""
+def _sizes_are(metadata: Any, wanted: Layout, tree: str) -> bool:
+    """Whether Orbax would read these arrays of a tree, in pieces no larger than they are."""
     metadata = getattr(metadata, "item_metadata", metadata)
     found = getattr(metadata, "tree", metadata)
-    layout = {f"{tree}/{name}": told for name, told in layout_of(found).items()}
+    for leaf in jax.tree.leaves(found):
+        piece = getattr(leaf.storage, "chunk_shape", None) or ()
+        if math.prod(piece) > max(math.prod(leaf.shape), 1):
+            return False
     expected = {name: told for name, told in wanted.items() if name.startswith(f"{tree}/")}
-    chunks = [getattr(leaf.storage, "chunk_shape", None) for leaf in jax.tree.leaves(found)]
-    sizes = [math.prod(shape) for shape, _ in layout.values()]
-    small = all(
-        chunk is None or math.prod(chunk) <= max(size, 1)
-        for chunk, size in zip(chunks, sizes, strict=True)
-    )
-    if layout != expected or not small:
-        raise UserError(f"its arrays in {tree} are not those that it was saved with")
+    return {f"{tree}/{name}": told for name, told in layout_of(found).items()} == expected
 
 
 def restore(
@@ -362,10 +341,10 @@ class Writer:
             return
         if not isinstance(error, OSError):
             raise error
+        reason = error.strerror or _first_line(error.__cause__ or error)
         failed = OSError(
-            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: "
-            f"{error.strerror or _first_line(error)}; those before it are kept, and the same "
-            "command goes on from there"
+            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: {reason}; "
+            "those before it are kept, and the same command goes on from there"
         )
         failed.errno = error.errno
         raise failed from error

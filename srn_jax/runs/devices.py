@@ -125,12 +125,7 @@ def configure(
             if isinstance(error, UserError):
                 raise
             raise UserError(explain(platform, distributed, [*said, str(error)])) from None
-    if platform not in ("auto", jax.default_backend()):
-        jax.config.update("jax_platforms", before)
-        raise UserError(
-            f"`platform` {platform} comes too late, JAX has been started on "
-            f"{jax.default_backend()}: train before anything else asks JAX"
-        )
+    check_platform(platform, before)
     if said and platform == "auto" and jax.default_backend() == "cpu":
         warn(f"trained on the CPU, since {said[-1]}")
     counts, own = Counter(d.process_index for d in jax.devices()), jax.process_index()
@@ -152,6 +147,7 @@ def start(platform: str = "auto", cpu_devices: int | None = None) -> None:
             configure(platform, cpu_devices)
         except RuntimeError:  # the devices are there, as the user has set them up
             check_settings()
+            check_platform(platform, None)
             tell_of_few_devices()
 
 
@@ -172,6 +168,18 @@ def check_settings() -> None:
         with suppress(AttributeError):  # a JAX that does not know it any more, or not yet
             if getattr(jax.config, name) not in (wanted, None):
                 jax.config.update(name, wanted)
+
+
+def check_platform(platform: str, before: str | None) -> None:
+    """Raise `UserError`, with JAX's setting as it was, if it had been started elsewhere."""
+    import jax
+
+    if platform not in ("auto", running := jax.default_backend()):
+        jax.config.update("jax_platforms", before)
+        raise UserError(
+            f"`platform` {platform} comes too late, JAX has been started on {running}: train "
+            "before anything else asks JAX"
+        )
 
 
 def outside() -> dict[str, str]:

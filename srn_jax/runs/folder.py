@@ -15,7 +15,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from srn_jax.analysis.records import LOG_FILE, RESULTS_FILE
 from srn_jax.config import SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.files import (
@@ -25,7 +24,6 @@ from srn_jax.files import (
     naming,
     read_manifest,
     read_written,
-    sync,
     write_atomically,
     write_manifest,
 )
@@ -34,11 +32,12 @@ from srn_jax.runs.settings import CODE_FOLDER, configs_of, is_nameless, own_file
 from srn_jax.runs.table import check_info
 
 RUN_FILE = "run.json"
+RESULTS_FILE = "results.csv"
 PARTS_FOLDER = "parts"
 LOCK_FILE = "lock"
 OURS = (  # the run file last: what a kill leaves of a run that is removed is still one
     *(PARTS_FOLDER, "figures", "explanation", CODE_FOLDER, "tables"),
-    *(LOG_FILE, "report.md", "report.html", RESULTS_FILE, RUN_FILE),
+    *("log.txt", "report.md", "report.html", RESULTS_FILE, RUN_FILE),
 )
 PASSING = (LOCK_FILE, *(name + PARTIAL for name in OURS))
 MACHINE_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -162,15 +161,11 @@ def holds_run(folder: Path, overwrite: bool = False) -> bool:
         return False
     if RUN_FILE in content and not overwrite:
         return True
-    if RUN_FILE in content:
-        raise UserError(
-            f"{folder} holds more than a run (it has {others[0]}): move that away before "
-            "`overwrite`, or choose another `folder`"
-        )
     if content:
+        holds = "holds more than a run" if RUN_FILE in content else "is no folder of a run"
+        has = (others if RUN_FILE in content else sorted(content))[0]
         raise UserError(
-            f"{folder} is not empty and not the folder of a run (it has {sorted(content)[0]}), "
-            "choose another `folder`"
+            f"{folder} {holds} (it has {has}): move that away, or choose another `folder`"
         )
     return False
 
@@ -234,22 +229,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 def try_out(folder: Path) -> None:
     """Write and lock a small file; raises `OSError` where that cannot be done."""
-    with naming(folder):
-        with tempfile.TemporaryFile(dir=folder) as file:  # which nobody else sees
-            file.write(b"Can this file system keep a run?")
-            file.flush()
-            os.fsync(file.fileno())
-            _lock(file.fileno())
-        sync(folder)
+    with naming(folder), tempfile.TemporaryFile(dir=folder) as file:  # which nobody else sees
+        file.write(b"Can this file system keep a run?")
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(ImportError):  # Windows, whose own way filelock takes
+            import fcntl
 
-
-def _lock(descriptor: int) -> None:
-    """Lock a file that nobody else has; raises `OSError` where the file system cannot."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, whose own way filelock takes
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise OSError(error.errno, f"files cannot be locked here ({error.strerror})") from None
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                reason = f"files cannot be locked here ({error.strerror})"
+                raise OSError(error.errno, reason) from None

@@ -1,20 +1,17 @@
 """A run that is stored: its record, and networks out of its checkpoints."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import pandas as pd
 
 from srn_jax.analysis.records import (
     HISTORIES_FILE,
-    RESULTS_FILE,
-    Histories,
     Record,
     Variant,
     histories_from_npz,
@@ -27,13 +24,12 @@ from srn_jax.analysis.records import (
 )
 from srn_jax.config import Facts, SweepConfig
 from srn_jax.ensemble.sweep import Sweep
-from srn_jax.ensemble.testing import draw_tests, evaluate_experiments, pad_examples
 from srn_jax.errors import UserError, shown, warn
 from srn_jax.files import digest, read_written, write_atomically
-from srn_jax.interop.textbook_files import read_sequences
 from srn_jax.phases import Phases
 from srn_jax.runs.checkpoint import Checkpoint, layout_of, restore, write
 from srn_jax.runs.folder import (
+    RESULTS_FILE,
     configs_in,
     holds_run,
     keep_own_files,
@@ -43,90 +39,11 @@ from srn_jax.runs.folder import (
     read_run,
     write_run,
 )
-from srn_jax.runs.outcome import collect, like, read_data_of
+from srn_jax.runs.outcome import Kept, collect, joined, like, read_data_of
+from srn_jax.runs.restored import Networks
 from srn_jax.runs.table import part_configs, part_digest, rows_of
-from srn_jax.tasks import task_of
-from srn_jax.training.experiment import Scores
-from srn_jax.training.network import Network, network_with
-from srn_jax.training.program import Program, program_of
 
-
-class Kept(NamedTuple):
-    """What is known of a part: rows of its experiments, and their state if it is in memory."""
-
-    results: pd.DataFrame
-    histories: Histories
-    items: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Networks of some experiments of a variant."""
-
-    config: SweepConfig  # of the variant, with all of its lengths and seeds
-    experiments: tuple[tuple[int, int], ...]  # (length, seed) of each
-    parameters: Any  # [experiment, ...]
-    trained: np.ndarray  # [experiment]: whether these parameters are anything but the first ones
-    which: str = "best"
-    files: Mapping[int, Any] | None = None  # their own data, where they are not drawn
-
-    def __len__(self) -> int:
-        return len(self.experiments)
-
-    @cached_property
-    def program(self) -> Program:
-        """The program that trained them."""
-        return program_of([self.config], self.files)
-
-    def network(self, index: int) -> Network:
-        """One of them as a module; raises `UserError` if it is as it was before training."""
-        if not self.trained[index]:
-            length, seed = self.experiments[index]
-            why = "it diverged before its first evaluation"
-            if self.which == "best":
-                why = "no evaluation was any good (unless it diverged, 'last' has the last ones)"
-            raise UserError(f"length {length}, seed {seed} has no {self.which} parameters: {why}")
-        parameters = jax.tree.map(lambda array: array[index], self.parameters)
-        return network_with(self.program, parameters)
-
-    def scores(self, data: Path | str | None = None) -> Scores:
-        """Loss, accuracy and whole sequences on test sets, each `[experiment]`; NaN if untrained.
-
-        Args:
-            data: a folder with `<length>/test.txt`; None takes the data that they were tested on.
-
-        Raises:
-            UserError: for data that cannot be read or that the networks cannot take, or the run's
-                own that have changed since.
-        """
-        config, experiments = self.config, list(self.experiments)
-        lengths = np.array([length for length, _ in experiments])
-        if data is None:
-            examples, _ = draw_tests(config, experiments, self.files)
-        else:
-            sets = read_test_sets(config, Path(data), set(lengths.tolist()))
-            padded = [pad_examples(sets[n], max(config.lengths)) for n in lengths.tolist()]
-            examples = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
-        found = evaluate_experiments(self.program, self.parameters, examples, lengths)
-        return jax.tree.map(lambda values: np.where(self.trained, values, np.nan), found)
-
-
-def read_test_sets(config: SweepConfig, folder: Path, lengths: set[int]) -> dict[int, Any]:
-    """Test sets by length; raises `UserError` for what the networks of a run cannot take."""
-    task = task_of(config)
-    tokens = getattr(task.inputs, "vocabulary", 0)
-    if not tokens or task.answers != 1:
-        raise UserError(f"{folder} has tokens and one label each, the networks have another task")
-    sets = {length: read_sequences(folder / str(length) / "test.txt", length) for length in lengths}
-    if len({len(one) for one in sets.values()}) > 1:
-        raise UserError(f"{folder}: test sets of different sizes, test one length at a time")
-    for length, one in sets.items():
-        if one.digits.max() >= tokens or one.labels.max() >= task.outputs:
-            raise UserError(
-                f"{folder / str(length) / 'test.txt'}: the networks know {tokens} tokens and "
-                f"{task.outputs} classes, it has more"
-            )
-    return sets
+__all__ = ["Kept", "Networks", "StoredRun", "open_run"]
 
 
 @dataclass
@@ -139,6 +56,7 @@ class StoredRun:
     live: list[SweepConfig] | None = None  # its variants, where they are at hand
     objects: Mapping[str, Any] = field(default_factory=dict)
     trust_code: bool = False
+    before: dict[str, float] = field(default_factory=dict)  # phases of earlier processes
 
     @property
     def configs(self) -> list[SweepConfig]:
@@ -171,7 +89,9 @@ class StoredRun:
         if data:
             shared["digests"] = dict(zip(info["lengths"], data["digests"], strict=True))
         variants = []
-        for v, (name, differing) in enumerate(zip(*named(settings), strict=True)):
+        for v, (name, differing) in enumerate(
+            zip(names_of(settings), parts_of(settings), strict=True)
+        ):
             there = [(parts[n], rows, at) for n, rows, at in rows_of(info, v) if n in parts]
             if there:
                 results, histories = joined(there)
@@ -238,8 +158,8 @@ class StoredRun:
     def networks(
         self,
         variant: str | int | None = None,
-        lengths: Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
+        lengths: Iterable[int] | None = None,
+        seeds: Iterable[int] | None = None,
         which: str = "best",
     ) -> Networks:
         """The best or last networks of a variant's experiments, all or some of them.
@@ -259,37 +179,37 @@ class StoredRun:
             raise UserError(f"`which` must be best or last, got {shown(which)}")
         v = self.variant_number(variant)
         config = self.configs[v]
+        lengths, seeds = ([*some] if some is not None else [] for some in (lengths, seeds))
         for name, some in (("length", lengths), ("seed", seeds)):
             has = getattr(config, f"{name}s")
-            if wrong := [one for one in some or () if one not in has]:
+            if wrong := [one for one in some if one not in has]:
                 told = ", ".join(map(str, has[:20]))
                 raise UserError(f"the run has no {name} {shown(wrong[0])}, it has {told}")
-        chosen = dict.fromkeys(lengths or config.lengths), dict.fromkeys(seeds or config.seeds)
-        experiments = tuple((n, s) for n in chosen[0] for s in chosen[1])
-        index = {one: place for place, one in enumerate(config.experiments)}
-        wanted = np.array([index[one] for one in experiments])
-        places, models, trained = [], [], []
-        for number, rows, at in rows_of(self.info, v):
-            some = np.isin(at, wanted)
-            if some.any():
-                items = self.items(number)
-                if items is None:
-                    raise UserError(f"{self.folder}: no checkpoint of this variant yet")
-                rows, training = rows[some], items["training"]
-                models.append(jax.tree.map(lambda a, r=rows: a[r], items["models"][which]))
-                good = training["best_step"] >= 0
-                if which == "last":
-                    good = np.isfinite(training["histories"]["dev_loss"]).any(axis=1)
-                trained.append(good[rows])
-                places.append(at[some])
-        order = np.argsort(np.concatenate(places))[np.argsort(np.argsort(wanted))]
-        parameters = jax.tree.map(lambda *parts: np.concatenate(parts)[order], *models)
-        good = np.concatenate(trained)[order]
-        return Networks(config, experiments, parameters, good, which, self.files)
+        pairs = [(n, s) for n in lengths or config.lengths for s in seeds or config.seeds]
+        experiments = tuple(dict.fromkeys(pairs))  # each once
+        place_of = {one: place for place, one in enumerate(config.experiments)}
+        wanted = np.array([place_of[one] for one in experiments])
+        found: list[Any] = []
+        for number, rows, places in rows_of(self.info, v):
+            own = np.isin(places, wanted)
+            if not own.any():
+                continue
+            if (items := self.items(number)) is None:
+                raise UserError(f"{self.folder}: no checkpoint of these experiments yet")
+            training, taken = items["training"], rows[own]
+            trained = training["best_step"] >= 0
+            if which == "last":
+                trained = np.isfinite(training["histories"]["dev_loss"]).any(axis=1)
+            tree = trained, items["models"][which]
+            found.append((places[own], *jax.tree.map(lambda a, r=taken: a[r], tree)))
+        places, trained, parameters = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        order = np.argsort(places)[np.searchsorted(np.sort(places), wanted)]
+        trained, parameters = jax.tree.map(lambda array: array[order], (trained, parameters))
+        return Networks(config, experiments, parameters, trained, which, self.files)
 
     def variant_number(self, variant: str | int | None) -> int:
         """The number of a variant; raises `UserError` for none, or one that must be chosen."""
-        names = named(self.info["variants"])[0]
+        names = names_of(self.info["variants"])
         if variant is None and len(names) == 1:
             return 0
         if variant in names:
@@ -300,9 +220,9 @@ class StoredRun:
         raise UserError(f"the run has {told}: {', '.join(names)}")
 
     def keep_phases(self, phases: Phases) -> None:
-        """Add seconds that were spent after training to the run file."""
-        self.info["phases"] = phases.and_before(self.info["phases"])
-        if self.folder is not None:
+        """Say in the run file where the seconds of this process have gone, so far."""
+        self.info["phases"] = phases.and_before(self.before)
+        if self.folder is not None and jax.process_index() == 0:
             write_run(self.folder, self.info)
 
     def save(self, folder: Path | str) -> None:
@@ -378,35 +298,5 @@ def open_run(
     info = read_run(path)
     if info["finished"]:
         read_written(path / RESULTS_FILE, info["files"].get(RESULTS_FILE, ""))
-    return StoredRun(path, info, objects=objects or {}, trust_code=trust_code)
-
-
-def named(settings: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Names of variants, and the settings in which they differ."""
-    return names_of(settings), parts_of(settings)
-
-
-def joined(parts: Sequence[tuple[Kept, np.ndarray, np.ndarray]]) -> tuple[Any, Histories]:
-    """Results and histories of a variant, by length and seed.
-
-    Args:
-        parts: what is kept of a part, the variant's rows in it, and their places in its table.
-    """
-    order = np.argsort(np.concatenate([places for _, _, places in parts]), kind="stable")
-    # What is in order already is not copied: histories may be most of the memory.
-    pick = slice(None) if np.array_equal(order, np.arange(len(order))) else order
-    rows = [slice(int(r[0]), int(r[-1]) + 1) for _, r, _ in parts]  # which are one stretch
-    kepts = [kept for kept, _, _ in parts]
-    tables = [kept.results.iloc[own] for kept, own in zip(kepts, rows, strict=True)]
-    table = tables[0] if len(tables) == 1 else pd.concat(tables)
-
-    def join(get: Any) -> np.ndarray:
-        arrays = [get(kept.histories)[own] for kept, own in zip(kepts, rows, strict=True)]
-        return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays))[pick]
-
-    first = kepts[0].histories
-    names = ("length", "seed", "train_loss", "epoch_loss", "dev_loss", "dev_accuracy")
-    arrays = {name: join(lambda h, n=name: getattr(h, n)) for name in names}
-    probes = {name: join(lambda h, n=name: h.probes[n]) for name in first.probes}
-    histories = replace(first, **arrays, probes=probes)
-    return table.iloc[pick].reset_index(drop=True), histories
+    told = {"objects": objects or {}, "trust_code": trust_code, "before": info["phases"]}
+    return StoredRun(path, info, **told)

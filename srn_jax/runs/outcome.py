@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,17 @@ from srn_jax.training import experiment
 from srn_jax.training.experiment import TrainState
 from srn_jax.training.histories import PROBE, empty_histories, epochs
 from srn_jax.training.network import hyperparameters_of
+
+PLAN = ("eval_steps", "loss_steps", "steps_an_epoch")
+ROWS = ("train_loss", "epoch_loss", "dev_loss", "dev_accuracy")  # of histories
+
+
+class Kept(NamedTuple):
+    """What is known of a part: rows of its experiments, and their state if it is in memory."""
+
+    results: pd.DataFrame
+    histories: Histories
+    items: dict[str, Any] | None = None
 
 
 def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
@@ -104,10 +115,9 @@ def histories_of(sweep: Sweep, arrays: Mapping[str, np.ndarray]) -> Histories:
     """Histories of a part, from arrays `[experiment, ...]` by name."""
     lengths, seeds = np.array(sweep.experiments).T
     probes = {n.removeprefix(PROBE): a for n, a in arrays.items() if n.startswith(PROBE)}
-    program = sweep.program
-    steps = program.eval_steps, program.loss_steps, program.steps_an_epoch
-    names = ("train_loss", "epoch_loss", "dev_loss", "dev_accuracy")
-    return Histories(lengths, seeds, *steps, *(arrays[name] for name in names), probes)
+    told = {name: getattr(sweep.program, name) for name in PLAN}
+    told |= {name: arrays[name] for name in ROWS}
+    return Histories(length=lengths, seed=seeds, probes=probes, **told)
 
 
 def collect(
@@ -146,3 +156,30 @@ def collect(
     columns |= {"final_train_loss": losses, "diverged": diverged}
     columns["overlap"] = np.full(len(row), np.nan) if overlaps is None else overlaps
     return results_frame(columns), histories
+
+
+def joined(parts: Sequence[tuple[Kept, np.ndarray, np.ndarray]]) -> tuple[pd.DataFrame, Histories]:
+    """Results and histories of a variant, by length and seed.
+
+    Args:
+        parts: what is kept of a part, the variant's rows in it, and their places in its table.
+    """
+    order = np.argsort(np.concatenate([places for _, _, places in parts]), kind="stable")
+    # What is in order already is not copied: histories may be most of the memory.
+    pick = slice(None) if np.array_equal(order, np.arange(len(order))) else order
+    rows = [slice(int(r[0]), int(r[-1]) + 1) for _, r, _ in parts]  # which are one stretch
+    kepts = [kept for kept, _, _ in parts]
+    tables = [kept.results.iloc[own] for kept, own in zip(kepts, rows, strict=True)]
+    table = tables[0] if len(tables) == 1 else pd.concat(tables)
+
+    def join(get: Any) -> np.ndarray:
+        arrays = [get(kept.histories)[own] for kept, own in zip(kepts, rows, strict=True)]
+        return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays))[pick]
+
+    first = kepts[0].histories
+    arrays: dict[str, Any] = {
+        name: join(lambda h, n=name: getattr(h, n)) for name in ("length", "seed", *ROWS)
+    }
+    arrays["probes"] = {name: join(lambda h, n=name: h.probes[n]) for name in first.probes}
+    histories = dataclasses.replace(first, **arrays)
+    return table.iloc[pick].reset_index(drop=True), histories

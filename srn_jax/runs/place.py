@@ -28,21 +28,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def here() -> dict[str, Any]:
     """This place, as a run file tells it; what cannot be found is left out."""
+    versions = {name: version_of(name) for name in PACKAGES}
     found = {
         "device": describe_devices(),
+        "processor": processor(),
+        "commit": commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
-        "versions": {name: version_of(name) for name in PACKAGES}
-        | {"python": sys.version.split()[0]},
+        "versions": versions | {"python": sys.version.split()[0]},
         "outside": outside(),
-        **machine(),
     }
-    return {name: found[name] for name in PLACE if found.get(name)}
-
-
-@functools.cache
-def machine() -> dict[str, str]:
-    """What does not change while a process runs: its processor, and the commit of this code."""
-    return {"processor": processor(), "commit": commit()}
+    return {name: value for name, value in found.items() if value}
 
 
 def places_of(info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -57,39 +52,33 @@ def note(info: dict[str, Any], number: int, place: dict[str, Any]) -> list[str]:
     Returns what may round otherwise there than where it was trained before, or the run began.
     """
     places, part = places_of(info), info["parts"][number]
-    same = [{k: v for k, v in one.items() if k != "date"} for one in places]
-    plain = {k: v for k, v in place.items() if k != "date"}
-    if plain not in same:
-        same.append(plain)
+    same = [all(one.get(n) == place.get(n) for n in PLACE if n != "date") for one in places]
+    if True not in same:
         places.append(place)
-    now = same.index(plain)
-    before = part["places"][-1] if part["places"] else 0
+        same.append(True)
+    before, now = (part["places"] or [0])[-1], same.index(True)
     if now not in part["places"][-1:]:
         part["places"].append(now)
-    info.update(places[0])
-    if places[1:]:
-        info["went_on"] = places[1:]
+    info |= places[0] | ({"went_on": places[1:]} if places[1:] else {})
     return changes(places[before], place)
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What may round otherwise in one place than in another, as `jax 0.7.2, now 0.10.2`."""
     old, new = (
-        {**place, **place.get("versions", {}), "device": kind_of(place.get("device", ""))}
-        for place in (before, now)
+        {**one, **one.get("versions", {}), **one.get("outside", {})} for one in (before, now)
     )
-    both = [name for name in ROUNDS if old.get(name) and new.get(name)]
-    told = [f"{name} {old[name]}, now {new[name]}" for name in both if old[name] != new[name]]
-    old, new = (place.get("outside", {}) for place in (before, now))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            told.append(f"{name} {old.get(name, 'unset')}, now {new.get(name, 'unset')}")
+    outside = sorted(before.get("outside", {}).keys() | now.get("outside", {}).keys())
+    told = []
+    for name in (*ROUNDS, *outside):
+        values = [one.get(name, "") for one in (old, new)]
+        if name == "device":
+            values = [value.partition(" x ")[2] for value in values]
+        # Not every JAX knows every setting, and not every place its processor.
+        known = all(values) or (name in outside and not name.startswith("jax_"))
+        if known and values[0] != values[1]:
+            told.append(f"{name} {values[0] or 'unset'}, now {values[1] or 'unset'}")
     return told
-
-
-def kind_of(device: str) -> str:
-    """`cpu` of `2 x cpu`."""
-    return device.partition(" x ")[2]
 
 
 def describe_devices() -> str:
@@ -97,6 +86,7 @@ def describe_devices() -> str:
     return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
+@functools.cache
 def processor() -> str:
     """The name of the processor and its number of cores, as in `AMD EPYC 9B14, 2 cores`."""
     name = platform.processor() or platform.machine()
@@ -109,6 +99,7 @@ def processor() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
+@functools.cache
 def commit() -> str:
     """The commit of the clone that this code is in, with `-dirty` if it was changed since."""
     if not (ROOT.parent / ".git").exists():  # installed as a package

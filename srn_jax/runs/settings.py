@@ -159,10 +159,11 @@ def grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any
 
     Variants that are there keep their place, and new ones come after them.
     """
-    wrong = []
+    wrong: list[str] = []
     for settings in old["variants"]:
         told = [differences(settings, other) for other in new["variants"]]
-        wrong += min(told, key=len)
+        nearest: list[str] = min(told, key=len)
+        wrong += nearest
     for name in ("lengths", "seeds"):
         if lacking := sorted(set(old[name]) - set(new[name])):
             wrong.append(f"{name}: {old[name]}, now without {', '.join(map(str, lacking))}")

@@ -106,7 +106,7 @@ def check_info(info: Mapping[str, Any]) -> None:
         if any(sorted(info[name]) != info[name] for name in ("lengths", "seeds")):
             raise ValueError("lengths or seeds are not in their order")
         parts = [part_experiments(info, number) for number in range(len(info["parts"]))]
-        every = set().union(*parts)
+        every = {experiment for part in parts for experiment in part}
         size = len(info["variants"]) * len(info["lengths"]) * len(info["seeds"])
         if not sum(map(len, parts)) == len(every) == size:
             raise ValueError("its parts are not the experiments of the run")
@@ -144,7 +144,7 @@ def with_parts(info: dict[str, Any], configs: Sequence[SweepConfig]) -> dict[str
             for seeds, lengths in lengths_of.items():
                 rectangles.setdefault((tuple(lengths), seeds), []).append(variant)
         new += [(own, lengths, seeds) for (lengths, seeds), own in rectangles.items()]
-    parts = [
+    parts: list[Any] = [
         {
             **{"variants": [*variants], "lengths": [*lengths], "seeds": [*seeds]},
             **{"kernel": None, "places": [], "seconds": 0.0, "files": {}, "finished": False},

@@ -5,19 +5,17 @@ What happens in between touches no number: a run that was interrupted, or that g
 same bytes as one that was not.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from srn_jax.analysis.records import RESULTS_FILE, Histories
+from srn_jax.analysis.records import Histories
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
@@ -26,6 +24,7 @@ from srn_jax.phases import Phases
 from srn_jax.runs import place
 from srn_jax.runs.checkpoint import Writer, layout_of
 from srn_jax.runs.folder import (
+    RESULTS_FILE,
     clear,
     holds_run,
     keep_own_files,
@@ -43,6 +42,7 @@ from srn_jax.runs.outcome import (
     like,
     split_state,
 )
+from srn_jax.runs.processes import agree, check_agreement, from_first, on_first
 from srn_jax.runs.settings import grown, in_order, settings_of, table_of
 from srn_jax.runs.signals import Interrupted, stop_requests
 from srn_jax.runs.table import FORMAT, facts_as_json, with_parts
@@ -51,6 +51,7 @@ INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
 CHECKPOINT_SHARE = 0.02  # of the time may go to them
 COMPILING = "compiling"
+__all__ = ["COMPILING", "Interrupted", "Progress", "Reporter", "RunOptions", "train_run"]
 
 
 @dataclass(frozen=True)
@@ -100,18 +101,11 @@ class Training:
     options: RunOptions
     phases: Phases
     stop: list[int]  # signals that came
-    before: dict[str, float] = field(default_factory=dict)  # phases of earlier processes
 
     @property
     def writes(self) -> bool:
         """Whether this process touches the folder."""
         return self.run.folder is not None and jax.process_index() == 0
-
-    def write(self) -> None:
-        """Write the run file as it stands."""
-        self.run.info["phases"] = self.phases.and_before(self.before)
-        if self.writes and self.run.folder is not None:
-            write_run(self.run.folder, self.run.info)
 
 
 def train_run(
@@ -145,12 +139,12 @@ def train_run(
     configs = in_order(configs)
     run = StoredRun(folder, {}, live=configs)
     with ExitStack() as held:
-        stop = held.enter_context(stop_requests() if folder else nullcontext([]))
+        stop: list[int] = held.enter_context(stop_requests()) if folder is not None else []
         training = Training(run, reporter, options, phases, stop)
-        check_agreement(configs, options)
+        check_agreement(configs, options.chunk)
         run.info = on_first(lambda: begin(training, held))
         run.live = by_settings(configs, run.info["variants"])
-        training.before = run.info["phases"]
+        run.before = run.info["phases"]
         left = [n for n, part in enumerate(run.info["parts"]) if not part["finished"]]
         if not left:
             reporter.say(f"{folder} is finished, nothing is left to train")
@@ -159,7 +153,8 @@ def train_run(
         if not run.info["finished"] and (training.writes or folder is None):
             with phases("writing"):
                 run.keep_results()
-            training.write()
+        if left:
+            run.keep_phases(phases)
     return run
 
 
@@ -226,11 +221,16 @@ def train_part(training: Training, number: int) -> None:
     run, phases, part = training.run, training.phases, training.run.info["parts"][number]
     kernel = form_of(training, number)
     sweep = run.sweep(number, side_by_side=training.options.chunk, kernel=kernel)
-    start = None
-    if training.writes:
+    items: dict[str, Any] = {}
+
+    def newest() -> int:
+        if not training.writes:
+            return 0
         start = run.restore(number, sweep, warn=training.reporter.warn, set_aside=True)
-    block = on_first(lambda: 0 if start is None else start.block)
-    blocks, items = len(sweep.eval_steps), start.items if start else None
+        items.update({} if start is None else start.items)
+        return 0 if start is None else start.block
+
+    block, blocks = on_first(newest), len(sweep.eval_steps)
     training.reporter.say(describe(sweep, part, number, len(run.info["parts"])))
     writer = None
     if block < blocks:  # or results alone are missing
@@ -245,14 +245,19 @@ def train_part(training: Training, number: int) -> None:
             resume(sweep, items)
             done = sweep.eval_steps[block - 1] + 1
             training.reporter.say(f"resumed after {done:,} of {sweep.steps:,} steps")
-        where(training, number)
+        if told := place.note(run.info, number, place.here()):
+            told_of = f"{run.folder} goes on in another place ({'; '.join(told)})"
+            training.reporter.warn(f"{told_of}: other last digits")
+        run.keep_phases(phases)
         items = advance(training, sweep, block, writer, number)
     if training.writes or run.folder is None:
-        with phases("testing"):
-            results = collect(sweep, run.files, items)
-        if writer is not None:
-            with phases("checkpoint"):
-                writer.close()
+        try:
+            with phases("testing"):
+                results = collect(sweep, run.files, items)
+        finally:  # the last checkpoint is being saved meanwhile
+            if writer is not None:
+                with phases("checkpoint"):
+                    writer.close()
         with phases("writing"):
             run.keep(number, Kept(*results, None if run.folder else items))
 
@@ -266,21 +271,11 @@ def form_of(training: Training, number: int) -> bool | None:
     begun = parts[number if parts[number]["places"] else 0]["kernel"]
     kernel = begun if asked is None else asked
     on_gpu = jax.default_backend() == "gpu"  # elsewhere None means no kernels
-    same = kernel == begun or not (kernel or begun or on_gpu)
-    if not same and parts[number]["places"]:
-        told = f"`kernel` {str(kernel).lower()}"
-        training.reporter.warn(f"{training.run.folder} goes on with {told}: it began without that")
+    if parts[number]["places"] and kernel != begun and (kernel or begun or on_gpu):
+        form = f"`kernel` {str(kernel).lower()}"
+        training.reporter.warn(f"{training.run.folder} goes on with {form}: it began without that")
     parts[number]["kernel"] = kernel
     return kernel
-
-
-def where(training: Training, number: int) -> None:
-    """Note where a part is trained from now on, and warn where that can change its results."""
-    told = place.note(training.run.info, number, place.here())
-    if told:
-        told_of = f"{training.run.folder} goes on in another place ({'; '.join(told)})"
-        training.reporter.warn(f"{told_of}: other last digits")
-    training.write()
 
 
 def advance(
@@ -291,7 +286,7 @@ def advance(
     Returns the state as the trees of a checkpoint, which may not be saved yet. Raises
     `Interrupted`, with its state saved, if a signal came.
     """
-    blocks, stopped_by, items = len(sweep.eval_steps), 0, None
+    blocks, stopped_by, items = len(sweep.eval_steps), 0, dict[str, Any]()
     interval, saved_at = 1, time.monotonic()  # interval in blocks
     phases, part, began_all = training.phases, training.run.info["parts"][number], time.monotonic()
     before = part["seconds"]
@@ -304,8 +299,9 @@ def advance(
                 block = last
                 training.reporter.progress(look(sweep, block))
             now = time.monotonic()
-            due = writer is not None and not writer.saving()
-            due = due and now - saved_at > rest(training.options, writer.cost)
+            due = False
+            if writer is not None and not writer.saving():
+                due = now - saved_at > rest(training.options, writer.cost)
             wanted = int(np.clip(interval * INTERVAL_SECONDS / (now - began), 1, 2 * interval))
             stopped_by, save, interval = agree(max(training.stop, default=0), due, wanted)
             if save or stopped_by or block == blocks:
@@ -324,7 +320,7 @@ def advance(
     if stopped_by and block < blocks:
         if writer is not None:
             writer.close()
-        training.write()
+        training.run.keep_phases(phases)
         raise Interrupted(stopped_by)
     return items
 
@@ -342,67 +338,11 @@ def gather(sweep: Sweep) -> dict[str, Any]:
     return split_state(sweep.gather(sweep.state), histories)
 
 
-def resume(sweep: Sweep, items: dict[str, Any] | None) -> None:
+def resume(sweep: Sweep, items: dict[str, Any]) -> None:
     """Put a checkpoint, which process 0 has, into a sweep."""
-    if jax.process_count() > 1:
-        empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like(sweep))
-        whole = multihost_utils.broadcast_one_to_all(items or empty)
-        items = jax.tree.map(np.asarray, whole)
-    state, histories = join_state(items, sweep.state)
+    whole = from_first(items or None, like(sweep))
+    state, histories = join_state(whole, sweep.state)
     sweep.state, sweep.histories = sweep.scatter(state), sweep.scatter_histories(histories)
-
-
-def agree(first: int, *others: int) -> tuple[int, ...]:
-    """Make processes decide alike: the largest of `first`, and of the others those of process 0."""
-    if jax.process_count() == 1:
-        return first, *others
-    everyones = multihost_utils.process_allgather(np.array([first, *others]))
-    return int(everyones[:, 0].max()), *(int(value) for value in everyones[0, 1:])
-
-
-def on_first(function: Callable[[], Any]) -> Any:
-    """What a function gives, as JSON, that process 0 alone calls; its failure is that of all."""
-    if jax.process_count() == 1:
-        return function()
-    told, error = None, None
-    if jax.process_index() == 0:
-        try:
-            told = {"value": function()}
-        except (UserError, OSError) as failed:
-            told, error = {"error": str(failed)}, failed
-    text = np.frombuffer(json.dumps(told).encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    text = multihost_utils.broadcast_one_to_all(np.resize(text, size))
-    told = json.loads(bytes(np.asarray(text, np.uint8)))
-    if error is not None:
-        raise error
-    if "error" in told:
-        raise UserError(f"process 0: {told['error']}")
-    return told["value"]
-
-
-def check_agreement(configs: Sequence[SweepConfig], options: RunOptions) -> None:
-    """Raise `UserError`, in every process, where one would train something else than process 0."""
-    if jax.process_count() == 1:
-        return
-    table = table_of(configs)
-    own = {name: one["sha256"] for name, one in table["own"].items()}
-    data = table["data"] and {**table["data"], "path": ""}  # mounted anywhere
-    for told, what, advice in (
-        (
-            [{**table, "own": own, "data": data}, options.chunk],
-            "settings, data or files",
-            "command",
-        ),
-        ([place.code_digest(), place.here()["versions"]], "code or libraries", "version"),
-    ):
-        every = multihost_utils.process_allgather(np.uint32(int(digest_of(told)[:8], 16)))
-        others = np.flatnonzero(every != every[0])
-        if others.size:
-            raise UserError(
-                f"process {others[0]} has other {what} than process 0: start all with the same "
-                f"{advice}"
-            )
 
 
 @jax.jit

@@ -9,24 +9,22 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from srn_jax.analysis import explanation
-from srn_jax.analysis.explanation import (
+from srn_jax.analysis.explanation import UNDECIDED, Claims, answer_lines
+from srn_jax.analysis.explanation_figures import figures_of, write_explanation
+from srn_jax.analysis.explanation_tables import (
     ALL,
     BEST,
     DIFFERENCE,
     FATES,
     STAGES,
-    UNDECIDED,
-    Claims,
     Explanation,
-    answer_lines,
+    difference_table,
     estimates,
     fates,
     measures,
     slopes,
     summary_table,
 )
-from srn_jax.analysis.explanation_figures import figures_of, write_explanation
 from srn_jax.analysis.look import Look
 from srn_jax.analysis.stats import mean_estimate, share_estimate
 
@@ -207,7 +205,8 @@ def test_a_value_on_the_reference_decides_nothing():
 def test_five_lines_answer_why_it_forgets(found):
     lines = answer_lines({"srn": found})
     assert len(lines) == 5 and all("\n" not in line for line in lines)
-    for words, line in zip(("readout of sum", "Gradient", "training", "Solvers", "lengths"), lines):
+    said = ("readout of sum", "Gradient", "training", "Solvers", "lengths")
+    for words, line in zip(said, lines, strict=True):
         assert words in line and re.search(rf"{NUMBER} \([-+]?{NUMBER} to [-+]?{NUMBER}\)", line)
     several = answer_lines({"SRN": found, "LSTM": found})
     assert several == ["SRN:", *(f"  {s}" for s in lines), "LSTM:", *(f"  {s}" for s in lines)]
@@ -223,7 +222,9 @@ def test_curves_end_where_the_sequences_do(written):
     assert rows.groupby("length").position.max().to_dict() == {5: 5, 8: 8}
     assert {*rows.stage} == {*STAGES}
     unseen = pd.read_csv(written[0] / "unseen_lengths.csv")
-    assert {*zip(unseen.length, unseen.tested)} == {(a, b) for a in LENGTHS for b in LENGTHS}
+    assert {*map(tuple, unseen[["length", "tested"]].to_numpy())} == {
+        (a, b) for a in LENGTHS for b in LENGTHS
+    }
 
 
 def test_all_figures_are_drawn_and_arrays_written(found, written):
@@ -322,4 +323,4 @@ def test_variants_side_by_side_are_paired_by_seed(found, tmp_path):
     assert rows[["mean", *ENDS]].to_numpy() == pytest.approx(0.1)
     text = (tmp_path / "explanation.md").read_text()
     assert text.count("Solvers (accuracy above 0.5)") == 2
-    assert explanation.difference_table({"a": found}).empty
+    assert difference_table({"a": found}).empty

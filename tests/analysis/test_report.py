@@ -1,383 +1,253 @@
-"""Claims about the text of tables and reports."""
+"""Claims about tables and pages: the golden pages in tests/data, and what they must never do."""
+
+import base64
+import dataclasses
+import re
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from made_up import GOOD, NAN, histories_of, results_of, run_of, variant_of
 
-from srn_jax.analysis.comparison import compare
-from srn_jax.analysis.report import (
-    duration,
-    results_table,
-    run_report,
-    span_text,
-)
-from srn_jax.analysis.results import Histories, Results, Run
-from srn_jax.analysis.summary import Interval, MemorySpan
-from srn_jax.analysis.tables import latex_table, listed, number, plain_table
+from srn_jax.analysis import figures, report
+from srn_jax.analysis.look import Look
+from srn_jax.analysis.records import log_text
+from srn_jax.analysis.report import closing_text, comparison, duration, listed, write_report
+from srn_jax.analysis.stats import summarise
+from srn_jax.config import Facts
 from srn_jax.errors import UserError
 
-RUN_INFO = {
-    "command": ["python", "scripts/run.py", "--out", "my runs"],
+pytestmark = pytest.mark.no_jax
+DATA = Path(__file__).parent.parent / "data"
+PNG = Look(width=2, formats=("png",))
+INFO = {
+    "command": ["python", "scripts/sweep.py", "--out", "my runs"],
     "device": "1 x NVIDIA H200",
-    "versions": {"jax": "0.10.2", "flax": "0.12.0"},
+    "versions": {"jax": "0.10.2"},
     "seconds": 3725.0,
-    "settings": {"lengths": (5, 35), "seeds": tuple(range(32)), "experiment": {"epochs": 500}},
+    "phases": {"compiling": 2.5, "training": 3700.0},
+    "went_on": [{"device": "2 x cpu", "date": "2026-12-01"}],
+    "finished": False,
 }
 
 
-def results_of(scores, first_seed=0):
-    """Results of `{length: test accuracies}`; NaN is a seed that diverged without a score."""
-    length = np.concatenate([np.full(len(row), length) for length, row in scores.items()])
-    test = np.concatenate([np.asarray(row, float) for row in scores.values()])
-    rest = np.zeros(test.size)
-    return Results(
-        length=length,
-        seed=np.concatenate([first_seed + np.arange(len(row)) for row in scores.values()]),
-        best_dev_accuracy=test + 0.1,
-        best_step=np.full(test.size, 100),
-        dev_loss=rest,
-        test_accuracy=test,
-        test_loss=rest,
-        final_train_loss=rest,
-        overlap=np.arange(test.size),
-        diverged=np.isnan(test),
-    )
+def norms_of(results):
+    """Gradient norms of which some explode and some are dead."""
+    norms = np.full((len(results), 400), 13, np.float32)
+    norms[1, 5] = 5000
+    norms[2:4, 300:] = 0
+    return {f"gradient_norm.{tensor}": norms for tensor in "WUb"}
 
 
-GOOD = results_of({5: [0.7, 0.8, 0.9], 35: [0.1, 0.2, 0.3]})
+def explosive(results=GOOD, name="srn", **settings):
+    """A variant with histories that begin to explode."""
+    histories = histories_of(results, probes=norms_of(results))
+    return variant_of(results, name, histories, **settings)
 
 
-def test_the_terminal_table_has_a_row_a_length_in_aligned_columns():
-    lines = results_table(GOOD).splitlines()
-    assert len(lines) == 4
-    assert lines[0].split("  ")[0] == "length"
-    assert lines[2].split() == ["5", "3", "0.800", "0.100", "0.700", "to", "0.900", "0.900"]
-    assert lines[3].split()[:3] == ["35", "3", "0.200"]
-    assert len({len(line) for line in lines}) == 1
-    assert results_table(GOOD).isascii()
+ODD = GOOD.assign(
+    overlap=pd.array([20, 30, 25, 25, 0, 1, 2, 1], "Int64"),
+    diverged=[False] * 5 + [True] + [False] * 2,
+    test_accuracy=[0.7, 0.8, 0.9, 0.8, 0.1, NAN, NAN, 0.3],
+    best_dev_accuracy=[0.8, 0.9, 1.0, 0.9, 0.2, NAN, NAN, 0.4],
+    test_sequences=np.arange(8) / 10,
+)
+PAGES = {
+    "report_of_one": run_of(explosive(optimizer="sgd"), **INFO),
+    "report_of_oddities": run_of(
+        variant_of(ODD, facts=Facts(better="loss", chance=0.5, answers=None, fixed_data=True))
+    ),
+    "report_of_two": run_of(explosive(), variant_of(results_of({5: [0.9] * 4}), "lstm")),
+}
 
 
-def test_the_terminal_table_mentions_divergence_only_where_there_is_some():
-    assert "diverged" not in results_table(GOOD)
-    lines = results_table(results_of({5: [0.7, np.nan, 0.9], 10: [0.5, 0.5, 0.6]})).splitlines()
-    assert lines[0].endswith("diverged")
-    assert [line.split()[-1] for line in lines[2:]] == ["1", "0"]
-    assert "2 of 3" in lines[2]
+@pytest.mark.parametrize("name", PAGES)
+def test_a_report_is_the_golden_page(name, tmp_path, pytestconfig):
+    gates = {"srn": figures.Gates(0, [1, 2], {"I": np.zeros((2, 2))})}
+    write_report(PAGES[name], tmp_path, PNG, gates=gates if name == "report_of_one" else None)
+    text = (tmp_path / "report.md").read_text()
+    golden = DATA / f"{name}.md"
+    if not golden.exists():  # delete it to write it again, and read what has changed
+        golden.write_text(text)
+    assert text == golden.read_text()
 
 
-def test_one_seed_has_dashes_where_several_have_an_interval():
-    assert results_table(results_of({5: [0.7]})).splitlines()[2].split() == [
-        *["5", "1", "0.700", "-", "-", "0.800"]
+def test_the_page_of_html_says_the_same_and_needs_no_other_file(tmp_path):
+    write_report(PAGES["report_of_one"], tmp_path, PNG)
+    page, text = ((tmp_path / f"report.{kind}").read_text() for kind in ("html", "md"))
+
+    def words(source):
+        source = re.sub(r"<style>.*</style>|<title>.*</title>|<[^>]*>", " ", source, flags=re.S)
+        source = re.sub(r"\]\(.*\)|```sh", " ", source)
+        return {*re.findall(r"[\w.,%+-]*\w", source.replace("&#39;", "'"))}
+
+    assert words(page) == words(text)
+    images = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    drawn = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert [base64.b64decode(image) for image in images] == [
+        (tmp_path / path).read_bytes() for path in drawn
     ]
+    assert not re.search(r'(src|href)="(?!data:|figures/)', page)
 
 
-def test_a_column_is_as_wide_as_its_widest_cell():
-    assert plain_table([["a", "bb"], ["ccc", ""]]) == "  a  bb\n---  --\nccc"
+def test_what_a_user_writes_is_text_in_html(tmp_path):
+    bad = "<script>alert(1)</script>"
+    facts = dataclasses.replace(Facts(), question=bad, title=bad)
+    run = run_of(variant_of(GOOD, facts=facts, cell=bad), command=bad, device=bad)
+    write_report(run, tmp_path, PNG)
+    assert "<script>" not in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "report.html").read_text().count("&lt;script&gt;") == 5
 
 
-def test_a_memory_span_outside_the_lengths_is_told_as_a_bound():
-    inside = MemorySpan(22.64, Interval(-np.inf, np.inf), 0.5, 5, 35)
-    assert span_text(inside, 0.1).endswith("above 0.5): 22.6, 95 % interval < 5 to > 35")
-    beyond = MemorySpan(np.inf, Interval(np.nan, np.nan), 0.5, 5, 35)
-    assert span_text(beyond, 0.1).endswith(": > 35")
-    unknown = MemorySpan(np.nan, Interval(np.nan, np.nan), 0.5, 5, 35)
-    assert span_text(unknown, np.nan).endswith(": -")
+def test_a_report_has_tables_a_log_and_only_what_was_asked_for(tmp_path):
+    timed = []
 
+    @contextmanager
+    def phases(name):
+        timed.append(name)
+        yield
 
-def test_a_report_tells_everything_about_its_run():
-    text = run_report(Run(GOOD, info=RUN_INFO), ["figures/6.7.png", "figures/6.7.pdf"])
-    assert "| 5 | 3 | 0.800 | 0.100 | 0.700 to 0.900 | 0.900 |" in text
-    assert "Memory span (mean test accuracy above 0.5): 20.0" in text
-    assert "| 5 to 35 | -0.600 |" in text
-    assert "0..2 of 100" in text and "3..5 of 100" in text  # overlap of train and test
-    assert "![6.7](figures/6.7.png)" in text
-    assert "\n[6.7](figures/6.7.pdf) (pdf)" in text
-    assert "- `seeds`: 0..31" in text and "- `epochs`: 500" in text
-    assert "1 x NVIDIA H200" in text and "1 h 02 min" in text and "- jax: 0.10.2" in text
-    assert "```sh\npython scripts/run.py --out 'my runs'\n```" in text
-    assert "0 diverged" in text and "Diverged at" not in text
-    assert text.endswith("\n") and "\n\n\n" not in text
-
-
-def test_a_report_of_a_run_on_files_leaves_out_what_only_a_task_uses():
-    settings = {"experiment": {"task": "digit-sum", "epochs": 5}, "multiplicity": 3}
-    files = {"data": {"path": "mine", "sha256": "0" * 64}}
-    drawn = run_report(Run(GOOD, info={"settings": settings}))
-    assert "- `task`: digit-sum" in drawn and "- `multiplicity`: 3" in drawn
-    text = run_report(Run(GOOD, info={"settings": settings | files}))
-    assert "- `epochs`: 5" in text and "- `path`: mine" in text
-    assert "`task`" not in text and "`multiplicity`" not in text
-
-
-@pytest.mark.parametrize("missing", RUN_INFO)
-def test_a_report_does_without_any_one_fact_about_its_run(missing):
-    info = {key: value for key, value in RUN_INFO.items() if key != missing}
-    assert "| 5 | 3 | 0.800 |" in run_report(Run(GOOD, info=info))
-    assert "None" not in run_report(Run(GOOD, info={**RUN_INFO, missing: None}))
-
-
-def test_a_report_needs_no_facts_and_no_figures():
-    text = run_report(Run(GOOD, info={}))
-    for heading in ("## Figures", "## Settings", "## Run", "## To repeat it"):
-        assert heading not in text
-
-
-def test_a_report_names_the_diverged_seeds():
-    text = run_report(Run(results_of({5: [0.7, 0.8, 0.9], 10: [np.nan, 0.4, np.nan]}), info={}))
-    assert "Diverged at length 10: seeds 0, 2." in text
-    assert "6 experiments (lengths: 2, seeds: 3), 2 diverged." in text
-
-
-def test_a_report_warns_of_a_single_seed_and_of_fixed_data():
-    assert "A single seed says nothing" in run_report(Run(results_of({5: [0.7]})))
-    assert "A single seed says nothing" not in run_report(Run(GOOD))
-    old = {"settings": {"data": "digitsum/", "data_sha256": "0"}}
-    for info in (old, {"task": {"fixed_data": True}}):
-        assert "same data" in run_report(Run(GOOD, info=info))
-    assert "same data" not in run_report(Run(GOOD, info={"settings": {"data": None}}))
-
-
-def test_what_a_report_says_of_the_task_comes_with_the_run():
-    task = {"title": "Parity", "question": "whether it is odd", "chance": 0.5, "test_examples": 400}
-    text = run_report(Run(GOOD, info={"task": task}))
-    assert text.startswith("# Parity\n\nAsked for: whether it is odd.")
-    assert "The best constant answer scores 0.50." in text
-    assert "standard error of up to 2.5 points" in text and "0..2 of 400" in text
-    assert "Memory span: none, since chance, 0.50, reaches 0.5." in text
-    text = run_report(Run(GOOD, info={"task": task | {"fixed_data": True, "chance": 0.4}}))
-    assert "commonest label of the training set scores 0.40 (mean over lengths)." in text
-    assert "Memory span (mean test accuracy above 0.5): 20.0" in text
-    old = run_report(Run(GOOD, info={"settings": {"data": "mine", "data_sha256": "0"}}))
-    assert "constant answer" not in old and " of 100" not in old  # not known of its files
-
-
-def test_a_report_names_its_machine_and_what_another_would_change():
-    told = {"processor": "AMD EPYC", "commit": "abc123", "date": "2026-01-02", "command": "x"}
-    text = run_report(Run(GOOD, info=told))
-    assert "- `clip_norm`: none" in run_report(Run(GOOD, info={"settings": {"clip_norm": None}}))
-    for line in ("- processor: AMD EPYC", "- commit: abc123", "- date: 2026-01-02"):
-        assert line in text.splitlines()
-    assert "0.51 on one processor and 0.31 on another" in text
-
-
-def test_a_figures_path_may_hold_spaces():
-    assert "![a b](my%20figures/a%20b.png)" in run_report(
-        Run(GOOD, info={}), ["my figures/a b.png"]
+    run = PAGES["report_of_two"]
+    paths = write_report(run, tmp_path, Look(width=2, formats=("svg",)), phases)
+    assert timed == ["intervals", "figures", "writing"]
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+    assert found == sorted(str(path.relative_to(tmp_path)) for path in paths)
+    assert {path.suffix for path in paths if "figures" in path.parts} == {".svg"}
+    assert {"tables/comparison.tex", "tables/srn/accuracy.csv", "log.txt"} <= {*found}
+    assert "figures/lstm/accuracy.svg" in found
+    assert log_text(run.variants[0].histories) in (tmp_path / "log.txt").read_text()
+    frame = pd.read_csv(tmp_path / "tables" / "srn" / "accuracy.csv")
+    pd.testing.assert_frame_equal(frame, summarise(GOOD), check_dtype=False, rtol=1e-12)
+    latex = (tmp_path / "tables" / "srn" / "accuracy.tex").read_text()
+    assert r"5 & 4 & 0.800 (0.670 to 0.930) & 0.082 & 0.900 \\" in latex and r"\toprule" in latex
+    svg_only = (tmp_path / "report.md").read_text()
+    assert "![6.7](figures/srn/6.7.svg)" in svg_only
+    write_report(PAGES["report_of_one"], tmp_path / "pdf", Look(width=2, formats=("pdf",)))
+    assert (
+        "\n[6.7" not in svg_only
+        and "\n[overview](figures/overview.pdf)" in (tmp_path / "pdf" / "report.md").read_text()
     )
 
 
-def test_a_report_of_seeds_that_all_diverged_is_written_all_the_same():
-    text = run_report(Run(results_of({5: [np.nan] * 3, 10: [np.nan] * 3}), info=RUN_INFO))
-    assert "| 5 | 0 of 3 | - | - | - | - | 3 |" in text
-    assert "nan" not in text
+def test_a_figure_that_cannot_be_drawn_costs_nothing_else_and_is_not_passed_over(
+    tmp_path, monkeypatch
+):
+    def broken(*_):
+        raise RuntimeError("out of\nink")
+
+    monkeypatch.setattr(figures, "overview_figure", broken)
+    with pytest.raises(UserError, match=r"overview: RuntimeError: out of ink\); the results"):
+        write_report(PAGES["report_of_one"], tmp_path, PNG)
+    text = (tmp_path / "report.md").read_text()
+    assert "accuracy.png" in text and "overview.png" not in text and "## Run" in text
+    assert (tmp_path / "report.html").exists() and (tmp_path / "log.txt").exists()
 
 
-def a_run(scores, first_seed=0, data=None, **experiment):
-    """A run of `{length: test accuracies}` with some settings, on drawn data or a folder's."""
-    settings = {"experiment": experiment, "data": data}
-    if data is not None:
-        settings["data"] = {"path": data, "sha256": data[::-1] * 8}
-    return Run(results_of(scores, first_seed), info={"settings": settings})
+@pytest.mark.parametrize("link", ["figures", "tables", "figures/accuracy.png"])
+def test_nothing_is_read_or_written_through_a_link(tmp_path, link):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    path = tmp_path / "run" / link
+    path.parent.mkdir(parents=True)
+    path.symlink_to(outside / "secret" if path.suffix else outside)
+    with pytest.raises(UserError, match="is a link"):
+        write_report(PAGES["report_of_one"], tmp_path / "run", PNG)
+    assert [*outside.iterdir()] == [outside / "secret"]
+    assert (outside / "secret").read_text() == "secret"
 
 
-BETTER = results_of({5: [0.8, 0.9, 1.0], 20: [0.5, 0.5, 0.5]})
+def test_a_planted_report_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "startup").write_text("mine")
+    for name in ("report.md", "report.md.partial", "log.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "startup")
+    write_report(PAGES["report_of_one"], tmp_path, PNG)
+    assert (tmp_path / "startup").read_text() == "mine"
+    assert not (tmp_path / "report.md").is_symlink()
 
 
-def comparison_table(runs, baseline=None):
-    """What the terminal shows of a comparison."""
-    return compare(runs, baseline).table()
+def test_a_run_ends_with_its_table_its_span_and_what_went_wrong():
+    lines = closing_text(run_of(variant_of(GOOD))).splitlines()
+    assert lines[0].split() == ["length", "seeds", "test", "accuracy", "sd", "best", "dev"]
+    assert lines[1].split()[:2] == ["5", "4"]
+    assert "0.800 (0.670 to 0.930)" in lines[1] and len(lines) == 5
+    assert lines[-1].startswith("memory span (mean test accuracy above 0.5): 20.7 (")
+    assert max(map(len, lines)) <= 80
+    text = closing_text(run_of(variant_of(ODD)))
+    assert "2 of 4" in text and "25 %" in text and "0 to" in text
+    assert "1 of 8 experiments diverged" in text and "1 of 8 experiments had no right" in text
+    text = closing_text(PAGES["report_of_two"])
+    assert "LSTM: memory span" in text and "cell lstm" in text and "srn," not in text
 
 
-def rows_of(table):
-    """The cells of the rows of a comparison in the terminal."""
-    lines = table.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("---"))
-    return [line.split() for line in lines[start + 1 : lines.index("", start)]]
+def test_with_fresh_data_nobody_knows_what_was_seen(tmp_path):
+    fresh = GOOD.assign(overlap=pd.array([None] * 8, "Int64"))
+    write_report(run_of(variant_of(fresh, fresh_data=True)), tmp_path, PNG)
+    text = (tmp_path / "report.md").read_text()
+    assert re.search(r"\| 5 \| .* \| - \|\n", text) and "not counted with fresh data" in text
+    assert "seen in training" not in text
 
 
-def test_a_comparison_has_a_row_for_each_length_and_run_and_paired_differences():
-    table = comparison_table({"old": Run(GOOD), "new": Run(BETTER)})
-    rows = rows_of(table)
-    assert [row[:2] for row in rows] == [["5", "old"], ["5", "new"], ["20", "new"], ["35", "old"]]
-    assert rows[1][-5:] == ["+0.100", "+0.100", "to", "+0.100", "0.250"]  # 2 of 8 ways to sign
-    assert rows[2][-3:] == ["-", "-", "-"]  # a length that the first run has not
-    assert "Difference: the run minus old, paired seed by seed." in table.splitlines()
-    assert "\nnew: memory span (mean test accuracy above 0.5): " in table
+def test_runs_are_compared_with_the_first_or_the_one_named(tmp_path):
+    better = results_of({5: [0.8, 0.9, 1.0, 0.9], 35: [0.4, 0.2, 0.6, 0.4]})
+    runs = {
+        "small": run_of(explosive()),
+        "large": run_of(explosive(better, "lstm"), finished=False),
+    }
+    found = comparison(runs)
+    assert "\n     5   small" in found.table and "large has not finished" in found.table
+    assert "+0.100 (+0.100 to +0.100)" in found.table
+    assert "With 4 pairs at most, no p can be below 0.250." in found.table
+    assert "large: cell lstm" in found.table and "small: memory span" in found.table
+    assert comparison(runs, "large").frame["difference"].min() < 0
+    with pytest.raises(UserError, match="`baseline` must be one of small, large, got huge"):
+        comparison(runs, "huge")
+    both = comparison({"a": PAGES["report_of_two"], "b": runs["small"]}, "a: LSTM")
+    assert [*both.variants] == ["a: SRN", "a: LSTM", "b"]
+    paths = found.write(tmp_path, PNG)
+    names = {str(path.relative_to(tmp_path)) for path in paths}
+    kinds = {f"comparison.{kind}" for kind in ("md", "html", "tex", "csv")}
+    assert names == kinds | {"figures/comparison.png", "figures/6.12.png"}
+    text = (tmp_path / "comparison.md").read_text()
+    assert "## Exploding gradients" in text and "| large | 5 | 4 | 0.250 (" in text
+    assert "The book has a colour for each" in text
 
 
-def test_any_run_can_be_the_baseline_and_none_else():
-    runs = {"old": Run(GOOD), "new": Run(BETTER)}
-    assert rows_of(comparison_table(runs, "new"))[0][-5] == "-0.100"
-    with pytest.raises(UserError, match="--baseline other is none of the runs: old, new"):
-        comparison_table(runs, "other")
-
-
-def test_a_comparison_fits_into_80_columns_and_has_one_heading_for_each_column():
-    long = "hidden_size=16,recurrent_init=orthogonal,learning_rate=0.001"
-    scores = {5: [0.7, np.nan, 0.9], 1000: [0.1, 0.2, 0.3]}
-    runs = {"plain": a_run(scores), long: a_run(scores, hidden_size=16), "c": a_run(scores)}
-    table = comparison_table(runs)
-    assert max(map(len, table.splitlines())) <= 80
-    assert f"B = {long}" in " ".join(table.split())  # a letter stands for it in the table
-    header = next(line for line in table.splitlines() if line.startswith("length"))
-    headings = [heading.strip() for heading in header.split("  ") if heading.strip()]
-    assert len(headings) == len(set(headings)) == 8
-
-
-def test_the_settings_and_the_data_in_which_runs_differ_stand_above_the_table():
-    runs = {"a": a_run({5: [0.5, 0.6]}), "b": a_run({5: [0.5, 0.6]}, cell="lstm", data="mine")}
-    head = comparison_table(runs).partition("length")[0]
-    assert "a: cell srn, data drawn for every seed" in head
-    assert "b: cell lstm, data mine (sha256 enimenimenim)" in head
-    assert "hidden_size" not in head  # the default, on both sides
-    assert "a: no setting differs" in comparison_table({"a": runs["a"]})
-
-
-def test_runs_on_different_data_are_never_paired():
-    scores = {5: [0.5, 0.6, 0.7]}
-    for other in (
-        a_run(scores, data="mine"),
-        a_run(scores, multiplicity=2),
-        a_run(scores, task="adding"),
-    ):
-        table = comparison_table({"a": a_run(scores), "b": other})
-        assert rows_of(table)[1][-3:] == ["-", "-", "-"]
-        assert "b was trained on other data than a: nothing is paired." in table
-    same = {"a": a_run(scores, data="mine"), "b": a_run(scores, data="mine", cell="gru")}
-    assert rows_of(comparison_table(same))[1][-1] == "1.000"
-
-
-def test_files_are_compared_length_by_length_where_a_run_knows_them():
-    scores = {5: [0.5, 0.6, 0.7], 9: [0.1, 0.2, 0.3]}
-
-    def run(digests, scores=scores):
-        data = {"path": "mine", "sha256": "".join(digests), "digests": digests}
-        settings = {"experiment": {}, "data": data, "lengths": list(scores)}
-        return Run(results_of(scores), info={"settings": settings})
-
-    fewer = comparison_table({"a": run("xy"), "b": run("y", {9: scores[9]})})
-    assert rows_of(fewer)[-1][-1] == "1.000" and "other data" not in fewer
-    changed = comparison_table({"a": run("xy"), "b": run("xz")})
-    assert [row[-1] for row in rows_of(changed)] == ["-", "1.000", "-", "-"]
-    assert "b was trained on other data than a: at length 9: it is not paired" in changed
-
-
-def test_a_changed_file_of_ones_own_is_told_and_its_task_is_other_data():
-    scores = {5: [0.5, 0.6, 0.7]}
-
-    def run(digest, **own):
-        settings = {"experiment": own, "own_files": {"mine.py": digest * 64}}
-        return Run(results_of(scores), info={"settings": settings})
-
-    cell = comparison_table({"a": run("1", cell="mine.py:A"), "b": run("2", cell="mine.py:A")})
-    assert "a: mine.py 111111111111" in cell and rows_of(cell)[1][-1] == "1.000"
-    task = comparison_table({"a": run("1", task="mine.py:A"), "b": run("2", task="mine.py:A")})
-    assert "b was trained on other data than a: nothing is paired." in task
-
-
-def test_a_comparison_says_how_small_a_p_value_can_be():
-    scores = {length: np.linspace(0, 1, 8) for length in (5, 10, 15, 20, 25, 30, 35)}
-    text = comparison_table({"a": a_run(scores), "b": a_run(scores)})
-    assert "With 8 pairs at most, no p can be below 0.055." in text
-    assert "With" not in comparison_table({"a": a_run({5: [0.1] * 8}), "b": a_run({5: [0.2] * 8})})
-    one_length = a_run({5: scores[5]})  # which is corrected for one
-    assert "With" not in comparison_table({"a": a_run(scores), "b": one_length})
-    pair, single = ({"a": a_run({5: [0.1] * n}), "b": a_run({5: [0.2] * n})} for n in (2, 1))
-    assert "With 2 pairs at most, no p can be below 0.500." in comparison_table(pair)
-    assert "pairs at most" not in comparison_table(single)
-
-
-def test_a_comparison_of_runs_without_common_seeds_leaves_the_difference_open():
-    rows = rows_of(comparison_table({"a": Run(GOOD), "b": a_run({5: [0.9, 0.9]}, 100)}))
-    assert rows[1][-3:] == ["-", "-", "-"]
-
-
-def test_a_comparisons_markdown_has_the_same_numbers_and_its_figures():
-    text = compare({"plain": Run(GOOD), "a|b": Run(BETTER)}).report(["figures/comparison.png"])
-    assert "| 5 | a\\|b | 3 | 0.900 | 0.800 to 1.000 | +0.100 |" in text
-    assert "- plain: memory span (mean test accuracy above 0.5): 20.0" in text
-    assert "![comparison](figures/comparison.png)" in text
-
-
-def test_a_comparison_says_which_run_has_not_finished():
-    runs = {"old": Run(GOOD), "new": Run(BETTER, info={"finished": False})}
-    assert "new has not finished: it is shown as of its newest" in comparison_table(runs)
-    assert "old has not finished" not in comparison_table(runs)
-
-
-def test_a_run_alone_is_compared_with_nothing():
-    table = comparison_table({"alone": Run(GOOD)})
-    assert "Difference" not in table and rows_of(table)[0][-3:] == ["-", "-", "-"]
-
-
-def test_no_number_is_a_negative_zero():
-    assert [number(-0.0001), number(-0.0001, "+"), number(0.0001, "+")] == ["0.000"] * 3
-    assert number(-0.0006, "+") == "-0.001"
-
-
-def test_a_latex_table_has_the_mathematics_of_figures():
-    text = latex_table([["run", "cost"], [r"none, $\eta=10^{-3}$", "$5 to $6_x"]])
-    assert r"none, $\eta=10^{-3}$ & \$5 to \$6\_x \\" in text
-
-
-def test_a_latex_table_escapes_what_latex_would_read():
-    text = latex_table([["95 % interval", "a_b"], ["< 5", "x\\y & z"]])
-    assert "95 \\% interval & a\\_b \\\\" in text
-    assert "$<$ 5 & x\\textbackslash{}y \\& z \\\\" in text
-    assert text.startswith("\\begin{tabular}{rr}\n\\toprule")
+def test_runs_on_other_data_are_told_and_not_paired():
+    other = variant_of(results_of({35: [0.2] * 4}), multiplicity=5, hidden_size=16)
+    found = comparison({"a": run_of(variant_of(GOOD)), "b": run_of(other)})
+    assert "b was trained on other data than a: nothing is paired." in found.table
+    assert "b: multiplicity 5, hidden_size 16" in found.table and "Differences" not in found.table
+    same = comparison({"a": run_of(variant_of(GOOD)), "b": run_of(variant_of(GOOD))})
+    assert same.settings == ["a: no setting differs", "b: no setting differs"]
 
 
 @pytest.mark.parametrize(
     "values, text",
     [
-        ((0, 1, 2, 3), "0..3"),
-        ((4, 7), "4, 7"),
-        ((5, 10), "5, 10"),
-        ((), ""),
-        (("a", "b", "c"), "a, b, c"),
-        ((1.0, 2.0, 3.0), "1.0, 2.0, 3.0"),
+        (range(32), "0..31"),
+        ([3, 4], "3, 4"),
+        ([], ""),
+        (["a", "b", "c"], "a, b, c"),
+        (
+            [2 * n for n in range(40)],
+            ", ".join(str(2 * n) for n in range(20)) + ", ... (40 in all)",
+        ),
     ],
 )
-def test_lists_are_told_briefly(values, text):
+def test_long_lists_are_cut(values, text):
     assert listed(values) == text
 
 
-def test_a_very_long_list_is_cut_and_counted():
-    assert listed(range(0, 200, 2)).endswith("38, ... (100 in all)")
+def test_times_are_as_people_say_them():
+    assert [duration(seconds) for seconds in (4.46, 59.96, 123, 3725)] == [
+        *("4.5 s", "60.0 s", "2 min 03 s", "1 h 02 min")
+    ]
 
 
-@pytest.mark.parametrize(
-    "seconds, text",
-    [(0.04, "0.0 s"), (59.4, "59.4 s"), (61, "1 min 01 s"), (3599.7, "1 h 00 min")],
-)
-def test_durations_are_told_for_people(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_what_was_never_right_and_did_not_diverge_is_told():
-    results = results_of({5: [0.7, np.nan, np.nan]})
-    results.diverged[1] = False
-    told = "Without a right answer in any evaluation, so without best parameters and scores: 1 of 3"
-    assert told in run_report(Run(results))
-    assert "Without a right answer" not in run_report(Run(GOOD))
-
-
-def test_exploding_gradients_are_in_the_report_and_the_comparison_of_runs_that_recorded_them():
-    norms = np.array([[13, 2000, 0, 0], [13, 40, 5, 0], [13, 40, 5, 5]], np.float32)
-    nothing = np.zeros((3, 0), np.float32)
-    histories = Histories(
-        length=np.full(3, 5),
-        seed=np.arange(3),
-        eval_steps=np.array([]),
-        steps={"train_loss": norms, "gradient_norm.W": norms},
-        evaluations={"dev_loss": nothing, "dev_accuracy": nothing},
-        steps_an_epoch=2,
-    )
-    results = results_of({5: [0.7, 0.8, 0.9]})
-    row = "5 | 3 | 0.333 | 0.061 to 0.792 | 0.333 | 0.061 to 0.792 |"
-    text = run_report(Run(results, histories))
-    assert f"\n| {row}" in text and "was above 1,000 or not finite" in text
-    assert "Exploding" not in run_report(Run(results))
-    runs = {"none": Run(results, histories), "clipped": Run(results, histories)}
-    both = compare(runs).report()
-    assert f"| none | {row}" in both and f"| clipped | {row}" in both
-    assert "Exploding" not in compare({"a": Run(results), "b": Run(results)}).report()
+def test_every_template_is_in_the_package():
+    assert {path.name for path in report.TEMPLATES.iterdir()} >= {
+        *("report.j2", "comparison.j2", "notes.j2", "md.j2", "html.j2", "page.j2")
+    }

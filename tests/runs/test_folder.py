@@ -211,7 +211,7 @@ def test_older_runs_and_newer_ones_are_one_line(tmp_path):
 @pytest.mark.parametrize("name", ["thesis.tex", "results.csv"])
 def test_a_folder_with_anything_else_in_it_is_refused(tmp_path, name):
     (tmp_path / name).write_text("years of work")
-    with pytest.raises(UserError, match=f"not empty and not the folder of a run .it has {name}"):
+    with pytest.raises(UserError, match=f"is no folder of a run .it has {name}"):
         holds_run(tmp_path)
     begun(tmp_path, [SWEEP])
     (tmp_path / "thesis.tex").write_text("years of work")
