@@ -47,6 +47,7 @@ _MODULES = {  # where the public names are
     "analysis.stats": ("summarise",),
     "api": (
         "Stopped",
+        "atlas",
         "compare",
         "load_run",
         "resume",

@@ -68,6 +68,7 @@ class Network(nnx.Module):
         rngs: nnx.Rngs,
         layers: int = 1,
         bidirectional: bool = False,
+        embedding_init: str = "xavier",
         platform: str | None = None,
         **cell_options: Any,
     ):
@@ -80,7 +81,7 @@ class Network(nnx.Module):
         self.hidden_size, self.platform = hidden_size, platform
         size = task.inputs[0]
         if isinstance(task.inputs, Tokens):
-            self.embedding = Embedding(size, embedding_size, rngs=rngs)
+            self.embedding = Embedding(size, embedding_size, rngs=rngs, init=embedding_init)
             size = embedding_size
         ends = ("", "_back") if bidirectional else ("",)
         stems = ["cell", *(f"cell_{number}" for number in range(2, layers + 1))]
@@ -223,6 +224,7 @@ def new_network(program: Program, key: jax.Array, hyper: Hyperparameters | None 
             rngs=nnx.Rngs(jax.random.fold_in(key, 2**32 - 1), params=key),
             layers=config.layers,
             bidirectional=config.bidirectional,
+            embedding_init=config.embedding_init,
             platform=program.platform,
             **options,
         )
