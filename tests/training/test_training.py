@@ -149,7 +149,7 @@ def test_blocks_can_be_run_in_any_portions_and_histories_come_back_to_the_bit():
 
 
 def test_padding_changes_no_step_of_training():
-    (alone, history), (padded, other) = train(), train(width=9)
+    (_, history), (_, other) = train(), train(width=9)
     np.testing.assert_allclose(history["train_loss"], other["train_loss"], atol=1e-5)
     np.testing.assert_allclose(history["dev_loss"], other["dev_loss"], atol=1e-5)
 
@@ -253,7 +253,7 @@ def test_schedules_begin_and_end_where_they_say():
 
 
 def test_what_is_no_optimizer_is_refused():
-    with pytest.raises(UserError, match="expected an optax.GradientTransformation"):
+    with pytest.raises(UserError, match=r"expected an optax\.GradientTransformation"):
         train(replace(SHORT, optimizer=lambda: 3))
 
 
@@ -322,8 +322,12 @@ def test_at_most_eight_calls_lead_from_a_step_to_the_update():
 
     class Seen(SRN):
         def update(self, x, h, state):
-            names = [f.name for f in traceback.extract_stack() if "/srn_jax/" in f.filename]
-            if "train_step" in names:
+            names = [
+                f.name
+                for f in traceback.extract_stack()
+                if "/srn_jax/" in f.filename and f.name != "<listcomp>"
+            ]
+            if "train_step" in names and "rests" not in names:
                 depth.append(len(names) - names.index("train_step"))
             return jnp.tanh(x[0] + h[0])
 
