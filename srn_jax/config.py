@@ -32,21 +32,13 @@ def knob(
 ) -> Any:
     """A dataclass field with its help line and its limits; its type is the annotation.
 
-    Args:
-        default: its value unless another is given.
-        help: one line.
-        own: whether it may be an object of the user's too, or FILE.py:NAME.
-        is_data: whether experiments that differ in it can share a program: it changes no shape.
-        limits: `low`, `high`, `above` (low itself is too low) and `choices`, as in `check`.
+    It may be an object of the user's, or FILE.py:NAME, if it may be its `own`; experiments that
+    differ in what `is_data` can share a program, since it changes no shape; and the `limits` are
+    `low`, `high`, `above` (low itself is too low) and `choices`.
     """
     nothing = {"low": None, "high": None, "above": False, "choices": ()}
     told = {"help": help, "own": own, "is_data": is_data, **nothing, **limits}
     return field(default=default, metadata=told)
-
-
-def limits_of(knob_field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """What `check` is told of a knob."""
-    return {k: v for k, v in knob_field.metadata.items() if k not in ("help", "is_data")}
 
 
 def option_name(field_name: str) -> str:
@@ -194,7 +186,8 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         for own in dataclasses.fields(self):
-            check(own.name, getattr(self, own.name), own.type, **limits_of(own))
+            limits = {k: v for k, v in own.metadata.items() if k not in ("help", "is_data")}
+            check(own.name, getattr(self, own.name), own.type, **limits)
         if self.weight_decay and self.optimizer in ("adam", "rmsprop"):
             raise UserError(
                 "`weight_decay` goes with `optimizer` adamw or sgd, got " + self.optimizer
@@ -212,7 +205,9 @@ class ExperimentConfig:
         decay or gates start for long memories at all is part of the program, and so is a learning
         rate that is a function.
         """
-        data = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["is_data"]}
+        data: dict[str, Any] = {
+            f.name: f.default for f in dataclasses.fields(self) if f.metadata["is_data"]
+        }
         data["clip_norm"] = None if self.clip_norm is None else 1.0
         data["chrono"] = None if self.chrono is None else 3.0
         if self.weight_decay:

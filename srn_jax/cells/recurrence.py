@@ -213,23 +213,23 @@ def _backward(cell, how, residuals, gradients):
         dx, dg, passed_on = pullback(keep_where(keep, total, nothing))
         same.append(all(one is other for one, other in zip(dx, dg, strict=True)))
         dg = jnp.concatenate(dg, axis=-1)
-        dx = None if same[-1] else jnp.concatenate(dx, axis=-1)
+        sides = None if same[-1] else jnp.concatenate(dx, axis=-1)
         if keep is not None:
             passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
         if form.product_first:
-            return (passed_on, dg), (dx, dg)
-        return (through(passed_on, dg), None), (dx, dg)
+            return (passed_on, dg), (sides, dg)
+        return (through(passed_on, dg), None), (sides, dg)
 
     first = jnp.zeros_like(features[0], shape=(len(output(initial)), weight.shape[1]))
     inputs = outside, keep, states, before, stacked
-    (total, first), (dx, dg) = jax.lax.scan(
+    (total, dg_1), (dx, dg) = jax.lax.scan(
         turn,
         (last, first if form.product_first else None),
         inputs,
         reverse=True,
         unroll=min(form.unroll, len(features)),
     )
-    total = through(total, first) if form.product_first else total
+    total = through(total, dg_1) if form.product_first else total
     dx = dg if same[-1] else dx
     if form.product_first:  # moved is what is smaller
         if form.moves_by_product:
@@ -240,9 +240,8 @@ def _backward(cell, how, residuals, gradients):
         du = product(rows(output(states)).T, rows(after)) + product(output(initial).T, dg[0])
     else:
         du = product(rows(output(before)).T, rows(dg))
-    dw, dc = product(rows(features).T, rows(dx)), None
-    if bias is not None:
-        dc = jnp.sum(dg, axis=(0, 1))[None]
+    dw = product(rows(features).T, rows(dx))
+    dc = None if bias is None else jnp.sum(dg, axis=(0, 1))[None]
     return product(dx, input_weight.T), dw, du, dc, total, None
 
 

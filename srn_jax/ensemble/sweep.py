@@ -9,6 +9,7 @@ would only push the first one out of the cache, a single experiment.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from srn_jax import kernels
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.mapping import AXIS, map_experiments, run_once
 from srn_jax.ensemble.packing import pack_for
@@ -29,6 +31,7 @@ from srn_jax.ensemble.testing import (
 )
 from srn_jax.tasks.task import check_length
 from srn_jax.training import experiment
+from srn_jax.training.data import ExperimentData
 from srn_jax.training.histories import as_blocks, as_rows
 from srn_jax.training.network import hyperparameters_of
 from srn_jax.training.program import Program, program_of
@@ -57,7 +60,7 @@ class Sweep:
 
     state: experiment.TrainState
     histories: dict[str, jax.Array]
-    data: experiment.ExperimentData
+    data: ExperimentData
 
     def __init__(
         self,
@@ -83,9 +86,10 @@ class Sweep:
         self.experiments = [one for config in self.configs for one in config.experiments]
         lengths = np.array([length for length, _ in self.experiments])
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
-        self.program = program_of(self.configs, files, kernel, devices[0].platform)
+        program = program_of(self.configs, files, kernel, devices[0].platform)
         if kernel is None:
-            self.program = experiment.with_kernel(self.program, devices[0])
+            kernel = kernels.suits(devices[0], program.cell, program.config)
+        self.program = replace(program, kernel=bool(kernel))
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)

@@ -23,7 +23,9 @@ def files_by_experiment(
     def of(name: str) -> Examples:
         padded = {n: pad_examples(getattr(sets, name), width) for n, sets in files.items()}
         chosen = [padded[int(length)] for length in lengths]
-        stacked = [None if one[0] is None else np.stack(one) for one in zip(*chosen, strict=True)]
+        stacked: list[Any] = [
+            None if one[0] is None else np.stack(one) for one in zip(*chosen, strict=True)
+        ]
         return Examples(*stacked)
 
     return Dataset(of("train"), of("dev"), of("test"))
@@ -59,7 +61,7 @@ def draw_tests(
     lengths, seeds = (np.array(column) for column in zip(*experiments, strict=True))
     width = int(lengths.max())
     if files is not None:
-        data = files_by_experiment(files, lengths, width)
+        data: Any = files_by_experiment(files, lengths, width)
         return data.test, map_experiments(overlap, data.train, data.test)
     settings = config.experiment
     units = 0 if settings.fresh_data else settings.multiplicity
@@ -69,7 +71,7 @@ def draw_tests(
         lengths.astype(np.int32),
         given=(task_of(config), units, width),
     )
-    return found if units else (found[0], None)
+    return found[0], found[1]
 
 
 def draw_test(task: Task, units: int, width: int, seed: Any, length: Any) -> Any:

@@ -18,8 +18,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -142,10 +140,11 @@ def _orbax(path: Path, says: str = "") -> Iterator[Any]:
         except (OSError, UserError):
             raise
         except Exception as error:  # files are what was written, so the machine is the reason
-            raise OSError(says + _first_line(error)) from error
+            raise OSError(says + first_line(error)) from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What went wrong, as part of a line."""
     return (str(error) or type(error).__name__).splitlines()[0][:300]
 
 
@@ -199,7 +198,9 @@ def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
         UserError: if it is of something else than wanted.
     """
     check_plain(path.parent, [path.name])
-    found = _checked(path)
+    with naming(path):
+        found = _checked(path)
+        check_handles()
     if found["settings"] != settings:
         raise UserError(f"{path} is of a run with other settings, expected those of this run")
     for name in sorted(wanted.keys() | found["arrays"].keys()):
@@ -208,8 +209,6 @@ def load(path: Path, wanted: Layout, settings: str) -> Checkpoint:
                 f"{path} has {name} as {found['arrays'].get(name)}, expected {wanted.get(name)}: "
                 "it is not of this run"
             )
-    with naming(path):
-        check_handles()
     items = {}
     for name in TREES:
         with _orbax(path, "cannot be read: ") as checkpointer:
@@ -237,7 +236,7 @@ def _checked(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise Damage(f"{Path(error.filename).name} is missing") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Damage(_first_line(error)) from None
+        raise Damage(first_line(error)) from None
     return {**told, "arrays": arrays}
 
 
@@ -294,57 +293,3 @@ def restore(
         for path in place.glob(f"*{PARTIAL}"):
             shutil.rmtree(path, ignore_errors=True)
     return found
-
-
-class Writer:
-    """Saves checkpoints of a part in the background; keeps the newest `KEEP`.
-
-    Every method raises `OSError` if a save, this one or the one before, went wrong.
-    """
-
-    def __init__(self, folder: Path, settings: str, layout: Layout):
-        place = folder / CHECKPOINTS_FOLDER
-        place.mkdir(parents=True, exist_ok=True)
-        check_room(place, layout)  # rather now than after the first half minute
-        self.folder, self.settings = folder, settings
-        self.cost = 0.0  # seconds from the start of gathering the last saved state to its end
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-
-    def save(self, block: int, items: dict[str, Any], began: float) -> None:
-        """Start saving; `began` is the time (`time.monotonic`) at which gathering began."""
-        self.close()
-        # A daemon does not keep the process from ending, whatever the disk does.
-        self._thread = threading.Thread(target=self._save, args=(block, items, began), daemon=True)
-        self._thread.start()
-
-    def _save(self, block: int, items: dict[str, Any], began: float) -> None:
-        try:
-            write(self.folder, block, items, self.settings)
-        except Exception as error:
-            self._error = error
-        self.cost = time.monotonic() - began
-
-    def saving(self) -> bool:
-        """Whether a save is still under way."""
-        if self._thread is not None and not self._thread.is_alive():
-            self.close()
-        return self._thread is not None
-
-    def close(self) -> None:
-        """Wait for the last save."""
-        if self._thread is None:
-            return
-        self._thread.join()
-        self._thread, error, self._error = None, self._error, None
-        if error is None:
-            return
-        if not isinstance(error, OSError):
-            raise error
-        reason = error.strerror or _first_line(error.__cause__ or error)
-        failed = OSError(
-            f"no checkpoint could be written to {self.folder / CHECKPOINTS_FOLDER}: {reason}; "
-            "those before it are kept, and the same command goes on from there"
-        )
-        failed.errno = error.errno
-        raise failed from error

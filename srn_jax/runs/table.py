@@ -81,7 +81,9 @@ def _is_a(value: Any, kind: Any) -> bool:
     if kind is str:  # half of a character cannot be printed
         return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
-    return whole or (kind is float and isinstance(value, float) and math.isfinite(value))
+    return (whole and kind in (int, float)) or (
+        kind is float and isinstance(value, float) and math.isfinite(value)
+    )
 
 
 def check_info(info: Mapping[str, Any]) -> None:
@@ -110,6 +112,8 @@ def check_info(info: Mapping[str, Any]) -> None:
         size = len(info["variants"]) * len(info["lengths"]) * len(info["seeds"])
         if not sum(map(len, parts)) == len(every) == size:
             raise ValueError("its parts are not the experiments of the run")
+        if info["finished"] and not all(part["finished"] for part in info["parts"]):
+            raise ValueError("it is finished, and its parts are not")
     except (IndexError, TypeError, ValueError) as error:  # the last are mistakes in settings, too
         raise UserError(f"damaged ({error})") from None
 

@@ -6,23 +6,22 @@ same bytes as one that was not.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
-from srn_jax.analysis.records import Histories
 from srn_jax.config import SweepConfig
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
 from srn_jax.files import digest_of, read_written
 from srn_jax.phases import Phases
 from srn_jax.runs import place
-from srn_jax.runs.checkpoint import Writer, layout_of
+from srn_jax.runs.checkpoint import layout_of
 from srn_jax.runs.folder import (
     RESULTS_FILE,
     clear,
@@ -37,48 +36,21 @@ from srn_jax.runs.networks import Kept, StoredRun
 from srn_jax.runs.outcome import (
     collect,
     facts_with,
-    histories_of,
     join_state,
     like,
     split_state,
 )
 from srn_jax.runs.processes import agree, check_agreement, from_first, on_first
+from srn_jax.runs.reporting import COMPILING, Progress, Reporter, describe, look
 from srn_jax.runs.settings import grown, in_order, settings_of, table_of
 from srn_jax.runs.signals import Interrupted, stop_requests
 from srn_jax.runs.table import FORMAT, facts_as_json, with_parts
+from srn_jax.runs.writer import Writer
 
 INTERVAL_SECONDS = 1.0  # between two looks at signals and progress
 CHECKPOINT_SECONDS = 30.0  # between two checkpoints, or more where they are dear:
 CHECKPOINT_SHARE = 0.02  # of the time may go to them
-COMPILING = "compiling"
 __all__ = ["COMPILING", "Interrupted", "Progress", "Reporter", "RunOptions", "train_run"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a part is, for whoever watches it; its variants stand one after another."""
-
-    block: int
-    blocks: int
-    step: int  # the last global step taken
-    length: np.ndarray  # [experiment]
-    train_loss: np.ndarray  # [experiment], the mean of the epoch so far
-    dev_accuracy: np.ndarray  # [experiment], after that step
-    diverged: np.ndarray  # [experiment]
-    histories: Callable[[], Histories]  # of all steps so far
-
-
-class Reporter(Protocol):
-    """What a run tells while it goes on."""
-
-    def say(self, message: str) -> None:
-        """A line for the user."""
-
-    def warn(self, message: str) -> None:
-        """A line about something that went wrong and did not stop the run."""
-
-    def progress(self, progress: Progress) -> None:
-        """Called after every interval."""
 
 
 @dataclass(frozen=True)
@@ -343,42 +315,3 @@ def resume(sweep: Sweep, items: dict[str, Any]) -> None:
     whole = from_first(items or None, like(sweep))
     state, histories = join_state(whole, sweep.state)
     sweep.state, sweep.histories = sweep.scatter(state), sweep.scatter_histories(histories)
-
-
-@jax.jit
-def _newest(losses: Any, accuracies: Any, epoch: Any, block: Any) -> tuple[Any, Any]:
-    """What was recorded last, as one program: indexing from Python is four."""
-    return losses[..., epoch], accuracies[..., block]
-
-
-def look(sweep: Sweep, block: int) -> Progress:
-    """How a sweep stands after `block` blocks."""
-    step, found = int(sweep.eval_steps[block - 1]), sweep.histories
-    places = np.int32(step // sweep.program.steps_an_epoch), np.int32(block - 1)
-    newest = _newest(found["epoch_loss"], found["dev_accuracy"], *places)
-    loss, accuracy, diverged = sweep.gather((*newest, sweep.state.diverged))
-    return Progress(
-        block=block,
-        blocks=len(sweep.eval_steps),
-        step=step,
-        length=np.array([length for length, _ in sweep.experiments]),
-        train_loss=loss,
-        dev_accuracy=accuracy,
-        diverged=diverged,
-        histories=lambda: histories_of(sweep, sweep.gather_histories()),
-    )
-
-
-def describe(sweep: Sweep, part: Mapping[str, Any], number: int, parts: int) -> str:
-    """What a part trains, as a line."""
-    counts = [counted(len(part[f"{word}s"]), word) for word in ("length", "seed")]
-    if len(part["variants"]) > 1:
-        counts.append(counted(len(part["variants"]), "variant"))
-    told = f"{counted(len(sweep.experiments), 'experiment')} ({' x '.join(counts)})"
-    which = f", part {number + 1} of {parts}" if parts > 1 else ""
-    return f"{place.describe_devices()}: {told}{which}"
-
-
-def counted(number: int, word: str) -> str:
-    """`1 seed`, `8 seeds`."""
-    return f"{number} {word}{'s' * (number != 1)}"

@@ -111,3 +111,9 @@ def mask_for(batch: Batches, mask: jax.Array | None) -> jax.Array | None:
 def at(array: jax.Array, place: jax.Array) -> jax.Array:
     """An array `[place, ...]` at a place that is known to be one of its own."""
     return jax.lax.dynamic_index_in_dim(array, place, 0, False, allow_negative_indices=False)
+
+
+def put(array: jax.Array, value: jax.Array, place: jax.Array) -> jax.Array:
+    """An array `[place, ...]` with a value at a place that is known to be one of its own."""
+    update = jax.lax.dynamic_update_index_in_dim
+    return update(array, value, place, 0, allow_negative_indices=False)

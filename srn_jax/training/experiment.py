@@ -5,7 +5,6 @@ and then evaluates on the development set. `advance` runs some blocks as one pro
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from srn_jax import kernels
 from srn_jax.tasks.batches import Batches, cut_to, whole_set
 from srn_jax.tasks.task import Dataset, Examples, mask_of
 from srn_jax.training.data import (
@@ -24,6 +24,7 @@ from srn_jax.training.data import (
     keys_of,
     mask_for,
     orders_of,
+    put,
 )
 from srn_jax.training.histories import Histories, empty_histories, with_block
 from srn_jax.training.network import (
@@ -36,11 +37,6 @@ from srn_jax.training.network import (
 from srn_jax.training.optimizer import clip, new_optimizer
 from srn_jax.training.probes import LOSS, Step, record
 from srn_jax.training.program import Program
-
-try:
-    from srn_jax import kernels
-except ImportError:  # a JAX without them
-    kernels = None  # type: ignore[assignment]
 
 
 class TrainState(NamedTuple):
@@ -82,13 +78,8 @@ def prepare(
 ) -> tuple[TrainState, Histories, ExperimentData]:
     """State and data of one experiment at its start, which depends on its seed and length alone.
 
-    Args:
-        program: what experiments have in common.
-        width: the width to pad to.
-        seed: scalar.
-        length: scalar.
-        hyper: its own settings.
-        files: its data, where they are not drawn.
+    `width` is what sequences are padded to, `hyper` its own settings, and `files` its data, where
+    they are not drawn.
     """
     data = data_of(program, width, seed, length, hyper, files)
     state = initial_state(program, hyper, initial_parameters(program, seed, length, hyper))
@@ -120,7 +111,7 @@ def weighted_loss(
     program: Program, parameters: Parameters, batch: Batches, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the losses of a batch, and the network's answers."""
-    outputs = network_with(program, parameters)(batch.inputs, mask)
+    outputs = network_with(program, parameters)(jnp.asarray(batch.inputs), mask)
     return jnp.sum(batch.weights * program.task.loss(outputs, batch.targets)), outputs
 
 
@@ -169,26 +160,16 @@ def take_steps(
     parameters: Parameters,
     optimizer: optax.OptState,
 ) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
-    """The steps up to evaluation number `block`.
+    """The steps up to evaluation number `block`, of sequences padded to `width` if `padded`.
 
-    Args:
-        program: what experiments have in common.
-        width: positions at which it runs.
-        padded: whether its sequences may be shorter than that.
-        data: of this experiment, padded to `width` or more.
-        block: scalar.
-        parameters: before.
-        optimizer: its state before.
-
-    Returns:
-        Parameters and optimizer after, and by name what is recorded, `[place]`, NaN where the
-        block has ended.
+    Returns parameters and optimizer after them, and by name what is recorded, `[place]`, NaN where
+    the block has ended.
     """
     mask = mask_of(data.length, width)[None] if padded else None
     if data.train is not None:
         data = data._replace(train=cut_to(data.train, program.task, width))
     first, end = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
-    if kernels is not None and program.kernel and kernels.applies(program):
+    if program.kernel and kernels.applies(program):
         with jax.named_scope("training_steps"):
             parameters, optimizer, losses = kernels.train_block(
                 program, data, mask, parameters, optimizer, first, end + 1
@@ -276,16 +257,9 @@ def advance(
 ) -> tuple[TrainState, Histories]:
     """Run the blocks first_block <= block < last_block; a diverged experiment stays as it is.
 
-    Args:
-        program: what experiments have in common.
-        widths: positions at which it may run, and whether its sequences may be shorter than that;
-            each is compiled for itself.
-        choice: scalar, which of them it is; the same for all experiments that run at once.
-        data: of this experiment, padded to the largest width.
-        state: at the start.
-        histories: so far.
-        first_block: scalar.
-        last_block: scalar.
+    `widths` are positions at which it may run, and whether its sequences may be shorter than that;
+    each is compiled for itself. `choice`, a scalar, is which of them it is, the same for all
+    experiments that run at once. The data are padded to the largest width.
     """
 
     def body(block, carry):
@@ -297,15 +271,3 @@ def advance(
 def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     """`jnp.where` over whole pytrees."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
-
-
-def put(array: jax.Array, value: jax.Array, place: jax.Array) -> jax.Array:
-    """An array `[place, ...]` with a value at a place that is known to be one of its own."""
-    update = jax.lax.dynamic_update_index_in_dim
-    return update(array, value, place, 0, allow_negative_indices=False)
-
-
-def with_kernel(program: Program, device: Any) -> Program:
-    """The program, trained by the kernels if they suit the device."""
-    suits = kernels is not None and kernels.suits(device, program.cell, program.config)
-    return replace(program, kernel=suits)

@@ -2,11 +2,9 @@
 
 import errno
 import json
-import logging
 import os
 import pickle
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +21,8 @@ from running import assert_same_bytes, contents_of
 from srn_jax.errors import UserError
 from srn_jax.files import write_manifest
 from srn_jax.runs import checkpoint
-from srn_jax.runs.checkpoint import Damage, Writer, blocks_in, layout_of, load, restore, write
+from srn_jax.runs.checkpoint import Damage, blocks_in, layout_of, load, restore, write
+from srn_jax.runs.writer import Writer
 
 SETTINGS = "0123"
 
@@ -314,17 +313,6 @@ def test_too_little_room_is_found_before_orbax_talks_about_it(two, kind, limit, 
     assert contents_of(two) == before
 
 
-def test_a_program_that_saves_keeps_its_own_logging_and_hooks(two):
-    logger, hook = logging.getLogger("absl"), sys.unraisablehook
-    level, logger.level = logger.level, logging.INFO
-    writer = Writer(two, SETTINGS, LAYOUT)
-    writer.save(12, items_of(12), time.monotonic())
-    assert (logger.level, sys.unraisablehook) == (logging.INFO, hook)
-    writer.close()
-    logger.setLevel(level)
-    assert writer.cost > 0 and not writer.saving() and newest(two).block == 12
-
-
 ORBAX = """
 import orbax.checkpoint as ocp
 from pathlib import Path
@@ -341,4 +329,3 @@ def test_plain_orbax_restores_the_arrays(two, monkeypatch):
     exec(ORBAX, found)
     assert_same_bytes(found["parameters"], items_of(9)["models"]["best"])
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found["parameters"]))
-    assert re.search("(?m)^with", ORBAX)
