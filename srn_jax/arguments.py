@@ -182,7 +182,7 @@ def plain(value: Any) -> Any:
     Of a float of another precision it is the shortest decimal that means it: 0.01 for
     `np.float32(0.01)`, whose value is 0.009999999776482582.
     """
-    if not hasattr(value, "dtype") or getattr(value, "ndim", 1) or isinstance(value, type):
+    if not hasattr(value, "dtype") or getattr(value, "ndim", None) != 0:
         return value
     import numpy as np
 

@@ -39,7 +39,7 @@ def name_of_run(configs: Sequence[SweepConfig]) -> str:
     """What a run is, in a few words: `srn+lstm-8seeds`."""
     settings = [settings_of(config.experiment) for config in configs]
     defaults = settings_of(DEFAULTS)
-    parts = []
+    parts: list[str] = []
     for name, usual in defaults.items():
         values = [*dict.fromkeys(str(each[name]).rpartition(":")[2] for each in settings)]
         if name == "cell":

@@ -69,13 +69,18 @@ def write_textbook_data(folder: Path, lengths: Any) -> None:
 
 
 def write_data(
-    folder: Path, *drawing: Any, seed: int = 0, overwrite: bool = False
+    folder: Path,
+    lengths: tuple[int, ...] = TEXTBOOK_LENGTHS,
+    multiplicities: tuple[int, int, int] = (3, 1, 1),
+    seed: int = 0,
+    overwrite: bool = False,
 ) -> Iterator[str]:
     """Write files as the textbook draws them, and say of each length what was written.
 
     Args:
         folder: in which each length has one.
-        drawing: lengths, and how often train, dev and test have each pair of digits.
+        lengths: of the sequences.
+        multiplicities: how often train, dev and test have each pair of digits.
         seed: of the stream.
         overwrite: whether files with something else in them may be lost.
 
@@ -87,10 +92,10 @@ def write_data(
 
     check_place(folder)
     if folder.exists() and not overwrite:
-        for length, splits in textbook_splits(*drawing, seed=seed):
+        for length, splits in textbook_splits(lengths, multiplicities, seed):
             check_same(folder, length, splits)
     make_folder(folder)
-    for length, splits in textbook_splits(*drawing, seed=seed):
+    for length, splits in textbook_splits(lengths, multiplicities, seed):
         write_splits(folder, length, splits)
         sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
         yield f"{folder / str(length)}: {sizes}; {splits.overlap} test also in train"

@@ -1,6 +1,7 @@
 """A run, as it is handed to Python: results, networks, and what can be asked of them."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from srn_jax.runs.folder import make_folder
 if TYPE_CHECKING:
     import jax
 
-    from srn_jax.analysis.explanation import Explanation
+    from srn_jax.analysis.explanation_tables import Explanation
     from srn_jax.analysis.figures import Gates
     from srn_jax.analysis.look import Look
     from srn_jax.analysis.records import Histories, Variant
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from srn_jax.runs.networks import Networks, StoredRun
     from srn_jax.training.network import Network
 
+TEXTBOOK_SEQUENCE = (6, 7, 0, 0, 1, 0, 0, 0, 0, 0)  # of its figure 6.13
 EXPLANATION = "explanation"  # the folder in that of a run
 
 
@@ -54,7 +56,7 @@ class Run:
         return tuple(variant.name for variant in self.stored.record.variants)
 
     @property
-    def histories(self) -> "Histories | dict[str, Histories] | None":
+    def histories(self) -> "Histories | dict[str, Histories | None] | None":
         """Losses, and what probes recorded; of several variants, by their names."""
         found = {variant.name: variant.histories for variant in self.stored.record.variants}
         return next(iter(found.values())) if len(found) == 1 else found
@@ -101,7 +103,9 @@ class Run:
         which: str = "best",
     ) -> "jax.Array":
         """The hidden states `[batch, time, D]` of a network over inputs `[batch, time]`."""
-        states = self.network(length, seed, variant, which).states(np.asarray(inputs))
+        import jax.numpy as jnp
+
+        states = self.network(length, seed, variant, which).states(jnp.asarray(inputs))
         return states.swapaxes(0, 1)
 
     def evaluate(
@@ -181,6 +185,7 @@ class Run:
         if not self.stored.info.get("finished", True):
             raise UserError(f"{self.folder} is not finished, resume it first")
         found, question = {}, ""
+        chosen = None if lengths is None else [*lengths]
         for name in self.variants if variant is None else [self.one_of(variant)]:
             stages = {which: self.stored.networks(name, which=which) for which in ("best", "last")}
             config, results = stages["best"].config, self.record_of(name).results
@@ -191,7 +196,7 @@ class Run:
             trained = {which: networks.parameters for which, networks in stages.items()}
             with own_mistakes(config.experiment.cell, config.experiment.task):
                 found[name] = explain_variant(
-                    *(config, trained, left_out, files, threshold, lengths), report=report
+                    config, trained, left_out, files, threshold, chosen, report
                 )
                 question = task_of(config).question
         if not found:
@@ -245,7 +250,19 @@ class Run:
         if not ours or variant is not None:
             check_comparison_place(place)
             make_folder(place)
-        return write_report(record, place, look or default_look(), phases)
+        gates = self.textbook_gates([one.name for one in record.variants])
+        return write_report(record, place, look or default_look(), phases, gates)
+
+    def textbook_gates(self, variants: Iterable[str]) -> "dict[str, Gates]":
+        """The gates of figure 6.13, by variant, of those that have such and the book's length."""
+        found = {}
+        for name in variants:
+            one = self.record_of(name)
+            gated = one.settings["cell"] not in ("srn", "residual-srn")
+            if gated and (one.results.length == len(TEXTBOOK_SEQUENCE)).any():
+                with suppress(UserError):  # a cell, a task or a network that has none to show
+                    found[name] = self.gates(TEXTBOOK_SEQUENCE, None, name)
+        return found
 
     def save(self, folder: str | Path) -> "Run":
         """Write a run that is in memory to a folder, with its report; returns the run there."""

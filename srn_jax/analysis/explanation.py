@@ -268,7 +268,10 @@ def answers(found: Explanation, claims: Claims) -> list[str]:
     held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
     best, last = [*held.loc[[held["mean"].idxmax(), held.index[-1]]].itertuples()]
     mine = found.length == length
-    values = {"best": f"{estimate_of(best):.3f}", "last": f"{estimate_of(last):.3f}"}
+    values: dict[str, Any] = {
+        "best": f"{estimate_of(best):.3f}",
+        "last": f"{estimate_of(last):.3f}",
+    }
     values |= {"position": best.position, "length": length, "target": target}
     chance = found.chance[mine][:, found.is_answer.argmax()].mean()
     measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"

@@ -32,7 +32,6 @@ from srn_jax.analysis.look import Look, legend_below, save_figure
 from srn_jax.files import write_atomically
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
-FEWEST = 8  # solvers or others, below which their interval would cover the others
 NARROWEST, ROW = 1.55, 2.5  # inches: a panel's least width, a row's height
 STAGE_STYLES = (("0.55", ":"), ("#0072b2", "-"), ("#d55e00", "--"))
 COLORS = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # of targets
@@ -172,33 +171,25 @@ def comparison_figure(
 ) -> Figure:
     """What readouts find of the answer at each position, of several variants side by side.
 
-    Means with 95 % intervals over seeds, for the longest lengths that all have: all networks before
-    training and at the best step above; solvers and others at the best step below, if there are.
+    Means with 95 % intervals over seeds, before training and at the best step, for the longest
+    lengths that all have.
     """
     shown = common_lengths(found)[-MOST_COMPARED:]
 
-    def draw(lines: Sequence[tuple[str, int, str, str]], axes: Axes, length: int) -> None:
+    def draw(axes: Axes, length: int) -> None:
         for place, (name, table) in enumerate(curves.items()):
-            color = RUN_COLORS[place % len(RUN_COLORS)]
-            for group, stage, words, line in lines:
-                rows = table[(table.length == length) & (table.group == group)]
-                rows = rows[(rows.stage == STAGES[stage]) & rows.interval_low.notna()]
-                if len(rows) and (group == ALL or rows.networks.max() >= FEWEST):
-                    at, low, high = rows.position, rows.interval_low, rows.interval_high
-                    style: Any = {"color": color, "label": f"{name}, {words}"}
-                    axes.plot(at, rows["mean"], line, **style)
-                    axes.fill_between(at, low, high, alpha=0.2, lw=0, **style)
+            for stage, words, line in ((BEST, "trained", "-"), (START, "before training", ":")):
+                rows = table[(table.length == length) & (table.group == ALL)]
+                rows = rows[rows.stage == STAGES[stage]]
+                style: Any = {"color": RUN_COLORS[place % len(RUN_COLORS)]}
+                style["label"] = f"{name}, {words}"
+                axes.plot(rows.position, rows["mean"], line, **style)
+                ends = rows.interval_low, rows.interval_high
+                axes.fill_between(rows.position, *ends, alpha=0.2, lw=0, **style)
         chances = [one.chance[one.length == length].mean() for one in found.values()]
         chance_line(axes, float(np.mean(chances)))
 
-    stages = ((ALL, BEST, "trained", "-"), (ALL, START, "before training", ":"))
-    groups = ((SOLVERS, BEST, "solvers", "-."), (OTHERS, BEST, "others", "--"))
-    target = next(iter(found.values())).answer
-    rows = {f"readout of {target}: all": partial(draw, stages)}
-    if any(
-        ((table.group == SOLVERS) & table.length.isin(shown)).any() for table in curves.values()
-    ):
-        rows[f"readout of {target}: by outcome"] = partial(draw, groups)
+    rows: dict[str, Draw] = {f"readout of {next(iter(found.values())).answer}": draw}
     return panels(shown, rows, look, "position", "mean and 95 % interval over seeds")
 
 
@@ -217,7 +208,7 @@ def write_explanation(
     if not {"png", "svg"} & set(look.formats):  # the page shows one of them
         look = dataclasses.replace(look, formats=(*look.formats, "png"))
     if len(found) == 1:
-        return write_one(*found.values(), folder, look, question)
+        return write_one(next(iter(found.values())), folder, look, question)
     paths, curves = [], {}
     for name, one in found.items():
         paths += write_one(one, folder / name.replace("/", "_"), look, question)
@@ -243,7 +234,7 @@ def write_one(found: Explanation, folder: Path, look: Look, question: str) -> li
         "curves": tables.curve_table(found),
         "unseen_lengths": tables.mean_table(found, tested, found.unseen),
     }
-    content = {f"{name}.csv": csv_of(table) for name, table in written.items()}
+    content: dict[str, str | bytes] = {f"{n}.csv": csv_of(table) for n, table in written.items()}
     figures, pictures = draw_all(figures_of(found, look), folder, look)
     content |= explanation.page(found, summary, question, pictures)
     content["explanation.npz"] = file.getvalue()

@@ -184,6 +184,7 @@ def summary_table(found: Explanation) -> pd.DataFrame:
     table = staged(found, measures(found) | fates(found.product))
     shares = table.measure.isin(FATES)
     table = table[~shares | (table.group != DIFFERENCE)].reset_index(drop=True)
+    row: Any
     for row in table[table.measure.isin(FATES)].itertuples():
         share = share_estimate(round(row.mean * row.networks), row.networks)
         table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high

@@ -68,8 +68,10 @@ def analyse(
         states_of(network, part.inputs, mask_of_examples(part)) for part in material[:2]
     )
     mask = mask_of_examples(test)
-    answers = network.answer(test_states[..., : network.hidden_size]) if family else None
-    answers = network(test.inputs, mask) if answers is None else answers
+    if family:
+        answers = network.answer(test_states[..., : network.hidden_size])
+    else:
+        answers = network(jnp.asarray(test.inputs), mask)
     right = task.correct(answers, test.targets)
     counts = jnp.asarray(task.counts(test.targets, test.weights))
     found = {"right": jnp.sum(right & counts), "asked": jnp.sum(counts)}

@@ -5,6 +5,7 @@ The same values are always the same bytes.
 """
 
 import io
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -237,15 +238,15 @@ def parts_of(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def names_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of variants with these settings, which tell them apart.
+    """The names of variants with these settings, which tell them apart and can name a folder.
 
     Raises `UserError` where two have the same name.
     """
     names = []
     for parts in parts_of(settings):
-        texts = {n: setting_text(value).replace(",", ";") for n, value in parts.items()}
+        texts = {n: re.sub(r"[^\w.+@-]", "_", setting_text(x)) for n, x in parts.items()}
         shown = [text if n == "cell" else f"{n}={text}" for n, text in texts.items()]
-        names.append(",".join(shown))
+        names.append(",".join(shown).lstrip(".")[:200] or "_")
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two variants are called {name}, expected settings that differ")

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from srn_jax.analysis import figures, records, stats
-from srn_jax.analysis.look import DEFAULT_LOOK, Look, files_of, write_figure
+from srn_jax.analysis.look import DEFAULT_LOOK, FORMATS, Look, files_of, write_figure
 from srn_jax.analysis.records import SEQUENCES, Record, Variant, setting_text
 from srn_jax.analysis.stats import ABSENT, THRESHOLD, Estimate, estimate_in, summarise
 from srn_jax.errors import UserError
@@ -296,6 +296,13 @@ class Page:
             drawn.append({**vars(drawing), "name": name, "image": image, "link": link})
         return drawn
 
+    def remove(self, table: str, drawings: Iterable[str]) -> None:
+        """Remove a table and figures of before, which now stand in the folders of variants."""
+        stale = [f"tables/{table}.{kind}" for kind in ("tex", "csv")]
+        stale += [f"figures/{name}.{kind}" for name in drawings for kind in FORMATS]
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+
     def save(self, name: str, text: str) -> None:
         """Write a file."""
         path = self.folder / name
@@ -356,6 +363,10 @@ def write_report(
         found = compared(record) if several else None
         parts = [part_of(variant) for variant in record.variants]
     pictures, logs = [], []
+    if several:  # the run may have had one variant before
+        page.remove(
+            "accuracy", [name for one in record.variants for name in figures.figures_of(one)]
+        )
     with timed("figures"):
         if found is not None:
             pictures = page.draw(figures.figures_of_several(found.variants, look))

@@ -57,7 +57,7 @@ def sweep(arguments: list[str]) -> None:
         sys.exit(128 + stop.signal)
     import jax
 
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and run.folder is not None:
         print(f"\n{run}\nreport: {run.folder / 'report.html'}", flush=True)
 
 
@@ -115,6 +115,7 @@ def plot(arguments: list[str]) -> None:
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
     from srn_jax import api
+    from srn_jax.naming import run_folder
 
     several = len(options.runs) > 1
     if not several and (options.baseline or options.labels) is not None:
@@ -133,7 +134,7 @@ def plot(arguments: list[str]) -> None:
     if labels is not None and (len(labels) != len(runs) or len(set(labels)) < len(labels)):
         wanted = f"{len(runs)} different names, one for each run"
         raise UserError(f"`labels` must be {wanted}, got {', '.join(labels)}")
-    folder = options.folder or api.run_folder(options.runs[0]).parent / "comparison"
+    folder = options.folder or run_folder(options.runs[0]).parent / "comparison"
     named = dict(zip(labels, runs, strict=True)) if labels else runs
     found, paths = api.comparison_of(named, options.baseline, folder, look)
     print(found.table, *paths, sep="\n")

@@ -85,7 +85,7 @@ def network_from_state_dict(
     if "c" in own and known != "gru":
         own["b"] = own["b"] + own.pop("c")
     parameters = {"cell": own, "output": output_of(linear, arrays, len(own["U"]), layout)}
-    sizes = {"hidden_size": len(own["U"])}
+    sizes: dict[str, Any] = {"hidden_size": len(own["U"])}
     for name in table:
         check_shape(name, arrays[name], "vocabulary", len(own["W"]))
         parameters["embedding"] = {"table": arrays[name]}
@@ -104,7 +104,9 @@ def modules_of(state: Mapping[str, Any]) -> tuple[list[str], dict[str, re.Match[
     found = {str(name): PART.fullmatch(str(name)) for name in state}
     cells = [m["module"] for m in found.values() if m and KINDS[m["kind"]] == "U"]
     parts = {name: m for name, m in found.items() if m and m["module"] in cells[:1]}
-    table, linear, strange = [], [], []
+    table: list[str] = []
+    linear: list[str] = []
+    strange: list[str] = []
     for name in sorted(found.keys() - parts.keys(), reverse=True):  # weight before bias
         module, _, leaf = name.rpartition(".")
         if leaf in ("weight", "bias") and {f"{module}.weight", f"{module}.bias"} <= found.keys():
@@ -276,7 +278,8 @@ def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
     state: dict[str, Any] = state_dict_of(cell, parameters)
     buffer = io.BytesIO()
     if path.suffix == NUMPY_SUFFIX:
-        np.savez(buffer, **state, **{NUMPY_LAYOUT: np.array("torch")})
+        state[NUMPY_LAYOUT] = np.array("torch")
+        np.savez(buffer, **state)
     else:
         torch = import_torch(path)
         torch.save({name: torch.from_numpy(array) for name, array in state.items()}, buffer)

@@ -144,8 +144,11 @@ def parse(content: bytes, path: Path, length: int | None) -> Sequences:
         line = line.removesuffix("\r")
         match = LINE.fullmatch(line)
         if match is None:
-            expected = f"expected '{length or 'some'} whole numbers<tab>label', each at most"
-            raise UserError(f"{path}, line {number}: {describe_fault(line)}, {expected} {LARGEST}")
+            text = repr(line if len(line) <= 40 else line[:40] + "...")
+            raise UserError(
+                f"{path}, line {number}: {text}, expected {length or 'some'} whole numbers from 0 "
+                f"to {LARGEST} with single spaces between, a tab and a label"
+            )
         digits = [int(digit) for digit in match[1].split(" ")]
         if length is not None and len(digits) != length:
             raise UserError(
@@ -160,29 +163,15 @@ def parse(content: bytes, path: Path, length: int | None) -> Sequences:
     return Sequences(padded, np.array(labels, np.int32), lengths if length is None else None)
 
 
-def describe_fault(line: str) -> str:
-    """What is wrong with a line that does not have the form of an example."""
-    if not line:
-        return "empty line"
-    if "\t" not in line:
-        return f"no tab in {shorten(line)}"
-    digits, label = line.split("\t", 1)
-    parts = digits.split(" ")
-    strange = next((part for part in parts if not re.fullmatch(NUMBER, part, re.ASCII)), None)
-    what, text = ("label ", label) if strange is None else ("", strange)
-    fault = "too large" if re.fullmatch("[1-9][0-9]*", text) else "not a whole number"
-    return f"{what}{shorten(text)} is {fault}"
-
-
-def shorten(text: str, limit: int = 40) -> str:
-    """A piece of a user's text as it may stand in an error message: quoted, on one line."""
-    return repr(text if len(text) <= limit else text[:limit] + "...")
-
-
 def lengths_in(folder: Path) -> tuple[int, ...]:
-    """The sequence lengths that a data folder has, ascending; raises `UserError` if it has none."""
+    """The sequence lengths that a data folder has, ascending; raises `UserError` if it has none.
+
+    Of files with sequences that differ in length it is the longest alone.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of data, expected <folder>/<length>/train.txt")
+    if folder_of(folder, ANY)[0] == folder:
+        return tuple(read_data(str(folder), ANY)[1])
     lengths = sorted(int(p.name) for p in folder.iterdir() if re.fullmatch("[1-9][0-9]*", p.name))
     if not lengths:
         raise UserError(f"{folder}: no data in it, expected <folder>/<length>/train.txt")
@@ -192,12 +181,18 @@ def lengths_in(folder: Path) -> tuple[int, ...]:
 def folder_of(path: str | Path, length: int | str) -> tuple[Path, bool]:
     """Where the files of a length are, and whether their sequences may differ in length.
 
-    They may in `<path>/any`, if all lengths are asked for, and in `path` itself if files are there.
+    They may in `<path>/any`, if "any" is asked for, and in `path` itself if files are there.
     """
     path = Path(path)
     if (path / "train.txt").is_file() or (path / "test.txt").is_file():
         return path, True
     return path / str(length), length == ANY
+
+
+def read_test(path: str | Path, length: int | str) -> Sequences:
+    """The test set of a length in a data folder; raises `UserError` as `parse`."""
+    folder, differ = folder_of(path, length)
+    return read_sequences(folder / "test.txt", None if differ else int(length))
 
 
 def read_sequences(path: Path, length: int | None) -> Sequences:
@@ -222,7 +217,9 @@ def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, di
         UserError: for whatever cannot be read; where the sizes differ, since experiments that
             train side by side take the same number of steps; for tokens and labels as above.
     """
-    whole, read, splits, digests = hashlib.sha256(), {}, {}, []
+    whole, digests = hashlib.sha256(), []
+    read: dict[Path, Sequences] = {}
+    splits: dict[int, Splits] = {}
     for wanted in (ANY,) if lengths == ANY else lengths:
         folder, differ = folder_of(path, wanted)
         files = [folder / f"{name}.txt" for name in SPLITS]

@@ -87,22 +87,20 @@ def fits(cell: Any, config: Any) -> bool:
 @cache
 def understood(cell: Any) -> bool:
     """Whether a kernel can be made of a cell: its operations may be unknown to Triton."""
-    from srn_jax.kernels.block import Plan, Settings, run
+    from srn_jax.kernels.block import launch
+    from srn_jax.kernels.residuals import Residuals
 
-    size = SIZES[0]
-    side = jax.ShapeDtypeStruct((size, cell.gates * size), jnp.float32)
-    bias = jax.ShapeDtypeStruct((1, cell.gates * size), jnp.float32)
-    own = {"W": side, "U": side, "b": bias} | ({"c": bias} if cell.recurrent_bias else {})
-    square, row = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, size), (size,)))
-    rest = {"embedding": {"table": square}, "output": {"kernel": square, "bias": row}}
-    tensors, places = layout({"cell": own, **rest}, cell.gates)
-    batches = jnp.zeros((1, 8, 2), jnp.int8), jnp.zeros((1, 8), jnp.int32), jnp.zeros((1, 8))
-    settings = Settings(jnp.zeros(3, jnp.int32), jnp.zeros((3, 1)), jnp.zeros(1))
+    shape = 8, SIZES[0]
+
+    def kernel(sync, quotient, given, out):
+        residuals, sides = Residuals(cell, shape), [given[...]] * cell.gates
+        state = given[...] if cell.states == 1 else (given[...],) * cell.states
+        new, kept = residuals.forward(sides, sides, state)
+        out[...] = sum(jax.tree.leaves(residuals.backward(kept, state, new, new)))
+
+    call = launch(kernel, jax.ShapeDtypeStruct(shape, jnp.float32), interpret=False)
     try:
-        traced = jax.jit(partial(run, Plan(cell, tensors, {}))).trace(
-            batches, [jnp.zeros(len(places))], settings
-        )
-        traced.lower(lowering_platforms=("cuda",))
+        jax.jit(call).trace(jnp.zeros(shape)).lower(lowering_platforms=("cuda",))
     except Exception:  # it says so in several ways, and the loops can do all that cells do
         return False
     return True
@@ -195,7 +193,7 @@ def layout(parameters: Any, gates: int) -> tuple[dict[str, Any], np.ndarray]:
     starts = np.cumsum([0, *(leaf.size for leaf in leaves)])
     ranges = [start + np.arange(leaf.size) for start, leaf in zip(starts, leaves, strict=False)]
     shaped = [own.reshape(leaf.shape) for own, leaf in zip(ranges, leaves, strict=True)]
-    network = tree.unflatten(shaped)
+    network = jax.tree.unflatten(tree, shaped)
     found = {
         name: own.reshape(len(own), gates, -1).swapaxes(0, 1)
         for name, own in network["cell"].items()

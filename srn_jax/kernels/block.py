@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from srn_jax.cells.recurrence import add_to_output, output
 from srn_jax.kernels.residuals import Residuals
 
 TILE = 512  # numbers that the optimizer takes at once
@@ -202,7 +203,8 @@ def write_gradient(
 
     def put(name: str, *values: jax.Array) -> None:
         for gate, value in enumerate(values):
-            place = own[name].gate(gate, *value.shape, room.gradient)
+            rows, columns = value.shape
+            place = own[name].gate(gate, rows, columns, room.gradient)
             room.ref[place] = value.reshape(value.size)
 
     # The input side of every token: embedding @ W + b.
@@ -223,7 +225,7 @@ def write_gradient(
     def forward(t, carry):
         state, x, following = carry  # and this loads what the next position needs
         prefetched = side(following), tokens(t + 2)
-        h = [dot(jax.tree.leaves(state)[0], one) for one in u]
+        h = [dot(output(state), one) for one in u]
         h = h if c is None else [one + bias for one, bias in zip(h, c, strict=True)]
         new, keeps = residuals.forward(x, h, state)
         if plan.ragged:
@@ -242,7 +244,7 @@ def write_gradient(
     state, *_ = jax.lax.fori_loop(begins, time, forward, start)
     sync()
 
-    hidden = jax.tree.leaves(state)[0]
+    hidden = output(state)
     kernel = matrix("kernel", classes, size)
     logits = dot(hidden, kernel, (1, 1)) + matrix("bias", 1, classes)
     exists = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) < own["bias"].columns
@@ -253,8 +255,7 @@ def write_gradient(
     total = jnp.sum(exponentials, axis=1)
     losses = jnp.log(total) + highest - jnp.sum(right * logits, axis=1)
     dlogits = weights[:, None] * (exponentials / total[:, None] - right)
-    dlast, *others = jax.tree.leaves(zero)
-    dlast, dbias = dlast + dot(dlogits, kernel), jnp.sum(dlogits, axis=0)[None]
+    dstate, dbias = add_to_output(zero, dot(dlogits, kernel)), jnp.sum(dlogits, axis=0)[None]
 
     def backward(turn, carry):
         total, drows, du, dc, new, before, here = carry
@@ -265,10 +266,10 @@ def write_gradient(
         dx, dg, dbefore = residuals.backward(kept, before, new, counts)
         if plan.ragged:
             dbefore = jax.tree.map(jnp.add, dbefore, where(here >= 0, nothing, total))
-        dh, *others = jax.tree.leaves(dbefore)
-        dh = sum((dot(d, one, (1, 1)) for d, one in zip(dg, u, strict=True)), dh)
-        total = jax.tree.unflatten(jax.tree.structure(before), [dh, *others])
-        hot, h = one_hot(here, vocabulary), jax.tree.leaves(before)[0]
+        total = dbefore
+        for d, one in zip(dg, u, strict=True):
+            total = add_to_output(total, dot(d, one, (1, 1)))
+        hot, h = one_hot(here, vocabulary), output(before)
         drows = [one + dot(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]
         du = [one + dot(h, d, (0, 0)) for one, d in zip(du, dg, strict=True)]
         if c is not None:
@@ -276,7 +277,6 @@ def write_gradient(
         return total, drows, du, dc, before, *prefetched
 
     nothing = jax.tree.map(jnp.zeros_like, zero)
-    dstate = jax.tree.unflatten(jax.tree.structure(zero), [dlast, *others])
     drows, du, dc = (
         [jnp.zeros((rows, size)) for _ in range(cell.gates)] for rows in (vocabulary, size, 1)
     )
@@ -286,7 +286,7 @@ def write_gradient(
 
     # From here on the gradient takes the place of the states.
     sync()
-    hidden = jax.tree.leaves(state_at(time))[0]
+    hidden = output(state_at(time))
     sync()
     put("kernel", dot(dlogits, hidden, (0, 0)))
     sync()

@@ -112,7 +112,7 @@ def configure(
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     number = cpu_devices or int(os.environ.get("JAX_NUM_CPU_DEVICES") or available_cores())
     jax.config.update("jax_num_cpu_devices", number)  # first: it says if JAX has been started
-    before = jax.config.jax_platforms
+    before = getattr(jax.config, "jax_platforms", None)
     if platform != "auto":
         jax.config.update("jax_platforms", BACKENDS.get(platform, platform))
     use_compilation_cache()
@@ -147,7 +147,7 @@ def start(platform: str = "auto", cpu_devices: int | None = None) -> None:
             configure(platform, cpu_devices)
         except RuntimeError:  # the devices are there, as the user has set them up
             check_settings()
-            check_platform(platform, None)
+            check_platform(platform)
             tell_of_few_devices()
 
 
@@ -170,7 +170,7 @@ def check_settings() -> None:
                 jax.config.update(name, wanted)
 
 
-def check_platform(platform: str, before: str | None) -> None:
+def check_platform(platform: str, before: str | None = None) -> None:
     """Raise `UserError`, with JAX's setting as it was, if it had been started elsewhere."""
     import jax
 

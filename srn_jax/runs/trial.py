@@ -17,7 +17,8 @@ from srn_jax.own_files import describe, own_mistakes, path_of, resolve
 from srn_jax.runs import trial_of_cells
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Dataset, Examples, Task, Tokens, Vectors, check_length
-from srn_jax.training.experiment import batch_of, evaluate, prepare, train_step
+from srn_jax.training.data import batch_of
+from srn_jax.training.experiment import evaluate, prepare, train_step
 from srn_jax.training.network import hyperparameters_of
 from srn_jax.training.optimizer import new_optimizer
 from srn_jax.training.program import program_of

@@ -72,7 +72,9 @@ def check_update(name: str, cell: Any) -> None:
         )
     if own is None or (isinstance(own, Derivative) and own.of is not cell.update):
         return  # which is inherited and not used
-    if jax.tree.structure(wanted) != jax.tree.structure(told) or not close(wanted, told, 1e-3):
+    if str(jax.tree.structure(wanted)) != str(jax.tree.structure(told)) or not close(
+        wanted, told, 1e-3
+    ):
         raise UserError(
             f"{name}: derivative is not that of update (value or gradients differ): correct it, or "
             "leave it out"

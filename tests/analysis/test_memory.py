@@ -125,7 +125,7 @@ def test_the_states_are_those_of_the_network(cell, task):
 @pytest.mark.parametrize(("cell", "task"), PAIRS)
 def test_gradients_through_time_are_finite_differences(float64, cell, task):
     network, examples = double(network_of(cell, task)), examples_of(task)
-    if task.inputs == Vectors(2):
+    if isinstance(task.inputs, Vectors):
         examples = Examples(*(a.astype(jnp.float64) for a in examples[:2]))
     if task.answers is None:
         weights = jnp.arange(5 * T, dtype=jnp.float64).reshape(5, T)
@@ -173,7 +173,7 @@ def test_the_product_of_jacobians_is_the_jacobian_of_the_whole_map(float64, cell
 @pytest.mark.slow
 def test_padding_changes_nothing_that_is_measured():
     task = EveryPosition()
-    network, padded = network_of(LSTM, task), examples_of(task, 9, 8)
+    network, padded = network_of(SRN, task), examples_of(task, 2, 5)
     mask = memory.mask_of_examples(padded)
     gradient = memory.gradient_through_time(task, network, padded._replace(weights=mask * 1.0))
     states, each = (of(network, padded.inputs, mask) for of in (memory.unroll, memory.jacobians))
@@ -185,9 +185,9 @@ def test_padding_changes_nothing_that_is_measured():
         assert gradient[-length:, row] == approx(alone, abs=1e-6)
         assert states[-length:, row] == approx(memory.unroll(network, one.inputs)[:, 0], abs=1e-6)
         its = memory.jacobians(network, one.inputs)[:, 0]
-        assert each[8 - length :, row] == approx(its, abs=1e-6)
-        before = max(0, 7 - length)
-        assert each[:before, row] == approx(np.stack([np.eye(2 * D)] * 7)[:before])
+        assert each[5 - length :, row] == approx(its, abs=1e-6)
+        before = max(0, 4 - length)
+        assert each[:before, row] == approx(np.stack([np.eye(D)] * 4)[:before])
 
 
 @pytest.mark.slow
@@ -267,12 +267,6 @@ def test_the_readout_is_linear_discriminant_analysis():
         *map(jnp.float32, (train,)), labels[None], jnp.float32(test), right[None], classes=4
     )
     assert found[0] == approx(np.mean(answers == right), abs=0.011)
-
-
-@pytest.mark.slow
-def test_states_that_are_all_the_same_hold_nothing():
-    states, labels = jnp.ones((100, 3)), jnp.arange(100)[None] % 10
-    assert memory.readout_accuracy(states, labels, states, labels, 10)[0] == approx(0.1)
 
 
 def test_the_worked_example_of_an_lstm():

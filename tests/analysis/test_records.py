@@ -165,7 +165,9 @@ def test_names_and_labels_say_in_what_variants_differ():
     assert names_of([srn, lstm]) == ["srn", "lstm"]
     assert names_of([srn, {**srn, "lr": 0.01}]) == ["lr=0.003", "lr=0.01"]
     assert names_of([srn, {**lstm, "lr": None}]) == ["srn,lr=0.003", "lstm,lr=none"]
-    assert names_of([srn, {**srn, "cell": "/home/me/a,b.py:Leaky"}]) == ["srn", "a;b.Leaky"]
+    assert names_of([srn, {**srn, "cell": "/home/me/a,b.py:Leaky"}]) == ["srn", "a_b.Leaky"]
+    strange = names_of([{**srn, "cell": "../../x y"}, {**srn, "cell": ".."}])
+    assert strange == ["_.._x_y", "_"]  # a folder's name, never a way out of one
     labels = [label_of(parts) for parts in parts_of([srn, {**lstm, "lr": 0.01}])]
     assert labels == ["SRN, lr 0.003", "LSTM, lr 0.01"]
     assert label_of({"cell": "mine.py:Leaky"}) == label_of({"cell": "Leaky@1a2b3c4d"}) == "Leaky"

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from made_up import GOOD, NAN, histories_of, results_of, run_of, variant_of
 
-from srn_jax.analysis import figures, report
+from srn_jax.analysis import figures
 from srn_jax.analysis.look import Look
 from srn_jax.analysis.records import log_text
 from srn_jax.analysis.report import closing_text, comparison, duration, listed, write_report
@@ -131,6 +131,14 @@ def test_a_report_has_tables_a_log_and_only_what_was_asked_for(tmp_path):
     )
 
 
+def test_a_run_that_has_grown_keeps_no_report_of_before(tmp_path):
+    write_report(run_of(PAGES["report_of_two"].variants[0]), tmp_path, PNG)
+    (tmp_path / "figures" / "mine.png").write_bytes(b"")
+    paths = write_report(PAGES["report_of_two"], tmp_path, PNG)
+    found = {path for path in tmp_path.rglob("*.*")}
+    assert found - {*paths} == {tmp_path / "figures" / "mine.png"}
+
+
 def test_a_figure_that_cannot_be_drawn_costs_nothing_else_and_is_not_passed_over(
     tmp_path, monkeypatch
 ):
@@ -245,9 +253,3 @@ def test_times_are_as_people_say_them():
     assert [duration(seconds) for seconds in (4.46, 59.96, 123, 3725)] == [
         *("4.5 s", "60.0 s", "2 min 03 s", "1 h 02 min")
     ]
-
-
-def test_every_template_is_in_the_package():
-    assert {path.name for path in report.TEMPLATES.iterdir()} >= {
-        *("report.j2", "comparison.j2", "notes.j2", "md.j2", "html.j2", "page.j2")
-    }

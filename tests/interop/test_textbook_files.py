@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from srn_jax.interop.textbook_files import (
     lengths_in,
     read_data,
     read_sequences,
+    read_test,
     textbook_splits,
     write_splits,
 )
@@ -76,16 +78,16 @@ def test_a_file_of_windows_or_without_a_last_line_feed_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "line 1: empty line"),
-        (b"1 2 3\t3\n\n1 2 3\t3\n", "line 2: empty line"),
+        (b"", "line 1: '', expected 3 whole"),
+        (b"1 2 3\t3\n\n1 2 3\t3\n", "line 2: '', expected 3 whole"),
         (b"1 2 3\t3\n1 2\t3\n", "line 2: 2 numbers, expected 3"),
         (b"1 2 3 4\t3\n", "line 1: 4 numbers, expected 3"),
-        (b"1 x 3\t3\n", "line 1: 'x' is not a whole number"),
-        (b"1 02 3\t3\n", "line 1: '02' is not a whole number"),
-        (b"1 12345 3\t3\n", "line 1: '12345' is too large"),
-        (b"1 2 3 3\n", "line 1: no tab"),
-        (b"1 2 3\t10000\n", "line 1: label '10000' is too large"),
-        (b"1 2 3\t-1\n", "line 1: label '-1' is not a whole number"),
+        (b"1 x 3\t3\n", "line 1: '1 x 3\\t3', expected"),
+        (b"1 02 3\t3\n", "line 1: '1 02 3\\t3', expected"),
+        (b"1 12345 3\t3\n", "line 1: '1 12345 3\\t3', expected"),
+        (b"1 2 3 3\n", "line 1: '1 2 3 3', expected"),
+        (b"1 2 3\t10000\n", "line 1: '1 2 3\\t10000', expected"),
+        (b"1 2 3\t-1\n", "line 1: '1 2 3\\t-1', expected"),
         (b"1 2 3\t3\n1 2 \xff\t3\n", "line 2: not UTF-8"),
     ],
 )
@@ -158,7 +160,9 @@ def test_sequences_that_differ_in_length_are_one_set_padded_on_the_left(tmp_path
     assert splits[4].train.lengths.tolist() == [3, 1, 2]
     assert splits[4].test.lengths.tolist() == [4, 1]
     assert (folder.vocabulary, folder.classes) == (3, 2)
+    assert lengths_in(Path(folder.path)) == (4,)
     again, same = read_data(folder.path, (4,))  # as a run that goes on does
+    assert read_test(folder.path, 4).lengths.tolist() == [4, 1]
     assert again == folder and (same[4].test.digits == splits[4].test.digits).all()
     assert format_sequences(splits[4].train) == (tmp_path / where / "train.txt").read_text()
     with pytest.raises(UserError, match="the longest sequence has length 4, not 7"):

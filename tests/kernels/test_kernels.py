@@ -186,7 +186,7 @@ from importlib.abc import MetaPathFinder
 
 class Without(MetaPathFinder):  # a JAX without the Triton backend
     def find_spec(self, name, path, target=None):
-        if name.startswith(("jax.experimental.pallas", "jax._src.pallas")):
+        if name.startswith(("jax.experimental.pallas", "jax._src.pallas.triton")):
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Without())

@@ -1,4 +1,4 @@
-"""The cost models read what a compiler says of a program: loops, estimates, bytes."""
+"""The cost models read what a compiler says of a program: loops, estimates."""
 
 import pytest
 from benchmark import estimate, hlo
@@ -67,13 +67,6 @@ def test_turns_of_experiments_and_steps_in_a_kernel_are_counted():
     text = PROGRAM.replace("while(%x), condition=%forever, body=%step", "custom-call(%x)")
     text = text.replace("training_steps)/while", "training_steps)/block_kernel/pallas_call")
     assert [times for _, times in hlo.parse(text).training_steps(block=100)] == [0.01]
-
-
-def test_bytes_are_those_of_the_slice_that_is_updated_and_none_on_the_chip():
-    program = hlo.parse(PROGRAM)
-    moved = {o.name: n * program.bytes_moved(o) for o, n in program.training_steps()}
-    assert moved["tanh"] == 0
-    assert moved["fused"] == 8 * 4 * 4 + 4  # written to the history; the index; the state is here
 
 
 def test_a_program_without_training_steps_is_refused():
