@@ -79,8 +79,8 @@ SWEEP = [  # arguments of scripts/sweep.py, and what the line must say
     # folders
     ("--out file/below/it", "file is not a folder, expected one (--out)"),
     (f"--out {'x' * 300}", "File name too long"),
-    ("--out thesis", "thesis is not empty and not the folder of a run (it has thesis.tex)"),
-    ("--out thesis --overwrite", "thesis is not empty and not the folder of a run"),
+    ("--out thesis", "thesis is no folder of a run (it has thesis.tex)"),
+    ("--out thesis --overwrite", "thesis is no folder of a run"),
     ("--out ''", "--out: expected a path, got an empty one"),
     ("--resume nowhere", "nowhere/run.json: cannot be read (No such file"),
     ("--resume file", "file/run.json: cannot be read (Not a directory"),
