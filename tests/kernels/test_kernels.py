@@ -18,6 +18,7 @@ from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.kernels.residuals import Residuals
 from srn_jax.tasks.digit_sum import DigitSum
 from srn_jax.tasks.task import Examples
+from srn_jax.training import experiment
 from srn_jax.training.experiment import prepare, take_steps
 from srn_jax.training.network import hyperparameters_of
 from srn_jax.training.program import program_of
@@ -74,7 +75,9 @@ def trained(cell, kernel, double=False, **settings):
             losses.append(recorded["train_loss"])
         return parameters, optimizer, losses
 
-    with jax.enable_x64(double):
+    with jax.enable_x64(double), pytest.MonkeyPatch.context() as patch:
+        if double:  # losses are kept in float32
+            patch.setattr(experiment, "put", lambda array, value, place: array.at[place].set(value))
         return jax.tree.map(np.asarray, run())
 
 
