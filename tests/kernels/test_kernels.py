@@ -77,7 +77,9 @@ def trained(cell, kernel, double=False, **settings):
 
     with jax.enable_x64(double), pytest.MonkeyPatch.context() as patch:
         if double:  # losses are kept in float32
-            patch.setattr(experiment, "put", lambda array, value, place: array.at[place].set(value))
+            patch.setattr(
+                experiment, "put", lambda a, value, place: a.at[place].set(jnp.float32(value))
+            )
         return jax.tree.map(np.asarray, run())
 
 
