@@ -67,7 +67,7 @@ def test_a_network_answers_as_its_states_say(stored):
         np.testing.assert_allclose(
             network(tokens), network.answer(states.swapaxes(0, 1)), rtol=1e-6, atol=1e-6
         )
-    with pytest.raises(UserError, match="`variant`: the run has srn, .*, give one of them"):
+    with pytest.raises(UserError, match=r"`variant`: the run has srn, .*, give one of them"):
         run.network(5, 1)
     with pytest.raises(UserError, match="the run has no seed 7"):
         run.network(5, 7, "srn")
