@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from srn_jax.training.network import Network
     from srn_jax.weights import Weights, read_weights, weights_of
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = {  # where the public names are
     "analysis.stats": "summarise",
-    "api": "Stopped compare load_run resume train",
+    "api": "Stopped atlas compare load_run resume train",
     "arguments": "How",
     "cells": "GRU LSTM SRN Cell Derivative ResidualSRN",
     "config": "ExperimentConfig SweepConfig",

@@ -137,6 +137,42 @@ def resume(
         return _train(grown(configs, lengths, seeds, more), path, how, False, textbook)
 
 
+def atlas(
+    folder: str | Path,
+    cells: Iterable[Any] = (),
+    tasks: Iterable[str] | None = None,
+    look: "Look | None" = None,
+    **settings: Any,
+) -> "pd.DataFrame":
+    """Train every cell on every task, or what is left of it, and write one figure and one table.
+
+    Args:
+        folder: with a run for each task, which stays as it is and gets what it lacks.
+        cells: that shall be added to it, the user's own among them; a new one begins with ours.
+        tasks: of `analysis.atlas.PLAN`; None for all.
+        look: of the figure.
+        **settings: in place of those in `PLAN`, as `train` takes them.
+
+    Returns:
+        A row for each task, measure and cell, see `analysis.atlas.atlas_table`.
+    """
+    from srn_jax.analysis.atlas import CELLS, PLAN, atlas_table, write_atlas
+    from srn_jax.analysis.look import DEFAULT_LOOK
+    from srn_jax.runs.folder import read_configs
+
+    where, records, added = path_from("folder", folder), {}, list(cells)
+    for task in PLAN if tasks is None else tasks:
+        known: list[Any] = list(CELLS) if not added or not where.exists() else []
+        if (where / task / "run.json").exists():
+            objects = {"cell": added[-1]} if added else {}
+            known = [one.experiment.cell for one in read_configs(where / task, objects=objects)]
+        every = list(dict.fromkeys([*known, *added]))
+        run = train(folder=where / task, task=task, cell=every, **{**PLAN[task], **settings})
+        records[task] = run.stored.record
+        write_atlas(records, where, look or DEFAULT_LOOK)
+    return atlas_table(records)
+
+
 def load_run(
     folder: str | Path, *, trust_code: bool = False, platform: str = "auto", **objects: Any
 ) -> "Run":

@@ -17,8 +17,15 @@ from srn_jax.errors import UserError, shown
 from srn_jax.own_files import path_of
 
 TEXTBOOK_LENGTHS = (5, 10, 15, 20, 25, 30, 35)
-CELLS = ("srn", "residual-srn", "lstm", "gru")
-TASKS = ("digit-sum", "adding")
+CELLS = (
+    *("srn", "residual-srn", "lstm", "gru", "irnn", "irnn-xavier", "mingru", "minlstm", "lru"),
+    *("srn-2026", "lstm-2026"),  # as the textbook's new edition starts them
+)
+TASKS = (
+    *("digit-sum", "adding", "copying", "variable-copying", "selective-copying"),
+    *("associative-recall", "parity", "parity-everywhere", "variable-parity"),
+    *("digit-sum-2026", "first-tokens-2026"),  # of the textbook's new edition
+)
 PROBES = ("gradient-norm", "update-norm", "parameter-norm")
 RECURRENT_INITS = ("xavier", "orthogonal", "identity", "pytorch")
 OPTIMIZERS = ("adam", "sgd", "rmsprop", "adamw")
@@ -141,6 +148,11 @@ class ExperimentConfig:
     bidirectional: bool = knob(False, "read every sequence from its end, too")
     hidden_size: int = knob(32, "hidden units of the recurrent network", low=1, high=4096)
     embedding_size: int = knob(32, "size of a digit's embedding", low=1, high=4096)
+    embedding_init: str = knob(
+        "xavier",
+        "initial embedding: Xavier uniform, or normal with a deviation of 1",
+        choices=("xavier", "normal"),
+    )
     recurrent_init: str = knob(
         "xavier", "initial recurrent weights", choices=RECURRENT_INITS, is_data=True
     )

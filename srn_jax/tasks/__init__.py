@@ -7,12 +7,29 @@ from srn_jax.config import DataFolder, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import describe, own_mistakes, resolve
 from srn_jax.tasks.adding import Adding
+from srn_jax.tasks.associative_recall import AssociativeRecall
+from srn_jax.tasks.copying import Copying, VariableCopying
 from srn_jax.tasks.digit_sum import DigitSum, FromFiles
+from srn_jax.tasks.edition_2026 import DigitSum2026, FirstTokens2026
+from srn_jax.tasks.parity import Parity, ParityEverywhere, VariableParity
+from srn_jax.tasks.selective_copying import SelectiveCopying
 from srn_jax.tasks.task import Examples, Task, Tokens, Vectors
 
 __all__ = ["Adding", "DigitSum", "Examples", "FromFiles", "Task", "Tokens", "Vectors", "task_of"]
 
-BY_NAME: dict[str, Any] = {"digit-sum": DigitSum, "adding": Adding}
+BY_NAME: dict[str, Any] = {
+    "digit-sum": DigitSum,
+    "adding": Adding,
+    "copying": Copying,
+    "variable-copying": VariableCopying,
+    "selective-copying": SelectiveCopying,
+    "associative-recall": AssociativeRecall,
+    "parity": Parity,
+    "parity-everywhere": ParityEverywhere,
+    "variable-parity": VariableParity,
+    "digit-sum-2026": DigitSum2026,
+    "first-tokens-2026": FirstTokens2026,
+}
 
 
 def task_of(config: SweepConfig) -> Task:

@@ -90,6 +90,13 @@ class Task:
         """Draw a training, development or test set of `units * examples` examples."""
         return self.draw(key, units * self.examples, length, width)
 
+    def draw_test(self, key: jax.Array, units: int, length: Any, width: int) -> Examples:
+        """Draw a development or test set, where one is not drawn as a training set is."""
+        return self.draw_set(key, units, length, width)
+
+    def check_length(self, length: int) -> None:
+        """Raise `UserError` for a length that this task has not, although it is long enough."""
+
     def loss(self, outputs: jax.Array, targets: Array) -> jax.Array:
         """Cross-entropy, `[..., outputs]` and `[...]` -> `[...]`."""
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
@@ -121,7 +128,8 @@ def draw_set(
 
     The other arguments are as in `Task.draw_set`, but for `key`: that of the experiment's data.
     """
-    drawn = task.draw_set(jax.random.split(key, SETS)[which], units, length, width)
+    draw = task.draw_set if which == 0 else task.draw_test
+    drawn = draw(jax.random.split(key, SETS)[which], units, length, width)
     return blanked(task, drawn, length)
 
 
@@ -181,6 +189,7 @@ def check_length(task: Task, length: int) -> None:
         raise UserError(
             f"a sequence of this task has at least {task.shortest} positions, got length {length}"
         )
+    task.check_length(length)
 
 
 def facts_of(task: Task) -> Facts:

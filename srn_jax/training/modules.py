@@ -21,10 +21,12 @@ class Embedding(nnx.Module):
         embedding_size: int,
         *,
         rngs: nnx.Rngs,
+        init: str = "xavier",
         table: jax.Array | None = None,
     ):
         if table is None:
-            table = xavier(rngs.params(), (vocabulary, embedding_size))
+            draw = xavier if init == "xavier" else jax.random.normal
+            table = draw(rngs.params(), (vocabulary, embedding_size), jnp.float32)
         self.table = nnx.Param(given(table, (vocabulary, embedding_size), "table"))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
