@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srn_jax.analysis.stats import summarise
-    from srn_jax.api import Stopped, compare, load_run, resume, train
+    from srn_jax.api import Stopped, atlas, compare, load_run, resume, train
     from srn_jax.arguments import How
     from srn_jax.cells import GRU, LSTM, SRN, Cell, Derivative, ResidualSRN
     from srn_jax.config import ExperimentConfig, SweepConfig
