@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from srn_jax.presets import SECTIONS, write_data
     from srn_jax.run import Run
     from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, place_of
-    from srn_jax.training.modules import Embedding
-    from srn_jax.training.network import Network
+    from srn_jax.training.network import Embedding, Network
     from srn_jax.weights import Weights, read_weights, weights_of
 
 __version__ = "0.2.0"
@@ -54,8 +53,7 @@ _MODULES = {  # where the public names are
     "presets": "SECTIONS write_data",
     "run": "Run",
     "tasks.task": "Examples Task Tokens Vectors place_of",
-    "training.modules": "Embedding",
-    "training.network": "Network",
+    "training.network": "Embedding Network",
     "weights": "Weights read_weights weights_of",
 }
 _PLACE = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -153,9 +153,7 @@ class ExperimentConfig:
         "initial embedding: Xavier uniform, or normal with a deviation of 1",
         choices=("xavier", "normal"),
     )
-    recurrent_init: str = knob(
-        "xavier", "initial recurrent weights", choices=RECURRENT_INITS, is_data=True
-    )
+    recurrent_init: str = knob("xavier", "initial recurrent weights", choices=RECURRENT_INITS)
     forget_bias: float = knob(
         0.0, "added to an LSTM's initial forget bias; 1 is common", low=-1e6, high=1e6, is_data=True
     )

@@ -11,7 +11,7 @@ import pandas as pd
 
 from srn_jax.analysis.figures import Gates
 from srn_jax.analysis.memory import gates_along
-from srn_jax.ensemble.sweep import map_experiments
+from srn_jax.ensemble.mapping import map_experiments
 from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes
 from srn_jax.tasks import task_of

@@ -15,8 +15,8 @@ from srn_jax.config import SweepConfig
 from srn_jax.tasks.task import PADDING
 from srn_jax.training.data import keys_of
 from srn_jax.training.experiment import prepare
-from srn_jax.training.network import Network, hyperparameters_of
-from srn_jax.training.program import program_of
+from srn_jax.training.network import Network
+from srn_jax.training.program import hyperparameters_of, program_of
 
 FLAX_CELLS: dict[str, Any] = {
     "srn": nnx.SimpleCell,

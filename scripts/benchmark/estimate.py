@@ -96,10 +96,10 @@ def lower_sweep(
     import numpy as np
     from jax.sharding import Mesh, NamedSharding
 
+    from srn_jax.ensemble.mapping import AXIS
     from srn_jax.ensemble.packing import pack_for
-    from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
-    from srn_jax.training.network import hyperparameters_of
-    from srn_jax.training.program import program_of
+    from srn_jax.ensemble.sweep import advance_packed, prepare_packed
+    from srn_jax.training.program import hyperparameters_of, program_of
 
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))

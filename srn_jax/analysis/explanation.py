@@ -29,14 +29,12 @@ from srn_jax.analysis.explanation_tables import (
 )
 from srn_jax.analysis.stats import Estimate
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.mapping import map_experiments
-from srn_jax.ensemble.testing import evaluate_experiments, files_by_experiment
+from srn_jax.ensemble.mapping import evaluate_experiments, files_by_experiment, map_experiments
 from srn_jax.errors import UserError
 from srn_jax.tasks.task import Examples, Task, Tokens, draw_set
 from srn_jax.training.data import keys_of
 from srn_jax.training.experiment import initial_parameters
-from srn_jax.training.network import hyperparameters_of
-from srn_jax.training.program import Program, program_of
+from srn_jax.training.program import Program, hyperparameters_of, program_of
 
 UNDECIDED = "The data does not decide"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,16 +12,16 @@ import pandas as pd
 
 from srn_jax.analysis.records import Histories, results_frame
 from srn_jax.config import Facts, SweepConfig
+from srn_jax.ensemble.mapping import as_fraction, draw_tests, evaluate_experiments
 from srn_jax.ensemble.sweep import Sweep
-from srn_jax.ensemble.testing import as_fraction, draw_tests, evaluate_experiments
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import read_data
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import facts_of
 from srn_jax.training import experiment
 from srn_jax.training.experiment import TrainState
-from srn_jax.training.histories import PROBE, empty_histories, epochs
-from srn_jax.training.network import hyperparameters_of
+from srn_jax.training.histories import PROBE, size_of
+from srn_jax.training.program import hyperparameters_of
 
 PLAN = ("eval_steps", "loss_steps", "steps_an_epoch")
 ROWS = ("train_loss", "epoch_loss", "dev_loss", "dev_accuracy")  # of histories
@@ -93,18 +94,9 @@ def like(sweep: Sweep) -> dict[str, Any]:
     """Shapes and dtypes of a part's checkpoint, as abstract arrays: nothing is drawn."""
     program, number = sweep.program, len(sweep.experiments)
 
-    def begin(seed, length, hyper):
-        parameters = experiment.initial_parameters(program, seed, length, hyper)
-        names = experiment.recorded_names(program, parameters)
-        state = experiment.initial_state(program, hyper, parameters)
-        return state, empty_histories(program, names)
-
-    hyper = hyperparameters_of(sweep.configs[0].experiment)
-    state, histories = jax.eval_shape(begin, np.uint32(0), np.int32(sweep.width), hyper)
-    evaluations = len(program.eval_steps)
-    sizes = {"dev_loss": evaluations, "dev_accuracy": evaluations}
-    sizes |= {"train_loss": len(program.loss_steps), "epoch_loss": epochs(program)}
-    rows = {n: jax.ShapeDtypeStruct((sizes.get(n, program.steps),), "float32") for n in histories}
+    inputs = np.uint32(0), np.int32(5), hyperparameters_of(sweep.configs[0].experiment)
+    state, histories = jax.eval_shape(partial(experiment.begin, program), *inputs)
+    rows = {n: jax.ShapeDtypeStruct(size_of(program, n)[:1], "float32") for n in histories}
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype),
         split_state(state, rows),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.testing import draw_tests, evaluate_experiments, pad_examples
+from srn_jax.ensemble.mapping import draw_tests, evaluate_experiments, pad_examples
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import read_sequences
 from srn_jax.tasks import task_of

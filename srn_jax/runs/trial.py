@@ -19,9 +19,8 @@ from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Dataset, Examples, Task, Tokens, Vectors, check_length
 from srn_jax.training.data import batch_of
 from srn_jax.training.experiment import evaluate, prepare, train_step
-from srn_jax.training.network import hyperparameters_of
 from srn_jax.training.optimizer import new_optimizer
-from srn_jax.training.program import program_of
+from srn_jax.training.program import hyperparameters_of, program_of
 
 CHANGES_PATH = re.compile(rb"""^[^#'"\n]*\bsys\.path\s*(\.(insert|append|extend)|\[|\+?=)""", re.M)
 STEPS = 2**31  # as they are counted on the devices

@@ -24,19 +24,12 @@ from srn_jax.training.data import (
     keys_of,
     mask_for,
     orders_of,
-    put,
 )
 from srn_jax.training.histories import Histories, empty_histories, with_block
-from srn_jax.training.network import (
-    Hyperparameters,
-    Parameters,
-    network_with,
-    new_network,
-    parameters_of,
-)
+from srn_jax.training.network import Parameters, network_with, new_network, parameters_of
 from srn_jax.training.optimizer import clip, new_optimizer
-from srn_jax.training.probes import LOSS, Step, record
-from srn_jax.training.program import Program
+from srn_jax.training.probes import LOSS, Step, record, recorded_names
+from srn_jax.training.program import Hyperparameters, Program
 
 
 class TrainState(NamedTuple):
@@ -46,7 +39,7 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
     best_parameters: Parameters
     best_score: jax.Array  # scalar float32: an accuracy, starts at 0; or -loss, starts at -inf
-    best_step: jax.Array  # scalar int32: the evaluation that gave the best parameters, or -1
+    best_step: jax.Array  # scalar int32: of the evaluation that gave the best parameters, or -1
     diverged: jax.Array  # scalar bool: a number was not finite; the experiment is frozen
 
 
@@ -58,72 +51,40 @@ class Scores(NamedTuple):
     sequences: Any  # the share of sequences of which all answers are right
 
 
-# The beginning.
-
-
-def initial_parameters(
-    program: Program, seed: jax.Array, length: jax.Array, hyper: Hyperparameters
-) -> Parameters:
+def initial_parameters(program, seed, length, hyper) -> Parameters:
     """The parameters of an experiment before its first step."""
     return parameters_of(new_network(program, keys_of(seed, length)[1], hyper))
 
 
-def prepare(
-    program: Program,
-    width: int,
-    seed: jax.Array,
-    length: jax.Array,
-    hyper: Hyperparameters,
-    files: Dataset | None = None,
-) -> tuple[TrainState, Histories, ExperimentData]:
-    """State and data of one experiment at its start, which depends on its seed and length alone.
+def begin(program: Program, seed, length, hyper) -> tuple[TrainState, Histories]:
+    """State and histories of an experiment before its first step."""
+    parameters = initial_parameters(program, seed, length, hyper)
+    optimizer = new_optimizer(program, hyper).init(parameters)
+    score = jnp.float32(0 if program.task.better == "accuracy" else -jnp.inf)
+    best = parameters, score, jnp.int32(-1)
+    state = TrainState(parameters, optimizer, *best, diverged=jnp.array(False))
+    return state, empty_histories(program, recorded_names(program.probes, parameters))
 
-    `width` is what sequences are padded to, `hyper` its own settings, and `files` its data, where
-    they are not drawn.
+
+def prepare(
+    program: Program, width: int, seed, length, hyper: Hyperparameters, files: Dataset | None = None
+) -> tuple[TrainState, Histories, ExperimentData]:
+    """An experiment at its start, which depends on its seed, its length and its settings alone.
+
+    `width` is what sequences are padded to, and `files` its data, where they are not drawn.
     """
     data = data_of(program, width, seed, length, hyper, files)
-    state = initial_state(program, hyper, initial_parameters(program, seed, length, hyper))
-    return state, empty_histories(program, recorded_names(program, state.parameters)), data
+    return *begin(program, seed, length, hyper), data
 
 
-def initial_state(program: Program, hyper: Hyperparameters, parameters: Parameters) -> TrainState:
-    """The state before the first step, with the given parameters."""
-    return TrainState(
-        parameters=parameters,
-        optimizer=new_optimizer(program, hyper).init(parameters),
-        best_parameters=parameters,
-        best_score=jnp.float32(0 if program.task.better == "accuracy" else -jnp.inf),
-        best_step=jnp.int32(-1),
-        diverged=jnp.array(False),
-    )
-
-
-def recorded_names(program: Program, parameters: Parameters) -> list[str]:
-    """What is recorded of a step, by name."""
-    step = Step(jnp.float32(0), parameters, parameters, parameters)
-    return list(jax.eval_shape(partial(record, program.probes), step))
-
-
-# A step, and an evaluation.
-
-
-def weighted_loss(
-    program: Program, parameters: Parameters, batch: Batches, mask: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+def weighted_loss(program, parameters, batch: Batches, mask=None) -> tuple[jax.Array, jax.Array]:
     """Weighted sum of the losses of a batch, and the network's answers."""
     outputs = network_with(program, parameters)(jnp.asarray(batch.inputs), mask)
     return jnp.sum(batch.weights * program.task.loss(outputs, batch.targets)), outputs
 
 
-def train_step(
-    program: Program,
-    hyper: Hyperparameters,
-    parameters: Parameters,
-    optimizer: optax.OptState,
-    batch: Batches,
-    mask: jax.Array | None = None,
-) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
-    """One update by one batch `[batch, ...]`; also what is recorded of it, by name."""
+def train_step(program: Program, hyper, parameters, optimizer, batch: Batches, mask=None):
+    """One update by one batch `[batch, ...]`: parameters, the optimizer, and what is recorded."""
     value_and_gradient = jax.value_and_grad(weighted_loss, argnums=1, has_aux=True)
     (loss, _), gradient = value_and_gradient(program, parameters, batch, mask)
     clipped = clip(program.config, hyper, gradient)
@@ -133,32 +94,19 @@ def train_step(
     return unravel(vector + ravel_pytree(updates)[0]), optimizer, recorded
 
 
-def evaluate(
-    program: Program, parameters: Parameters, examples: Examples, mask: jax.Array | None = None
-) -> Scores:
+def evaluate(program: Program, parameters: Parameters, examples: Examples, mask=None) -> Scores:
     """How good the network's answers to a set of examples are."""
-    config, task = program.config, program.task
-    batch = whole_set(examples, config.batch_size, config.loss_reduction)
-    mask = mask_for(batch, mask)
-    loss, outputs = weighted_loss(program, parameters, batch, mask)
-    counts = jnp.asarray(task.counts(examples.targets, examples.weights))
-    right = task.correct(outputs, examples.targets) & counts
+    batch = whole_set(examples, program.config.batch_size, program.config.loss_reduction)
+    loss, outputs = weighted_loss(program, parameters, batch, mask_for(batch, mask))
+    counts = jnp.asarray(program.task.counts(examples.targets, examples.weights))
+    right = program.task.correct(outputs, examples.targets) & counts
     accuracy = jnp.sum(right, dtype=jnp.float32) / jnp.sum(counts, dtype=jnp.float32)
     whole = jnp.all((right | ~counts).reshape(len(right), -1), axis=1)
     return Scores(loss, accuracy, jnp.mean(whole, dtype=jnp.float32))
 
 
-# The blocks.
-
-
 def take_steps(
-    program: Program,
-    width: int,
-    padded: bool,
-    data: ExperimentData,
-    block: jax.Array,
-    parameters: Parameters,
-    optimizer: optax.OptState,
+    program: Program, width: int, padded: bool, data: ExperimentData, block, parameters, optimizer
 ) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
     """The steps up to evaluation number `block`, of sequences padded to `width` if `padded`.
 
@@ -168,53 +116,36 @@ def take_steps(
     mask = mask_of(data.length, width)[None] if padded else None
     if data.train is not None:
         data = data._replace(train=cut_to(data.train, program.task, width))
-    first, end = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
-    if program.kernel and kernels.applies(program, data.train):
-        with jax.named_scope("training_steps"):
-            parameters, optimizer, losses = kernels.train_block(
-                program, data, mask, parameters, optimizer, first, end + 1
-            )
-        return parameters, optimizer, {LOSS: losses}
-    vector, unravel = ravel_pytree(parameters)
-    epoch = first // program.steps_an_epoch
-    orders = orders_of(program, data, epoch)
-
-    def step(global_step, carry):
-        vector, optimizer, recorded = carry
-        order = None
-        if orders is not None:
-            order = at(orders, global_step - epoch * program.steps_an_epoch)
-        batch = batch_of(program, data, global_step, width, order)
-        own_mask = mask_for(batch, mask)
-        parameters, optimizer, new = train_step(
-            program, data.hyper, unravel(vector), optimizer, batch, own_mask
-        )
-        recorded = jax.tree.map(partial(put, place=global_step - first), recorded, new)
-        return ravel_pytree(parameters)[0], optimizer, recorded
-
-    nothing = jnp.full(program.places, jnp.nan, jnp.float32)
-    recorded = dict.fromkeys(recorded_names(program, parameters), nothing)
+    first, last = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
     with jax.named_scope("training_steps"):  # by which the benchmark's cost models find it
-        vector, optimizer, recorded = jax.lax.fori_loop(
-            first, end + 1, step, (vector, optimizer, recorded)
-        )
-    return unravel(vector), optimizer, recorded
+        if program.kernel and kernels.applies(program, data.train):
+            bounds = first, last + 1
+            trained = kernels.train_block(program, data, mask, parameters, optimizer, *bounds)
+            return *trained[:2], {LOSS: trained[2]}
+        vector, unravel = ravel_pytree(parameters)
+        epoch = first // program.steps_an_epoch
+        orders = orders_of(program, data, epoch) if program.config.shuffle else None
+
+        def step(number, carry):
+            vector, optimizer, recorded = carry
+            order = None if orders is None else at(orders, number - epoch * program.steps_an_epoch)
+            batch = batch_of(program, data, number, width, order)
+            parameters, optimizer, new = train_step(
+                program, data.hyper, unravel(vector), optimizer, batch, mask_for(batch, mask)
+            )
+            put = partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
+            recorded = {name: put(recorded[name], new[name], number - first) for name in new}
+            return ravel_pytree(parameters)[0], optimizer, recorded
+
+        nothing = jnp.full(program.places, jnp.nan, jnp.float32)
+        recorded = dict.fromkeys(recorded_names(program.probes, parameters), nothing)
+        carry = jax.lax.fori_loop(first, last + 1, step, (vector, optimizer, recorded))
+    return unravel(carry[0]), *carry[1:]
 
 
-def run_block(
-    program: Program,
-    widths: Sequence[tuple[int, bool]],
-    choice: jax.Array | int,
-    data: ExperimentData,
-    block: jax.Array,
-    state: TrainState,
-    histories: Histories,
-) -> tuple[TrainState, Histories]:
-    """Block number `block`, unless the experiment has diverged; arguments as `advance`.
-
-    Only the training steps depend on the width; all else is compiled once.
-    """
-    parameters, optimizer, recorded = jax.lax.switch(
+def run_block(program: Program, widths, choice, data: ExperimentData, block, state, histories):
+    """Block number `block`, unless the experiment has diverged; arguments as `advance`."""
+    parameters, optimizer, recorded = jax.lax.switch(  # all but the steps is compiled once
         choice,
         [partial(take_steps, program, *width) for width in widths],
         *(data, block, state.parameters, state.optimizer),
@@ -224,50 +155,42 @@ def run_block(
     dev = evaluate(program, parameters, data.dev, mask)
 
     # Parameters, too: a row of a table that no batch reads can be NaN from the start.
-    taken = jnp.asarray(program.step_of)[block] >= 0
+    start, end = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
+    taken = start + jnp.arange(program.places) <= end
     finite = jnp.isfinite(dev.loss) & jnp.all(jnp.isfinite(recorded[LOSS]) | ~taken)
     good = finite & jnp.all(jnp.isfinite(ravel_pytree(parameters)[0])) & ~state.diverged
     score = dev.accuracy if program.task.better == "accuracy" else -dev.loss
     improved = good & (score > state.best_score)
-    new = TrainState(
-        parameters=select(good, parameters, state.parameters),
-        optimizer=select(good, optimizer, state.optimizer),
-        best_parameters=select(improved, parameters, state.best_parameters),
-        best_score=jnp.where(improved, score, state.best_score),
-        best_step=jnp.where(improved, jnp.asarray(program.eval_steps)[block], state.best_step),
-        diverged=~good,
-    )
+
+    def select(condition: jax.Array, *trees: Any) -> Any:
+        return jax.tree.map(partial(jnp.where, condition), *trees)
+
+    best = select(improved, (parameters, score, end), state[2:5])
+    last = select(good, (parameters, optimizer), state[:2])
+    new = TrainState(last[0], last[1], best[0], best[1], best[2], diverged=~good)
     # A diverged experiment is frozen as it was at its last good evaluation, but the history of the
     # block in which it diverged shows where it went wrong.
-    recorded = {n: jnp.where(state.diverged, jnp.nan, row) for n, row in recorded.items()}
+    recorded = select(state.diverged, dict.fromkeys(recorded, jnp.nan), recorded)
     evaluated = {"dev_loss": dev.loss, "dev_accuracy": dev.accuracy}
-    evaluated = {name: jnp.where(good, value, jnp.nan) for name, value in evaluated.items()}
+    evaluated = select(good, evaluated, dict.fromkeys(evaluated, jnp.nan))
     return new, with_block(program, histories, block, recorded, evaluated)
 
 
 def advance(
     program: Program,
     widths: Sequence[tuple[int, bool]],
-    choice: jax.Array | int,
-    data: ExperimentData,
-    state: TrainState,
-    histories: Histories,
-    first_block: jax.Array | int,
-    last_block: jax.Array | int,
+    choice,
+    data,
+    state,
+    histories,
+    first,
+    last,
 ) -> tuple[TrainState, Histories]:
-    """Run the blocks first_block <= block < last_block; a diverged experiment stays as it is.
+    """Run the blocks first <= block < last; a diverged experiment stays as it is.
 
     `widths` are positions at which it may run, and whether its sequences may be shorter than that;
-    each is compiled for itself. `choice`, a scalar, is which of them it is, the same for all
-    experiments that run at once. The data are padded to the largest width.
+    each is compiled for itself, and `choice`, a scalar, says which it is, the same for all that run
+    at once. The data are padded to the largest.
     """
-
-    def body(block, carry):
-        return run_block(program, widths, choice, data, block, *carry)
-
-    return jax.lax.fori_loop(first_block, last_block, body, (state, histories))
-
-
-def select(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
-    """`jnp.where` over whole pytrees."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+    block = partial(run_block, program, widths, choice, data)
+    return jax.lax.fori_loop(first, last, lambda i, carry: block(i, *carry), (state, histories))

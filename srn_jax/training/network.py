@@ -1,58 +1,42 @@
 """The network: inputs -> embedding -> recurrent cells -> linear -> answers.
 
-The modules are flax.nnx modules; training sees them as nested dictionaries of arrays. Shapes:
-`batch`, `time`, `M` embedding size (or the size of vector inputs), `D` hidden size, twice as large
-for what follows a bidirectional layer.
+Its flax.nnx modules are nested dictionaries of arrays to training. Shapes: `batch`, `time`, `M`
+embedding size (or the size of vector inputs), `D` hidden size, twice that behind two directions.
 """
 
 import inspect
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from srn_jax.cells import Cell
-from srn_jax.cells.initializers import recurrent_initializer, uniform
-from srn_jax.cells.recurrence import How, output, product
-from srn_jax.config import DEFAULTS, RECURRENT_INITS, ExperimentConfig, is_number
+from srn_jax.cells.initializers import recurrent_initializer, uniform, xavier
+from srn_jax.cells.recurrence import How, layer, output, product
+from srn_jax.config import DEFAULTS
+from srn_jax.errors import UserError
 from srn_jax.own_files import own_mistakes
 from srn_jax.tasks.task import Task, Tokens, blank_tokens
-from srn_jax.training.checks import checked_inputs, checked_mask
-from srn_jax.training.modules import Embedding, dot_general, states_of_module
-from srn_jax.training.program import Program
+from srn_jax.training.checks import checked
+from srn_jax.training.program import Hyperparameters, Program, hyperparameters_of
 
 Parameters = dict[str, Any]  # arrays by module and name
 FOLDED = 256  # tokens, at most, of which the input side of a cell is computed once for each
 
 
-class Hyperparameters(NamedTuple):
-    """Settings that change no shape: scalars, so that experiments can differ in them."""
+class Embedding(nnx.Module):
+    """A vector for each token: rows of a table `[vocabulary, M]`."""
 
-    learning_rate: Any
-    weight_decay: Any
-    clip_norm: Any
-    forget_bias: Any
-    chrono: Any
-    recurrent_init: Any  # index into `config.RECURRENT_INITS`
+    def __init__(self, vocabulary: int, size: int, *, rngs: nnx.Rngs, init: str = "xavier"):
+        draw = xavier if init == "xavier" else jax.random.normal
+        self.table = nnx.Param(draw(rngs.params(), (vocabulary, size), jnp.float32))
 
-
-def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
-    """The settings of an experiment that change no shape."""
-    rate = (
-        config.learning_rate if is_number(config.learning_rate) else np.nan
-    )  # or it is a function
-    return Hyperparameters(
-        np.float32(rate),
-        np.float32(config.weight_decay),
-        np.float32(config.clip_norm or np.inf),
-        np.float32(config.forget_bias),
-        np.float32(config.chrono or np.nan),
-        np.int32(RECURRENT_INITS.index(config.recurrent_init)),
-    )
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Look the tokens up by index: `[...]` -> `[..., M]`."""
+        return self.table[...][tokens]
 
 
 class Network(nnx.Module):
@@ -72,11 +56,9 @@ class Network(nnx.Module):
         platform: str | None = None,
         **cell_options: Any,
     ):
-        """Parameters are drawn from `rngs`; a cell is built as cell(M, D, rngs=..., ...).
-
-        The cells are `cell`, `cell_2`, ..., and with them `cell_back`, `cell_2_back`, ..., which
-        run from the last position to the first. `platform` is as in `cells.recurrence.How`.
-        """
+        """The cells, each cell(M, D, rngs=..., ...), are `cell`, `cell_2`, ..., and `cell_back`,
+        `cell_2_back`, ..., which run from the last position to the first.
+        """  # noqa: D205
         self.inputs, self.answers = task.inputs, task.answers
         self.hidden_size, self.platform = hidden_size, platform
         size = task.inputs[0]
@@ -91,41 +73,29 @@ class Network(nnx.Module):
                 setattr(self, name, cell(size, hidden_size, rngs=rngs, **cell_options))
             size = len(ends) * hidden_size
         limit = uniform(1 / math.sqrt(size))
-        self.output = nnx.Linear(
-            size,
-            task.outputs,
-            kernel_init=limit,
-            bias_init=limit,
-            dot_general=dot_general,
-            rngs=rngs,
-        )
+        self.output = nnx.Linear(size, task.outputs, kernel_init=limit, bias_init=limit, rngs=rngs)
 
-    def __call__(
-        self, inputs: jax.Array, mask: jax.Array | None = None, plain: bool = False
-    ) -> jax.Array:
+    def __call__(self, inputs: Any, mask: Any = None, plain: bool = False) -> jax.Array:
         """Answers `[batch, outputs]`, or `[batch, answers, outputs]` where there are several.
 
         Args:
             inputs: tokens `[batch, time]` or vectors `[batch, time, size]`.
-            mask: `[batch, time]` or `[1, time]`; False where a sequence has not begun yet. None
-                says that nothing is padded.
+            mask: `[batch, time]` or `[1, time]`, False where a sequence has not begun yet; or None.
             plain: leave the recurrence's derivative to autodiff: slower, and knows forward mode.
 
         Raises:
             UserError: a `ValueError`, for tokens out of range, or another shape.
         """
-        inputs = checked_inputs(inputs, self.inputs, self.answers or 1, padded=mask is not None)
-        mask = None if mask is None else checked_mask(mask, inputs.shape[:2])
+        inputs, mask = checked(inputs, mask, self.inputs, self.answers or 1)
         if self.answers == 1:
             return self.linear(self.states(inputs, mask, plain, last=True), plain)
         return self.answer(self.states(inputs, mask, plain), plain)
 
     def linear(self, states: jax.Array, plain: bool = False) -> jax.Array:
         """The linear layer, `[..., D]` -> `[..., outputs]`."""
-        if not plain:
-            return self.output(states)
-        sums, bias = product(states, self.output.kernel[...]), self.output.bias[...]
-        return sums + bias.reshape(*[1] * (sums.ndim - 1), -1)
+        sums = (product if plain else layer)(states, self.output.kernel[...])
+        bias: Any = self.output.bias
+        return sums + bias[...].reshape(*[1] * (sums.ndim - 1), -1)
 
     def answer(self, states: jax.Array, plain: bool = False) -> jax.Array:
         """The answers that the last of the hidden states `[time, batch, D]` give."""
@@ -135,48 +105,30 @@ class Network(nnx.Module):
         first = 0 if self.answers is None else -self.answers
         return self.linear(jnp.swapaxes(states[first:], 0, 1), plain)
 
-    def states(
-        self,
-        inputs: jax.Array,
-        mask: jax.Array | None = None,
-        plain: bool = False,
-        last: bool = False,
-    ) -> jax.Array:
+    def states(self, inputs, mask=None, plain: bool = False, last: bool = False) -> jax.Array:
         """The hidden states of the top layer, time-major: `[time, batch, D]`.
 
-        The arguments are as in `__call__`; with `last` it is the state after the last position
-        alone, `[batch, D]`, and with it, if bidirectional, the backward one after the first.
+        With `last` those after the last position a layer reads alone, `[batch, D]`.
         """
-        if isinstance(self.inputs, Tokens) and mask is not None:  # whatever a task has drawn there
-            inputs = blank_tokens(inputs, mask)
         if not isinstance(self.inputs, Tokens):
             inputs = jnp.asarray(inputs, self.output.kernel[...].dtype)
+        elif mask is not None:  # whatever a task has drawn there
+            inputs = blank_tokens(inputs, mask)
         below = jnp.swapaxes(inputs, 0, 1)
         for number, names in enumerate(self.cells):
             alone = last and number == len(self.cells) - 1
-            read = [
-                self.read(getattr(self, name), below, mask, number == 0, back, plain, alone)
-                for name, back in zip(names, (False, True), strict=False)
-            ]
+            read = [self.read(name, below, mask, plain, alone) for name in names]
             below = read[0] if len(read) == 1 else jnp.concatenate(read, axis=-1)
         return below
 
-    def read(
-        self,
-        cell: Any,
-        below: jax.Array,
-        mask: jax.Array | None,
-        first: bool,
-        back: bool,
-        plain: bool,
-        last: bool,
-    ) -> jax.Array:
+    def read(self, name: str, below: jax.Array, mask, plain: bool, last: bool) -> jax.Array:
         """The states `[time, batch, D]` of a cell that reads `below`, or its last alone.
 
         There are only a few tokens, so for them the input side of a cell of the family is folded:
         embedding @ W + b is computed once for each token, and every position takes a row of that.
         """
-        tokens = first and isinstance(self.inputs, Tokens)
+        cell, back = getattr(self, name), name.endswith("_back")
+        tokens = name in self.cells[0] and isinstance(self.inputs, Tokens)
         folded = tokens and isinstance(cell, Cell) and self.inputs[0] <= FOLDED
         if tokens and not folded:
             below = self.embedding(jnp.maximum(below, 0))
@@ -197,29 +149,48 @@ class Network(nnx.Module):
         return states[::-1] if back and not last else states
 
 
-def new_network(program: Program, key: jax.Array, hyper: Hyperparameters | None = None) -> Network:
-    """A network of the program's kind and sizes with parameters drawn from `key`.
+def states_of_module(cell, size: int, below: jax.Array, mask, back: bool, last: bool) -> jax.Array:
+    """The states `[time, batch, size]` of a module of another family, or the last alone.
 
-    Args:
-        program: task, cell and sizes.
-        key: a typed PRNG key.
-        hyper: what is said of initial weights; that of the default settings unless given.
+    It is called with inputs `[batch, time, M]` and a mask `[batch, time]`, and padding goes behind
+    the sequences: a module that only looks back need not mind it.
     """
-    config, options = program.config, {}
-    if taken := options_of(program.cell):
-        hyper = hyperparameters_of(DEFAULTS) if hyper is None else hyper
-        choices = [recurrent_initializer(name) for name in program.inits]
-        number = jnp.asarray([RECURRENT_INITS.index(name) for name in program.inits])
+    vectors = jnp.swapaxes(below, 0, 1)
+    whole, time = vectors.shape[:2], len(below)
+    start = 0 if mask is None else jnp.argmax(mask, axis=1)[:, None]
+    place = jnp.arange(time)[None]
+    there, again = (place + start) % time, (place - start) % time
+    if back:  # in padding the state stays
+        there, again = time - 1 - place, time - 1 - jnp.maximum(place, start)
 
-        def initializer(key, shape, dtype=jnp.float32):
-            if len(choices) == 1:
-                return choices[0](key, shape, dtype)
-            drawn = jnp.stack([draw(key, shape, dtype) for draw in choices])
-            return drawn[jnp.argmax(number == hyper.recurrent_init)]
+    def taken(array: jax.Array, places: jax.Array) -> jax.Array:
+        if mask is None and not back:
+            return array
+        return jnp.take_along_axis(array, places[..., None], axis=1)
 
-        options = {"recurrent_init": initializer, "forget_bias": hyper.forget_bias}
-        if config.chrono is not None:
-            options["chrono"] = hyper.chrono
+    kept = jnp.broadcast_to(True if mask is None else mask, whole)
+    states = cell(taken(vectors, there), taken(kept[..., None], there)[..., 0])
+    if getattr(states, "shape", None) != (*whole, size):
+        found = getattr(states, "shape", type(states).__name__)
+        raise UserError(
+            f"{type(cell).__name__} returns {found}, expected states [batch, time, hidden_size], "
+            f"here {(*whole, size)}"
+        )
+    states = jnp.swapaxes(taken(states, again), 0, 1)
+    return states[0 if back else -1] if last else states
+
+
+def new_network(program: Program, key: jax.Array, hyper: Hyperparameters | None = None) -> Network:
+    """A network of the program's kind, whose parameters are drawn from a key as `hyper` says."""
+    config = program.config
+    hyper = hyperparameters_of(DEFAULTS) if hyper is None else hyper
+
+    init = recurrent_initializer(config.recurrent_init)
+    options = {"recurrent_init": init, "forget_bias": hyper.forget_bias}
+    if config.chrono is not None:
+        options["chrono"] = hyper.chrono
+    taken = inspect.signature(program.cell.__init__).parameters
+    if not issubclass(program.cell, Cell) or all(p.kind != p.VAR_KEYWORD for p in taken.values()):
         options = {name: value for name, value in options.items() if name in taken}
     with own_mistakes(program.cell):
         return Network(
@@ -237,19 +208,6 @@ def new_network(program: Program, key: jax.Array, hyper: Hyperparameters | None 
         )
 
 
-def options_of(cell: Any) -> list[str]:
-    """Which settings of initial weights a cell's constructor takes, and makes something of."""
-    parameters = inspect.signature(cell.__init__).parameters
-    family = issubclass(cell, Cell)
-    passes_on = family and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    names = ["recurrent_init", "forget_bias", "chrono"]
-    if family and cell.start_chrono is Cell.start_chrono:
-        names.remove("chrono")
-    if family and cell.forget_gate is None:
-        names.remove("forget_bias")
-    return [name for name in names if passes_on or name in parameters]
-
-
 def parameters_of(network: nnx.Module) -> Parameters:
     """The parameters of a network as nested dictionaries of arrays."""
     return nnx.to_pure_dict(nnx.state(network, nnx.Param))
@@ -265,7 +223,6 @@ def network_with(program: Program, parameters: Parameters) -> Network:
 
 @lru_cache(maxsize=32)
 def _split(program: Program) -> Any:
-    """Definition, abstract parameters, and whatever else a network holds (none of ours does)."""
     split: Any = nnx.split  # whose types do not know how many parts come back
 
     def build() -> Network:

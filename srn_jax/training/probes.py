@@ -1,7 +1,6 @@
-"""What is recorded at every step: functions of a step, each a dictionary of scalars by name.
+"""What is recorded at every step: functions of a `Step` that give scalars by name.
 
-A probe of your own is a function of a `Step`, or a class whose instances are called with one; its
-names become histories, are kept in checkpoints, written to `histories.npz` and drawn.
+A probe of your own is such a function, or a class whose instances are; its names become histories.
 """
 
 import re
@@ -27,21 +26,18 @@ class Step(NamedTuple):
     parameters: Any
 
 
-Probe = Callable[[Step], dict[str, jax.Array]]
-
-
 def norms(name: str, tree: Any) -> dict[str, jax.Array]:
     """The L2 norm of each tensor of the recurrent layers."""
     norms = {}
     for module in sorted(module for module in tree if module.startswith("cell")):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree[module]):
-            names = [re.sub(r"[^\w.-]", "_", str(getattr(key, "key", key))) for key in path]
-            where = [] if module == "cell" else [module]
+            where = [module][module == "cell" :]
+            names = [str(key.key) for key in path]
             norms[".".join([name, *where, *names])] = jnp.linalg.norm(leaf)
     return norms
 
 
-BY_NAME: dict[str, Probe] = {
+BY_NAME: dict[str, Callable[[Step], dict[str, jax.Array]]] = {
     "gradient-norm": lambda step: norms("gradient_norm", step.gradient),
     "update-norm": lambda step: norms("update_norm", step.updates),
     "parameter-norm": lambda step: norms("parameter_norm", step.parameters),
@@ -53,16 +49,17 @@ def record(probes: Sequence[tuple[str, Any]], step: Step) -> dict[str, jax.Array
     found: dict[str, jax.Array] = {LOSS: step.loss}
     for name, probe in probes:
         new = (probe() if isinstance(probe, type) else probe)(step)
-        if not isinstance(new, dict):
-            raise UserError(f"{name}: a probe gives a dictionary of scalars by name")
-        for key, value in new.items():
-            taken = *TAKEN, *found
-            if key in taken or not NAME.fullmatch(str(key)):
+        for key, value in new.items() if isinstance(new, dict) else [("", new)]:
+            if jnp.shape(value) or key in (*TAKEN, *found) or not NAME.fullmatch(str(key)):
                 raise UserError(
-                    f"{name}: {key!r} is no name for a record, expected letters, digits and ._- "
-                    f"and none of {', '.join(taken)}"
+                    f"{name}: a probe gives a dictionary of scalars by name, of letters, digits "
+                    f"and ._-, none of {', '.join((*TAKEN, *found))}, got {key!r}: {value}"
                 )
-            if jnp.shape(value) != ():
-                raise UserError(f"{name}: {key} has shape {jnp.shape(value)}, expected a scalar")
             found[key] = jnp.asarray(value, jnp.float32)
     return found
+
+
+def recorded_names(probes: Sequence[tuple[str, Any]], parameters: Any) -> list[str]:
+    """The names of what is recorded."""
+    step = Step(jnp.float32(0), parameters, parameters, parameters)
+    return list(jax.eval_shape(lambda: record(probes, step)))

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from srn_jax.cells import cell_class
 from srn_jax.cells.recurrence import parts_of
-from srn_jax.config import ExperimentConfig, SweepConfig
+from srn_jax.config import ExperimentConfig, SweepConfig, is_number
 from srn_jax.own_files import describe, path_of, resolve
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Task
@@ -18,6 +18,24 @@ from srn_jax.training import probes
 
 LOSS_INTERVAL = 100  # steps between the training losses that are kept, as in the textbook
 FEWEST_LOSSES = 100  # so those of a short run are denser
+
+
+class Hyperparameters(NamedTuple):
+    """Settings that change no shape: scalars, so that experiments can differ in them."""
+
+    learning_rate: Any  # NaN where it is a function
+    weight_decay: Any
+    clip_norm: Any
+    forget_bias: Any
+    chrono: Any
+
+
+def hyperparameters_of(config: ExperimentConfig) -> Hyperparameters:
+    """The settings of an experiment that change no shape."""
+    rate = config.learning_rate if is_number(config.learning_rate) else np.nan
+    clip_norm, chrono = config.clip_norm or np.inf, config.chrono or np.nan
+    numbers = rate, config.weight_decay, clip_norm, config.forget_bias, chrono
+    return Hyperparameters(*map(np.float32, numbers))
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,6 @@ class Program:
     cell: Any  # the class: one's own file may have changed under its name
     config: ExperimentConfig  # what changes no shape is at its default; objects, not FILE.py:NAME
     probes: tuple[tuple[str, Any], ...] = ()  # a name for messages, and the probe
-    inits: tuple[str, ...] = ("xavier",)  # initializers among which experiments choose
     train_examples: int = 300
     every_loss: bool = False  # keep the training loss of every step
     kernel: bool = False  # train by the kernels for GPUs, where they apply
@@ -49,18 +66,11 @@ class Program:
     def eval_steps(self) -> np.ndarray:
         """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
 
-        Every step > 0 that is a multiple of `eval_interval`, and the last. An experiment of a
-        single step, which the textbook would never evaluate, is evaluated after that step.
+        Every step > 0 that is a multiple of `eval_interval`, and the last, be it the only one.
         """
         interval = self.config.eval_interval
         regular = np.arange(interval, self.steps, interval)
         return np.union1d(regular, [self.steps - 1]).astype(np.int32)
-
-    @cached_property
-    def loss_steps(self) -> np.ndarray:
-        """The global steps whose training loss is kept, `[kept]`: every hundredth, or more."""
-        stride = min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
-        return np.arange(0, self.steps, 1 if self.every_loss else stride, dtype=np.int32)
 
     @cached_property
     def starts(self) -> np.ndarray:
@@ -73,10 +83,15 @@ class Program:
         return int((self.eval_steps + 1 - self.starts).max())
 
     @cached_property
-    def step_of(self) -> np.ndarray:
-        """The global steps that a block takes, `[block, place]`; -1 for places left over."""
-        steps = self.starts[:, None] + np.arange(self.places, dtype=np.int32)
-        return np.where(steps <= self.eval_steps[:, None], steps, -1)
+    def loss_stride(self) -> int:
+        """Steps between two training losses that are kept."""
+        stride = min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
+        return 1 if self.every_loss else stride
+
+    @cached_property
+    def loss_steps(self) -> np.ndarray:
+        """The global steps whose training loss is kept, `[kept]`: every hundredth, or more."""
+        return np.arange(0, self.steps, self.loss_stride, dtype=np.int32)
 
 
 def program_of(
@@ -87,34 +102,22 @@ def program_of(
 ) -> Program:
     """The program of sweeps that differ in what changes no shape.
 
-    Args:
-        configs: the sweeps.
-        files: the data of each length where they are not drawn; it takes as many training examples
-            as there are.
-        kernel: whether to train by the kernels for GPUs.
-        platform: for which the loops are written; None is JAX's own.
-
-    Raises:
-        UserError: for objects of the user's that are not what they should be.
+    `files` are the data of each length, where they are not drawn, `kernel` is whether to train by
+    the kernels for GPUs, and `platform` that for which the loops are written, JAX's own if None.
     """
     configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
     config, task = configs[0], task_of(configs[0])
-    inits = tuple(dict.fromkeys(one.experiment.recurrent_init for one in configs))
-    number = task.examples * config.experiment.multiplicity
-    if files is not None:
-        number = len(files[config.lengths[0]].train)
     settings = config.experiment.program
     for name in ("optimizer", "learning_rate"):  # found again by what is in the file now
         if path_of(value := getattr(settings, name)) is not None:
             settings = replace(settings, **{name: resolve(value, {})})
-    cell = cell_class(settings.cell)
+    number, cell = task.examples * settings.multiplicity, cell_class(settings.cell)
     return Program(
         task,
         cell,
         settings,
         tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes),
-        inits,
-        number,
+        number if files is None else len(files[config.lengths[0]].train),
         config.every_loss,
         bool(kernel),
         platform or jax.default_backend(),

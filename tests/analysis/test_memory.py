@@ -14,8 +14,7 @@ from srn_jax.analysis.explanation import explain_variant
 from srn_jax.analysis.stats import share_estimate
 from srn_jax.cells import GRU, LSTM, SRN, Cell, ResidualSRN
 from srn_jax.config import ExperimentConfig, SweepConfig
-from srn_jax.ensemble.mapping import map_experiments
-from srn_jax.ensemble.testing import draw_tests, evaluate_experiments
+from srn_jax.ensemble.mapping import draw_tests, evaluate_experiments, map_experiments
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import Sequences, Splits
 from srn_jax.tasks import Adding, DigitSum
@@ -394,7 +393,7 @@ def test_networks_are_examined_with_the_data_of_their_experiments(sweep, found, 
 
 def first_parameters(program, length, seed):
     from srn_jax.training.experiment import initial_parameters
-    from srn_jax.training.network import hyperparameters_of
+    from srn_jax.training.program import hyperparameters_of
 
     return initial_parameters(program, seed, length, hyperparameters_of(program.config))
 

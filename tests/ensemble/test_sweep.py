@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from srn_jax.config import DataFolder, ExperimentConfig, SweepConfig
-from srn_jax.ensemble.packing import pack, pack_for
-from srn_jax.ensemble.sweep import (
-    Sweep,
+from srn_jax.ensemble.mapping import (
     draw_tests,
     evaluate_experiments,
     files_by_experiment,
     map_experiments,
 )
+from srn_jax.ensemble.packing import pack, pack_for
+from srn_jax.ensemble.sweep import Sweep
 from srn_jax.tasks import DigitSum
 from srn_jax.tasks.task import PADDING
 
@@ -81,6 +81,10 @@ def test_tests_are_drawn_again_and_scores_are_shares_of_what_is_asked(whole):
         tests.inputs.shape == (4, 100, 7) and (np.asarray(tests.inputs)[:2, :, :3] == PADDING).all()
     )
     assert overlap.shape == (4,) and (overlap >= 0).all()
+    own = whole.gather(
+        (whole.data.test.inputs, whole.data.overlap)
+    )  # after training they are there
+    assert (own[0] == tests.inputs).all() and (own[1] == overlap).all()
     best, lengths = whole.gather(whole.state.best_parameters), [n for n, _ in whole.experiments]
     told = []
     scores = evaluate_experiments(whole.program, best, tests, lengths, done=told.append)

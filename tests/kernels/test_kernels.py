@@ -18,8 +18,7 @@ from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.kernels.residuals import Residuals
 from srn_jax.training import experiment
 from srn_jax.training.experiment import prepare, take_steps
-from srn_jax.training.network import hyperparameters_of
-from srn_jax.training.program import program_of
+from srn_jax.training.program import hyperparameters_of, program_of
 
 LENGTH, WIDTH = 4, 6
 

@@ -14,10 +14,11 @@ from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.tasks import Examples, Task, Tokens
 from srn_jax.training import experiment as training
-from srn_jax.training.data import experiment_key, keys_of, orders_of
-from srn_jax.training.histories import as_blocks, as_rows
-from srn_jax.training.network import hyperparameters_of, network_with, new_network, parameters_of
+from srn_jax.training.data import keys_of, orders_of
+from srn_jax.training.histories import size_of
+from srn_jax.training.network import network_with, new_network, parameters_of
 from srn_jax.training.optimizer import clip, new_optimizer, rate_of
+from srn_jax.training.program import hyperparameters_of
 from srn_jax.training.program import program_of as build_program
 
 SHORT = ExperimentConfig(epochs=3, hidden_size=8, embedding_size=8)  # 114 steps
@@ -42,8 +43,7 @@ def train(config=SHORT, width=5, length=5, change=None, **more):
         )
 
     state, histories = run()
-    rows = as_rows(program, jax.tree.map(lambda a: np.asarray(a)[None], histories))
-    return state, {name: row[0] for name, row in rows.items()}
+    return state, {n: np.asarray(a)[: size_of(program, n)[0]] for n, a in histories.items()}
 
 
 def same_bits(one, other):
@@ -65,15 +65,14 @@ def test_the_experiment_has_19000_steps_and_is_evaluated_at_exactly_190_of_them(
 def test_evaluation_steps_at_the_edges(steps, interval, expected):
     program = program_of(ExperimentConfig(steps=steps, eval_interval=interval))
     assert program.eval_steps.tolist() == expected
-    assert program.step_of[program.step_of >= 0].tolist() == list(range(steps))
-    assert program.step_of.max(axis=1).tolist() == expected  # a block ends with its evaluation
+    assert program.starts.tolist() == [0, *(step + 1 for step in expected[:-1])]
     assert program.loss_steps.tolist() == list(range(steps))  # of a short run all
 
 
 def test_keys_are_jaxs_own_of_the_seed_and_the_length():
-    ours = experiment_key(np.uint32(2**32 - 1), 7)
+    ours = jnp.stack(keys_of(np.uint32(2**32 - 1), 7))
     theirs = jax.random.fold_in(jax.random.key(2**32 - 1, impl="threefry2x32"), 7)
-    assert (jax.random.key_data(ours) == jax.random.key_data(theirs)).all()
+    assert (ours == jax.random.split(theirs)).all()
 
 
 @pytest.mark.needs_torch
@@ -133,19 +132,14 @@ def test_epoch_means_and_kept_losses_are_those_of_all_losses():
     np.testing.assert_allclose(kept["epoch_loss"], means, rtol=1e-5)
 
 
-def test_blocks_can_be_run_in_any_portions_and_histories_come_back_to_the_bit():
+def test_blocks_can_be_run_in_any_portions():
     config = replace(SHORT, eval_interval=20)
     program = program_of(config, probes=("gradient-norm",))
     hyper = hyperparameters_of(config)
     state, histories, data = training.prepare(program, 5, 0, 5, hyper)
     run = jax.jit(partial(training.advance, program, ((5, False),), 0, data))
-    at_once = run(state, histories, 0, 6)
-    carry = run(state, histories, 0, 1)
-    packed = jax.tree.map(lambda a: np.asarray(a)[None], carry[1])
-    back = as_blocks(program, as_rows(program, packed))
-    assert same_bits(packed, back)
-    in_parts = run(*run(carry[0], jax.tree.map(lambda a: jnp.asarray(a[0]), back), 1, 4), 4, 6)
-    assert same_bits(at_once, in_parts)
+    in_parts = run(*run(*run(state, histories, 0, 1), 1, 4), 4, 6)
+    assert same_bits(run(state, histories, 0, 6), in_parts)
 
 
 def test_padding_changes_no_step_of_training():
