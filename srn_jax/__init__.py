@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srn_jax.analysis.stats import summarise
-    from srn_jax.api import Stopped, compare, load_run, resume, train
+    from srn_jax.api import Stopped, atlas, compare, load_run, resume, train
     from srn_jax.arguments import How
     from srn_jax.cells import GRU, LSTM, SRN, Cell, Derivative, ResidualSRN
     from srn_jax.config import ExperimentConfig, SweepConfig
@@ -42,62 +42,30 @@ if TYPE_CHECKING:
     from srn_jax.training.network import Network
     from srn_jax.weights import Weights, read_weights, weights_of
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _MODULES = {  # where the public names are
-    "analysis.stats": ("summarise",),
-    "api": (
-        "Stopped",
-        "atlas",
-        "compare",
-        "load_run",
-        "resume",
-        "train",
-    ),
-    "arguments": ("How",),
-    "cells": (
-        "GRU",
-        "LSTM",
-        "SRN",
-        "Cell",
-        "Derivative",
-        "ResidualSRN",
-    ),
-    "config": (
-        "ExperimentConfig",
-        "SweepConfig",
-    ),
-    "ensemble.sweep": ("Sweep",),
-    "errors": ("UserError",),
-    "presets": (
-        "SECTIONS",
-        "write_data",
-    ),
-    "run": ("Run",),
-    "tasks.task": (
-        "Examples",
-        "Task",
-        "Tokens",
-        "Vectors",
-        "place_of",
-    ),
-    "training.network": (
-        "Embedding",
-        "Network",
-    ),
-    "weights": (
-        "Weights",
-        "read_weights",
-        "weights_of",
-    ),
+    "analysis.stats": "summarise",
+    "api": "Stopped atlas compare load_run resume train",
+    "arguments": "How",
+    "cells": "GRU LSTM SRN Cell Derivative ResidualSRN",
+    "config": "ExperimentConfig SweepConfig",
+    "ensemble.sweep": "Sweep",
+    "errors": "UserError",
+    "presets": "SECTIONS write_data",
+    "run": "Run",
+    "tasks.task": "Examples Task Tokens Vectors place_of",
+    "training.modules": "Embedding",
+    "training.network": "Network",
+    "weights": "Weights read_weights weights_of",
 }
-__all__ = sorted(name for names in _MODULES.values() for name in names)
+_PLACE = {name: module for module, names in _MODULES.items() for name in names.split()}
+__all__ = sorted(_PLACE)
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PLACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACE[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -16,7 +16,6 @@ import pytest
 
 import srn_jax
 from srn_jax import arguments, naming
-from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import textbook_splits, write_splits
 
@@ -68,7 +67,7 @@ def test_a_network_answers_as_its_states_say(stored):
         np.testing.assert_allclose(
             network(tokens), network.answer(states.swapaxes(0, 1)), rtol=1e-6, atol=1e-6
         )
-    with pytest.raises(UserError, match="`variant`: the run has srn, .*, give one of them"):
+    with pytest.raises(UserError, match=r"`variant`: the run has srn, .*, give one of them"):
         run.network(5, 1)
     with pytest.raises(UserError, match="the run has no seed 7"):
         run.network(5, 7, "srn")
@@ -138,12 +137,11 @@ def test_a_run_in_memory_is_saved_as_one_that_was_trained_there(plain, tmp_path)
 
 
 def test_a_network_of_a_run_that_was_overwritten_is_not_that_of_the_new_one(tmp_path):
-    old = srn_jax.train(3, 1, folder=tmp_path, **SMALL)
+    srn_jax.train(3, 1, folder=tmp_path, **SMALL)
+    old = srn_jax.load_run(tmp_path)
     srn_jax.train(3, 1, folder=tmp_path, overwrite=True, learning_rate=0.5, **SMALL)
     with pytest.raises(UserError) as refusal:
-        srn_jax.load_run  # noqa: B018
-        fresh = srn_jax.run.Run(type(old.stored)(old.folder, old.stored.info))
-        fresh.network(3, 0)
+        old.network(3, 0)
     assert "\n" not in str(refusal.value)
 
 
@@ -252,8 +250,6 @@ def test_presets_give_what_was_not_given():
     assert chosen["clip_norm"] == [None, 5.0]
     assert "epochs" not in with_presets({"steps": 3}, None, True, False)
     assert "lengths" not in with_presets({"data": "x"}, None, True, False)
-    new = with_presets({}, "2026", False, False)
-    assert {*new} <= {*ExperimentConfig.__dataclass_fields__, "lengths", "seeds", "probes"}
 
 
 def test_a_folder_of_data_says_which_lengths_there_are(tmp_path):

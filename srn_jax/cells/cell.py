@@ -26,6 +26,7 @@ from srn_jax.cells.recurrence import (
     output,
     parts_of,
     plain_recurrence,
+    product,
     recurrence,
 )
 from srn_jax.errors import UserError
@@ -131,9 +132,9 @@ class Cell(nnx.Module):
         states = self.scan(*self.sides(inputs), mask, initial_state)
         return jnp.swapaxes(output(states), 0, 1)
 
-    def project(self, inputs: jax.Array) -> jax.Array:
+    def project(self, inputs: jax.Array, plain: bool = False) -> jax.Array:
         """The input side of the recurrence, inputs @ W + b: `[rows, M]` -> `[rows, gates * D]`."""
-        return layer(inputs, self.W[...]) + self.b[...]
+        return (product if plain else layer)(inputs, self.W[...]) + self.b[...]
 
     def sides(self, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
         """`inputs [..., M]` as `scan` takes them, with a feature that is always 1, and W with b."""

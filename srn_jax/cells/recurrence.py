@@ -125,7 +125,7 @@ def recurrence(
     Returns:
         The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
     """
-    keep = needed(cell, how, mask)
+    keep, update = needed(cell, how, mask), updater(cell)
     if how.last and how.form.skips:
         start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
         keep = None if mask is not None and mask.shape[1] == 1 else keep
@@ -133,7 +133,7 @@ def recurrence(
         def turn(t: jax.Array, state: State) -> State:
             x = product(features[t], input_weight)
             side = recurrent_side(state, recurrent_weight, recurrent_bias, cell.gates)
-            new = apply_update(cell, gates_of_array(x, cell.gates), side, state)
+            new = update(gates_of_array(x, cell.gates), side, state)
             return keep_where(None if keep is None else keep[t], new, state)
 
         return jax.lax.fori_loop(start, len(features), turn, initial)

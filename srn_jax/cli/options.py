@@ -4,6 +4,7 @@ import argparse
 import atexit
 import gc
 import io
+import logging
 import os
 import re
 import signal
@@ -85,6 +86,7 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # a notebook has set one for its own kernel
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # of a home that cannot be written
     errors.SPELL[:] = [spelled]
     gc.set_threshold(GARBAGE)
     atexit.register(gc.freeze)  # or half a second of leaving would be a last look for it

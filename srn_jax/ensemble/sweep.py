@@ -88,8 +88,9 @@ class Sweep:
         self.packing = pack_for(devices[0].platform, lengths, len(devices), side_by_side)
         program = program_of(self.configs, files, kernel, devices[0].platform)
         if kernel is None:
-            kernel = kernels.suits(devices[0], program.cell, program.config)
-        self.program = replace(program, kernel=bool(kernel))
+            kernel = kernels.suits(devices[0], program)
+        kernel = bool(kernel) and kernels.agrees(program, experiment, hyperparameters_of)
+        self.program = replace(program, kernel=kernel)
         for length in first.lengths:
             check_length(self.program.task, length)
         self.width = max(first.lengths)

@@ -1,21 +1,16 @@
 """A whole block of training steps as one GPU kernel, with one program for each experiment.
 
-Look-up, both loops over time, cross-entropy, all gradients, clipping and the optimizer, step after
-step, in a single launch: a step by itself is so small that launching its operations is most of its
-cost. It does what the plain training step does for tokens, one answer and cross-entropy.
+Look-up, both loops over time, cross-entropy, all gradients and Adam, step after step, in a single
+launch: a step by itself is so small that launching its operations is most of its cost.
 
-Parameters, moments and the gradient are vectors in the memory of the device, which in practice is
-its cache, and the optimizer runs over them in a short loop whatever the tensors are. Nothing is
-padded to powers of two: a tensor that lacks rows is read beyond its end, where the next begins, and
-what is read there meets zeros; its gradient, zero there, is written before that of the next.
-Threads read what others wrote only after a barrier.
-
-Little of a GPU's arithmetic is used: a program waits, for its own products and for memory. So it
-has few threads, that many fit beside each other; loads what a position needs while the one before
-is computed; and begins where its own sequences do.
+Parameters, moments and the gradient are vectors in the memory of the device, in practice in its
+cache, and Adam runs over them in a short loop. Nothing is padded to powers of two: a tensor that
+lacks rows is read beyond its end, where the next begins, and what is read there meets zeros; its
+gradient, zero there, is written before that of the next. A barrier stands between what one thread
+writes and another reads. Programs wait most of the time, so they have few threads, and many fit.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,18 +19,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from srn_jax.cells.recurrence import add_to_output, output
+from srn_jax.kernels import MU, NU
 from srn_jax.kernels.residuals import Residuals
 
-TILE = 512  # numbers that the optimizer takes at once
-# x / (sqrt(y) + z) in the machine's own operations, each right to the last bit or the one before,
-# without the cases of numbers below 1e-38: a denominator is never that small.
+TILE = 512  # numbers that Adam takes at once
+# x / (sqrt(y) + z) in the machine's own operations, each right to the last bit or the one before.
 QUOTIENT = """{ .reg .f32 r; sqrt.approx.ftz.f32 r, $2; add.f32 r, r, $3;
 rcp.approx.ftz.f32 r, r; mul.f32 $0, $1, r; }"""
 NEVER = -1e9  # logit of a class that does not exist
-# Of U, for each warp: their gradient takes 64 registers of a thread. With fewer one experiment is
-# faster, with more many are, until the registers spill.
-WEIGHTS = 2048
-Gates = list[jax.Array]  # an array for each gate
+WEIGHTS = 2048  # of U, for each warp: their gradient takes 64 registers of a thread
 # Of the tensors in a vector: first those that lack rows. `kernel` is `[1, classes, D]`.
 ORDER = ("kernel", "table", "W", "U", "b", "c", "bias")
 
@@ -48,128 +40,81 @@ class Tensor(NamedTuple):
     rows: int
     columns: int
 
-    @property
-    def end(self) -> int:
-        """Where the next begins."""
-        return self.start + self.gates * self.rows * self.columns
-
-    def gate(self, number: int, rows: int, columns: int, vector: int = 0) -> Any:
-        """The places of a gate, of which so many are read or written; `vector` is its start."""
-        return pl.ds(vector + self.start + number * self.rows * self.columns, rows * columns)
+    def gate(self, number: int, count: int, vector: int = 0) -> Any:
+        """So many places of a gate, which are read or written; `vector` is where that begins."""
+        return pl.ds(vector + self.start + number * self.rows * self.columns, count)
 
 
 class Plan(NamedTuple):
-    """What is compiled."""
+    """What is compiled, and how states and gradient share the `room`."""
 
     cell: Any
     tensors: Mapping[str, Tensor]
-    decays: Mapping[str, float]  # of the moments: "mu" and "nu" of Adam, "nu" of RMSprop, or none
-    root: float = 0.0  # added under the root
-    weight_decay: bool = False
-    clip: str | None = None  # "global", "per-tensor" or not at all
-    ragged: bool = False  # whether sequences begin at different positions
-
-
-class Settings(NamedTuple):
-    """What is not trained, and differs between experiments."""
-
-    numbers: jax.Array  # [3]: the first step of the block, how many, and where sequences begin
-    steps: jax.Array  # [3, place]: the rate, what is added to the root, what is left of a weight
-    norm: jax.Array  # [1]: to which gradients are clipped
-
-
-class Room(NamedTuple):
-    """For s_0..s_T and what is stored of each, `parts` arrays `[rows, D]` of a position.
-
-    At its end, where the last positions are, is the gradient when they are not needed any more.
-    """
-
-    ref: Any
-    parts: int
-    shape: tuple[int, int]
-    gradient: int  # where it begins
-
-    def place(self, t: Any, part: int) -> Any:
-        """Where a part of position t is."""
-        one = self.shape[0] * self.shape[1]
-        return pl.ds((t * self.parts + part) * one, one)
-
-    def at(self, t: Any, first: int, last: int) -> Gates:
-        """Parts of position t."""
-        return [self.ref[self.place(t, n)].reshape(self.shape) for n in range(first, last)]
-
-    def put(self, t: Any, values: Gates) -> None:
-        """Write the first parts of position t."""
-        for part, value in enumerate(values):
-            self.ref[self.place(t, part)] = value.reshape(value.size)
+    sizes: Mapping[str, int]  # rows of `kernel` and `table`, columns of `bias` that are read
+    residuals: Residuals
+    rows: int
+    parts: int  # arrays `[rows, D]` of a position: its state and what is stored of it
+    gradient: int  # begins here, over the last positions, when they are not needed any more
 
 
 def run(
-    plan: Plan, batches: Any, vectors: list[jax.Array], settings: Settings
+    cell: Any, tensors: Mapping[str, Tensor], batches: Any, vectors: Any, numbers: Any, rates: Any
 ) -> tuple[list[jax.Array], jax.Array]:
     """The steps of a block of one experiment.
 
-    Args:
-        plan: static.
-        batches: inputs `[batches, batch, time]` (a token below 0 is padding), targets and weights
-            `[batches, batch]`.
-        vectors: parameters and their moments, tensors in `ORDER`.
-        settings: see there.
-
-    Returns:
-        The vectors after, and the losses `[place]`, of which those of the block are to be read.
+    Vectors are the parameters and their two moments, with tensors in `ORDER`; numbers are the first
+    step, how many, and where sequences begin; rates `[2, place]` the rate and what is added to the
+    root. Returns the vectors after, and the losses `[place]`, of which those of the block count.
     """
-    inputs, own = batches[0], plan.tensors
+    inputs, own, size = batches.inputs, tensors, tensors["U"].rows
     rows = max(8, pl.next_power_of_2(inputs.shape[1]))
     sizes = {"kernel": own["kernel"].rows, "table": own["table"].rows, "bias": own["bias"].columns}
-    sizes = {name: max(16, pl.next_power_of_2(size)) for name, size in sizes.items()}
-    read = [own[name].start + size * own[name].columns for name, size in sizes.items()]
-    read += [own["bias"].start + sizes["bias"], own["bias"].end]
-    length = pl.cdiv(max(read), TILE) * TILE
-    padded = [jnp.pad(vector, (0, length - len(vector))) for vector in vectors]
-    more = (0, rows - inputs.shape[1])
-    filled = (
-        jnp.pad(inputs, [(0, 0), more, (0, 0)], constant_values=-1),
-        *(jnp.pad(each, [(0, 0), more]) for each in batches[1:]),
-    )
-    shape = rows, own["U"].rows
-    residuals = Residuals(plan.cell, shape)
-    parts = plan.cell.states + residuals.arrays
-    needed = max((inputs.shape[2] + 1) * parts * rows * shape[1], length)
+    sizes = {name: max(16, pl.next_power_of_2(number)) for name, number in sizes.items()}
+    read = [own[name].start + sizes[name] * own[name].columns for name in ("kernel", "table")]
+    length = pl.cdiv(max(*read, own["bias"].start + sizes["bias"]), TILE) * TILE
+    residuals = Residuals(cell, (rows, size))
+    parts = cell.states + residuals.arrays
+    needed = max((inputs.shape[2] + 1) * parts * rows * size, length)
+    plan = Plan(cell, tensors, sizes, residuals, rows, parts, needed - length)
 
-    def block_kernel(sync, quotient, settings, data, start, trained, losses, sides, ref):
-        room = Room(ref, parts, shape, needed - length)
+    def block_kernel(sync, quotient, numbers, rates, data, start, trained, losses, sides, room):
+        def each_tile(new):
+            def one(tile, nothing):
+                here = pl.ds(tile * TILE, TILE)
+                for ref, value in zip(trained, new(tile, here), strict=True):
+                    ref[here] = value
 
-        def copy(tile, nothing):
-            here = pl.ds(tile * TILE, TILE)
-            for source, target in zip(start, trained, strict=True):
-                target[here] = source[here]
-            return nothing
+            jax.lax.fori_loop(0, length // TILE, one, None)
 
         def step(place, nothing):
+            rate, epsilon = rates[0, place], rates[1, place]
+
+            def adam(tile, here):
+                p, mu, nu = (ref[here] for ref in trained)
+                g = room[pl.ds(plan.gradient + tile * TILE, TILE)]
+                mu, nu = MU * mu + g, NU * nu + g * g
+                return p - rate * quotient(mu, nu, epsilon), mu, nu
+
             sync()
-            number = (settings.numbers[0] + place) % len(data[1])
-            batch, begins = (data[0], number, data[1][number], data[2][number]), settings.numbers[2]
-            losses[place] = write_gradient(
-                plan, residuals, sync, trained[0], sizes, batch, begins, sides, room
-            )
+            number = (numbers[0] + place) % len(data[1])
+            batch = data[0], number, data[1][number], data[2][number]
+            losses[place] = write_gradient(plan, sync, trained[0], batch, numbers[2], sides, room)
             sync()
-            update(plan, quotient, trained, room, settings, place)
-            return nothing
+            each_tile(adam)
 
-        jax.lax.fori_loop(0, length // TILE, copy, None)
-        jax.lax.fori_loop(0, settings.numbers[1], step, None)
+        each_tile(lambda tile, here: [ref[here] for ref in start])
+        jax.lax.fori_loop(0, numbers[1], step, None)
 
-    def like(*shape):
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    table = like(sizes["table"], plan.cell.gates * shape[1])
-    out = [like(length)] * len(vectors), like(settings.steps.shape[1]), table, like(needed)
-    warps = pl.next_power_of_2(pl.cdiv(own["U"].end - own["U"].start, WEIGHTS))
+    more = [(0, 0), (0, rows - inputs.shape[1])]  # their weight is 0
+    filled = [jnp.pad(each, more) for each in (batches.targets, batches.weights)]
+    filled.insert(0, jnp.pad(inputs, [*more, (0, 0)]))
+    padded = [jnp.pad(vector, (0, length - len(vector))) for vector in vectors]
+    like = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    outs = like((rates.shape[1],)), like((sizes["table"], cell.gates * size)), like((needed,))
+    out = [like((length,))] * len(vectors), *outs
+    warps = pl.next_power_of_2(pl.cdiv(cell.gates * size * size, WEIGHTS))
     trained, losses, *_ = jax.lax.platform_dependent(
-        settings,
-        filled,
-        padded,
+        *(numbers, rates, filled, padded),
         cpu=launch(block_kernel, out, interpret=True),
         default=launch(block_kernel, out, interpret=False, warps=warps),
     )
@@ -177,48 +122,50 @@ def run(
 
 
 def write_gradient(
-    plan: Plan,
-    residuals: Residuals,
-    sync: Callable[[], None],
-    network: Any,
-    sizes: Mapping[str, int],
-    batch: tuple[Any, Any, Any, Any],
-    begins: Any,
-    sides: Any,
-    room: Room,
+    plan: Plan, sync: Any, network: Any, batch: Any, begins: Any, sides: Any, room: Any
 ) -> jax.Array:
-    """The loss of a batch; writes its gradient.
-
-    `sides` is for the input side of every token, `[vocabulary, gates * D]`.
-    """
+    """The loss of a batch; writes its gradient. `sides` is for embedding @ W + b of each token."""
     (inputs, number, targets, weights), cell, own = batch, plan.cell, plan.tensors
-    time, size, embedding = inputs.shape[2], room.shape[1], own["table"].columns
-    vocabulary, classes = sizes["table"], sizes["bias"]
+    time, size, embedding = inputs.shape[2], own["U"].rows, own["table"].columns
+    vocabulary, classes, shape = plan.sizes["table"], plan.sizes["bias"], (plan.rows, size)
 
     def matrix(name: str, rows: int, columns: int, gate: int = 0) -> jax.Array:
-        return network[own[name].gate(gate, rows, columns)].reshape(rows, columns)
+        return network[own[name].gate(gate, rows * columns)].reshape(rows, columns)
 
-    def gates(name: str, rows: int) -> Gates:
+    def gates(name: str, rows: int) -> list[jax.Array]:
         return [matrix(name, rows, size, gate) for gate in range(cell.gates)]
 
     def put(name: str, *values: jax.Array) -> None:
         for gate, value in enumerate(values):
-            rows, columns = value.shape
-            place = own[name].gate(gate, rows, columns, room.gradient)
-            room.ref[place] = value.reshape(value.size)
+            room[own[name].gate(gate, value.size, plan.gradient)] = value.reshape(value.size)
 
-    # The input side of every token: embedding @ W + b.
+    def place(t: Any, part: int) -> Any:
+        return pl.ds((t * plan.parts + part) * plan.rows * size, plan.rows * size)
+
+    def at(t: Any, first: int, last: int) -> list[jax.Array]:
+        return [room[place(t, part)].reshape(shape) for part in range(first, last)]
+
+    def keep(t: Any, values: list[jax.Array]) -> None:
+        for part, value in enumerate(values):
+            room[place(t, part)] = value.reshape(value.size)
+
+    def state_at(t: Any) -> Any:
+        return jax.tree.unflatten(states, at(t, 0, cell.states))
+
+    zero = jnp.zeros(shape) if cell.states == 1 else (jnp.zeros(shape),) * cell.states
+    states = jax.tree.structure(zero)
     table = partial(matrix, "table", vocabulary, embedding)
-    pairs = zip(gates("W", embedding), gates("b", 1), strict=True)
-    for gate, (w, b) in enumerate(pairs):
+    for gate, (w, b) in enumerate(zip(gates("W", embedding), gates("b", 1), strict=True)):
         sides[:, pl.ds(gate * size, size)] = dot(table(), w) + b
-    u, c = gates("U", size), gates("c", 1) if cell.recurrent_bias else None
+    u, c = gates("U", size), gates("c", 1) if cell.recurrent_bias else []
     sync()
 
     def tokens(t: Any) -> jax.Array:
         return inputs[number, :, jnp.clip(t, begins, time - 1)].astype(jnp.int32)
 
-    def side(rows: jax.Array) -> Gates:  # of padding any row, since nobody looks at its states
+    def side(
+        rows: jax.Array,
+    ) -> list[jax.Array]:  # of padding any row, since nobody looks at its states
         rows = jnp.maximum(rows, 0)
         return [sides[rows, pl.ds(gate * size, size)] for gate in range(cell.gates)]
 
@@ -226,31 +173,21 @@ def write_gradient(
         state, x, following = carry  # and this loads what the next position needs
         prefetched = side(following), tokens(t + 2)
         h = [dot(output(state), one) for one in u]
-        h = h if c is None else [one + bias for one, bias in zip(h, c, strict=True)]
-        new, keeps = residuals.forward(x, h, state)
-        if plan.ragged:
-            new = where(tokens(t) >= 0, new, state)
-        room.put(t + 1, [*jax.tree.leaves(new), *keeps])
+        h = [one + bias for one, bias in zip(h, c, strict=True)] if c else h
+        new, keeps = plan.residuals.forward(x, h, state)
+        keep(t + 1, [*jax.tree.leaves(new), *keeps])
         return new, *prefetched
 
-    def state_at(t: Any) -> Any:
-        parts = room.at(t, 0, cell.states)
-        return parts[0] if cell.states == 1 else tuple(parts)
-
-    zero = jnp.zeros((room.shape[0], size))
-    zero = zero if cell.states == 1 else (zero,) * cell.states
-    room.put(begins, jax.tree.leaves(zero))
+    keep(begins, jax.tree.leaves(zero))
     start = zero, side(tokens(begins)), tokens(begins + 1)
     state, *_ = jax.lax.fori_loop(begins, time, forward, start)
     sync()
 
-    hidden = output(state)
-    kernel = matrix("kernel", classes, size)
+    hidden, kernel = output(state), matrix("kernel", classes, size)
     logits = dot(hidden, kernel, (1, 1)) + matrix("bias", 1, classes)
     exists = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1) < own["bias"].columns
     logits = jnp.where(exists, logits, NEVER)
-    right = one_hot(targets, classes)
-    highest = jnp.max(logits, axis=1)
+    right, highest = one_hot(targets, classes), jnp.max(logits, axis=1)
     exponentials = jnp.exp(logits - highest[:, None])
     total = jnp.sum(exponentials, axis=1)
     losses = jnp.log(total) + highest - jnp.sum(right * logits, axis=1)
@@ -261,27 +198,19 @@ def write_gradient(
         total, drows, du, dc, new, before, here = carry
         t = time - 1 - turn
         prefetched = state_at(jnp.maximum(t - 1, begins)), tokens(t - 1)
-        kept = room.at(t + 1, cell.states, room.parts)
-        counts = where(here >= 0, total, nothing) if plan.ragged else total
-        dx, dg, dbefore = residuals.backward(kept, before, new, counts)
-        if plan.ragged:
-            dbefore = jax.tree.map(jnp.add, dbefore, where(here >= 0, nothing, total))
-        total = dbefore
+        kept = at(t + 1, cell.states, plan.parts)
+        dx, dg, total = plan.residuals.backward(kept, before, new, total)
         for d, one in zip(dg, u, strict=True):
             total = add_to_output(total, dot(d, one, (1, 1)))
         hot, h = one_hot(here, vocabulary), output(before)
         drows = [one + dot(hot, d, (0, 0)) for one, d in zip(drows, dx, strict=True)]
         du = [one + dot(h, d, (0, 0)) for one, d in zip(du, dg, strict=True)]
-        if c is not None:
-            dc = [one + jnp.sum(d, axis=0)[None] for one, d in zip(dc, dg, strict=True)]
+        dc = [one + jnp.sum(d, axis=0)[None] for one, d in zip(dc, dg, strict=bool(c))]
         return total, drows, du, dc, before, *prefetched
 
-    nothing = jax.tree.map(jnp.zeros_like, zero)
-    drows, du, dc = (
-        [jnp.zeros((rows, size)) for _ in range(cell.gates)] for rows in (vocabulary, size, 1)
-    )
-    sums = dstate, drows, du, dc if c is not None else []
-    end = *sums, state, state_at(time - 1), tokens(time - 1)
+    drows, du = ([jnp.zeros((rows, size))] * cell.gates for rows in (vocabulary, size))
+    dc = [jnp.zeros((1, size)) for _ in c]
+    end = dstate, drows, du, dc, state, state_at(time - 1), tokens(time - 1)
     _, drows, du, dc, *_ = jax.lax.fori_loop(0, time - begins, backward, end)
 
     # From here on the gradient takes the place of the states.
@@ -291,78 +220,14 @@ def write_gradient(
     put("kernel", dot(dlogits, hidden, (0, 0)))
     sync()
     pairs = zip(drows, gates("W", embedding), strict=True)
-    dtable = sum((dot(d, w, (1, 1)) for d, w in pairs), jnp.zeros(()))
-    put("table", dtable)
+    put("table", sum((dot(d, w, (1, 1)) for d, w in pairs), jnp.zeros(())))
     sync()
     put("W", *[dot(table(), d, (0, 0)) for d in drows])
     put("U", *du)
     put("b", *[jnp.sum(d, axis=0)[None] for d in drows])
-    if c is not None:
-        put("c", *dc)
+    put("c", *dc)
     put("bias", dbias)
     return jnp.sum(weights * losses)
-
-
-def update(
-    plan: Plan,
-    quotient: Callable[..., jax.Array],
-    trained: Any,
-    room: Room,
-    settings: Settings,
-    place: Any,
-) -> None:
-    """One step of an optimizer on references to the parameters and their moments.
-
-    Adam is rate m / (sqrt(v) + epsilon), with the corrections of its moments folded into the rate
-    and epsilon, and so the factors 1 - decay: m and v are decaying sums here. RMSprop is the same
-    without m, SGD without both. Gradients are clipped, each tensor or all together, as
-    `training.optimizer.clip` does: in units of the largest number, whose square may be too large.
-    """
-    rate, epsilon, left = (settings.steps[n, place] for n in range(3))
-    tiles = trained[0].shape[0] // TILE
-    parts = [(tensor.start, tensor.end) for tensor in plan.tensors.values()]
-    parts = {"global": [(0, parts[-1][1])], "per-tensor": parts}.get(plan.clip or "", [])
-
-    def gradient(tile):
-        return room.ref[pl.ds(room.gradient + tile * TILE, TILE)]
-
-    def inside(tile, part):
-        places = tile * TILE + jax.lax.broadcasted_iota(jnp.int32, (TILE,), 0)
-        return (part[0] <= places) & (places < part[1])
-
-    def factor(part):
-        def largest(tile, so_far):
-            g = jnp.where(inside(tile, part), gradient(tile), 0.0)
-            return jnp.maximum(so_far, jnp.max(jnp.abs(g)))
-
-        def squares(tile, so_far):
-            g = jnp.where(inside(tile, part), gradient(tile), 0.0)
-            return so_far + jnp.sum((g / unit) ** 2)
-
-        unit = jax.lax.fori_loop(0, tiles, largest, 0.0)
-        unit = jnp.where(unit > 0, unit, 1.0)
-        size, norm = jnp.sqrt(jax.lax.fori_loop(0, tiles, squares, 0.0)), settings.norm[0] / unit
-        return jnp.where(size > norm, norm / size, 1.0)
-
-    factors = [(part, factor(part)) for part in parts]
-
-    def one_tile(tile, nothing):
-        here = pl.ds(tile * TILE, TILE)
-        p, *moments = (ref[here] for ref in trained)
-        g, sums = gradient(tile), {}
-        for part, one in factors:
-            g = jnp.where(inside(tile, part), g * one, g)
-        for (name, decay), moment in zip(plan.decays.items(), moments, strict=True):
-            sums[name] = decay * moment + (g if name == "mu" else g * g)
-        step = sums.get("mu", g)
-        if "nu" in sums:
-            step = quotient(step, sums["nu"] + plan.root, epsilon)
-        p = (left * p if plan.weight_decay else p) - rate * step
-        for ref, value in zip(trained, (p, *sums.values()), strict=True):
-            ref[here] = value
-        return nothing
-
-    jax.lax.fori_loop(0, tiles, one_tile, None)
 
 
 def dot(left: jax.Array, right: jax.Array, contracted: tuple[int, int] = (1, 0)) -> jax.Array:
@@ -377,14 +242,7 @@ def one_hot(numbers: jax.Array, classes: int) -> jax.Array:
     return (numbers[:, None] == every).astype(jnp.float32)
 
 
-def where(rows: jax.Array, ones: Any, others: Any) -> Any:
-    """States of `ones` in some rows, of `others` in the rest."""
-    return jax.tree.map(lambda one, other: jnp.where(rows[:, None], one, other), ones, others)
-
-
-def launch(
-    kernel: Callable[..., None], out: Any, interpret: bool, warps: int = 1
-) -> Callable[..., Any]:
+def launch(kernel: Any, out: Any, interpret: bool, warps: int = 1) -> Any:
     """A kernel as a function of arrays, run by so many warps of 32 threads.
 
     Its first arguments are a barrier between its threads and x / (sqrt(y) + z), elementwise.
@@ -395,13 +253,9 @@ def launch(
     from jax.experimental.pallas import triton
 
     def quotient(x, y, z):
-        return triton.elementwise_inline_asm(
-            QUOTIENT,
-            args=[x, y, jnp.broadcast_to(z, x.shape)],
-            constraints="=f,f,f,f",
-            pack=1,
-            result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, x.dtype)],
-        )[0]
+        like, given = jax.ShapeDtypeStruct(x.shape, x.dtype), [x, y, jnp.broadcast_to(z, x.shape)]
+        asm = partial(triton.elementwise_inline_asm, QUOTIENT, constraints="=f,f,f,f", pack=1)
+        return asm(args=given, result_shape_dtypes=[like])[0]
 
     return pl.pallas_call(
         partial(kernel, triton.debug_barrier, quotient),

@@ -147,7 +147,7 @@ def start(platform: str = "auto", cpu_devices: int | None = None) -> None:
             configure(platform, cpu_devices)
         except RuntimeError:  # the devices are there, as the user has set them up
             check_settings()
-            check_platform(platform, None)
+            check_platform(platform)
             tell_of_few_devices()
 
 
@@ -170,7 +170,7 @@ def check_settings() -> None:
                 jax.config.update(name, wanted)
 
 
-def check_platform(platform: str, before: str | None) -> None:
+def check_platform(platform: str, before: str | None = None) -> None:
     """Raise `UserError`, with JAX's setting as it was, if it had been started elsewhere."""
     import jax
 

@@ -169,7 +169,7 @@ def take_steps(
     if data.train is not None:
         data = data._replace(train=cut_to(data.train, program.task, width))
     first, end = (jnp.asarray(ends)[block] for ends in (program.starts, program.eval_steps))
-    if program.kernel and kernels.applies(program):
+    if program.kernel and kernels.applies(program, data.train):
         with jax.named_scope("training_steps"):
             parameters, optimizer, losses = kernels.train_block(
                 program, data, mask, parameters, optimizer, first, end + 1

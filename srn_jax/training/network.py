@@ -17,7 +17,7 @@ from flax import nnx
 
 from srn_jax.cells import Cell
 from srn_jax.cells.initializers import recurrent_initializer, uniform
-from srn_jax.cells.recurrence import How, output
+from srn_jax.cells.recurrence import How, output, product
 from srn_jax.config import DEFAULTS, RECURRENT_INITS, ExperimentConfig, is_number
 from srn_jax.own_files import own_mistakes
 from srn_jax.tasks.task import Task, Tokens, blank_tokens
@@ -117,16 +117,23 @@ class Network(nnx.Module):
         inputs = checked_inputs(inputs, self.inputs, self.answers or 1, padded=mask is not None)
         mask = None if mask is None else checked_mask(mask, inputs.shape[:2])
         if self.answers == 1:
-            return self.output(self.states(inputs, mask, plain, last=True))
-        return self.answer(self.states(inputs, mask, plain))
+            return self.linear(self.states(inputs, mask, plain, last=True), plain)
+        return self.answer(self.states(inputs, mask, plain), plain)
 
-    def answer(self, states: jax.Array) -> jax.Array:
+    def linear(self, states: jax.Array, plain: bool = False) -> jax.Array:
+        """The linear layer, `[..., D]` -> `[..., outputs]`."""
+        if not plain:
+            return self.output(states)
+        sums, bias = product(states, self.output.kernel[...]), self.output.bias[...]
+        return sums + bias.reshape(*[1] * (sums.ndim - 1), -1)
+
+    def answer(self, states: jax.Array, plain: bool = False) -> jax.Array:
         """The answers that the last of the hidden states `[time, batch, D]` give."""
         if self.answers == 1:  # backward, a sequence ends where it begins
             ends = [states[-1, :, : self.hidden_size], states[0, :, self.hidden_size :]]
-            return self.output(jnp.concatenate(ends, axis=-1))
+            return self.linear(jnp.concatenate(ends, axis=-1), plain)
         first = 0 if self.answers is None else -self.answers
-        return self.output(jnp.swapaxes(states[first:], 0, 1))
+        return self.linear(jnp.swapaxes(states[first:], 0, 1), plain)
 
     def states(
         self,
@@ -176,7 +183,7 @@ class Network(nnx.Module):
         if not isinstance(cell, Cell):
             return states_of_module(cell, self.hidden_size, below, mask, back, last)
         if folded:  # in padding the one-hot row is zero, so neither W nor b enters
-            weight = cell.project(self.embedding.table[...])  # [vocabulary, gates * D]
+            weight = cell.project(self.embedding.table[...], plain)  # [vocabulary, gates * D]
             features = jax.nn.one_hot(below, len(weight), dtype=weight.dtype)
         else:
             features, weight = cell.sides(below)

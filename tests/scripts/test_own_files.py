@@ -1,5 +1,7 @@
 """Cells, tasks, optimizers, schedules and probes of a user's own, tried before anyone trains."""
 
+# ruff: noqa: E501 (a table of mistakes)
+
 import types
 
 import jax

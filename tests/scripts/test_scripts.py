@@ -85,14 +85,12 @@ def test_evaluate_predicts_a_sequence_and_counts_who_is_right(run, run_here):
     assert wrong.stderr.startswith("error: --predict wants numbers 0 to 9 like '3 4 0', got '12 x'")
 
 
-@pytest.mark.no_jax
 def test_answers_that_are_equally_frequent_are_all_named_or_counted():
     assert frequent(["7", "3", "7"]) == "7 (2 of 3)"
     assert frequent(["7", "3", "1 2"]) == "7 or 3 or 1 2 (1 of 3 each)"
     assert frequent(list("1234")) == "4 answers tie (1 of 4 each)"
 
 
-@pytest.mark.no_jax
 @pytest.mark.parametrize("vocabulary", [1, 2, 4, 10, 12])
 def test_the_example_of_a_sequence_is_one_that_can_be_predicted(vocabulary):
     with pytest.raises(srn_jax.UserError) as refused:
@@ -192,7 +190,6 @@ def test_a_signal_saves_first_and_the_line_that_goes_on_does(number, tmp_path, r
     assert os.listdir(tmp_path / "runs" / "latest" / "parts" / "0" / "checkpoints")
 
 
-@pytest.mark.no_jax
 @pytest.mark.parametrize("script", ["sweep", "evaluate", "plot", "generate_data", "convert"])
 def test_help_starts_nothing(script, run_script):
     code = (

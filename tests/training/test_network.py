@@ -1,4 +1,4 @@
-"""A network answers as its parts say, whatever is padded, stacked, read backward or given wrongly."""
+"""A network answers as its parts say, padded, stacked, read backward or given wrongly."""
 
 import jax
 import jax.numpy as jnp

@@ -12,7 +12,7 @@ import pytest
 from srn_jax.cells import GRU, LSTM, SRN, ResidualSRN
 from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
-from srn_jax.tasks import DigitSum, Examples, Task, Tokens
+from srn_jax.tasks import Examples, Task, Tokens
 from srn_jax.training import experiment as training
 from srn_jax.training.data import experiment_key, keys_of, orders_of
 from srn_jax.training.histories import as_blocks, as_rows
@@ -149,7 +149,7 @@ def test_blocks_can_be_run_in_any_portions_and_histories_come_back_to_the_bit():
 
 
 def test_padding_changes_no_step_of_training():
-    (alone, history), (padded, other) = train(), train(width=9)
+    (_, history), (_, other) = train(), train(width=9)
     np.testing.assert_allclose(history["train_loss"], other["train_loss"], atol=1e-5)
     np.testing.assert_allclose(history["dev_loss"], other["dev_loss"], atol=1e-5)
 
@@ -178,9 +178,9 @@ def with_nan(module, name, index):
 
 
 class Low(Task):
-    """Tokens up to 9, of which no example has the last."""
+    """Many tokens, of which no example has the last."""
 
-    inputs, outputs = Tokens(10), 2
+    inputs, outputs = Tokens(300), 2
 
     def draw(self, key, number, length, width):
         tokens = jax.random.randint(key, (number, width), 0, 5)
@@ -188,7 +188,7 @@ class Low(Task):
 
 
 def test_a_nan_that_no_batch_reads_is_noticed():
-    state, history = train(replace(SHORT, task=Low()), change=with_nan("embedding", "table", 9))
+    state, history = train(replace(SHORT, task=Low()), change=with_nan("embedding", "table", 299))
     assert bool(state.diverged) and int(state.best_step) == -1
     assert np.isnan(history["dev_loss"]).all()
     assert np.isfinite(history["train_loss"]).any()  # of its block: they show where it went wrong
@@ -253,7 +253,7 @@ def test_schedules_begin_and_end_where_they_say():
 
 
 def test_what_is_no_optimizer_is_refused():
-    with pytest.raises(UserError, match="expected an optax.GradientTransformation"):
+    with pytest.raises(UserError, match=r"expected an optax\.GradientTransformation"):
         train(replace(SHORT, optimizer=lambda: 3))
 
 
@@ -322,10 +322,14 @@ def test_at_most_eight_calls_lead_from_a_step_to_the_update():
 
     class Seen(SRN):
         def update(self, x, h, state):
-            names = [f.name for f in traceback.extract_stack() if "/srn_jax/" in f.filename]
-            if "train_step" in names:
+            names = [
+                f.name
+                for f in traceback.extract_stack()
+                if "/srn_jax/" in f.filename and f.name != "<listcomp>"
+            ]
+            if "train_step" in names and "rests" not in names:
                 depth.append(len(names) - names.index("train_step"))
             return jnp.tanh(x[0] + h[0])
 
     train(replace(SHORT, cell=Seen))
-    assert depth and max(depth) <= 8
+    assert depth and max(depth) <= 8  # the last is `update` itself
