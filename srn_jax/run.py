@@ -18,7 +18,7 @@ from srn_jax.runs.folder import make_folder
 if TYPE_CHECKING:
     import jax
 
-    from srn_jax.analysis.explanation_tables import Explanation
+    from srn_jax.analysis.explanation import Explanation
     from srn_jax.analysis.figures import Gates
     from srn_jax.analysis.look import Look
     from srn_jax.analysis.records import Histories, Variant

@@ -1,42 +1,87 @@
 """All networks of a run examined, before training, at the best step and at the end, and explained.
 
-The page says that something is above or below a reference only where the whole 95 % interval, as
-printed, is; all else it lists as not decided. Every number of it is a row of `summary.csv`.
+Each row of `summary.csv` is the mean over networks of a column of `networks.csv`, or the share of a
+fate. Something is said to be above or below a reference only where the whole 95 % interval, as
+printed, is; all else is listed as not decided.
 """
 
-import base64
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader
-from markdown_it import MarkdownIt
+from scipy.special import stdtrit
 
 from srn_jax.analysis import memory
-from srn_jax.analysis.explanation_tables import (
-    ALL,
-    BEST,
-    FATES,
-    STAGES,
-    Explanation,
-    curve_table,
-    summary_table,
-)
-from srn_jax.analysis.stats import Estimate
+from srn_jax.analysis.stats import CONFIDENCE, Estimate, share_estimate
 from srn_jax.config import SweepConfig
-from srn_jax.ensemble.mapping import evaluate_experiments, files_by_experiment, map_experiments
+from srn_jax.ensemble.mapping import (
+    draw_tests,
+    evaluate_experiments,
+    files_by_experiment,
+    map_experiments,
+)
 from srn_jax.errors import UserError
-from srn_jax.tasks.task import Examples, Task, Tokens, draw_set
+from srn_jax.tasks.task import Examples, Task, draw_set
 from srn_jax.training.data import keys_of
 from srn_jax.training.experiment import initial_parameters
 from srn_jax.training.program import Program, hyperparameters_of, program_of
 
+STAGES = ("start", "best", "last")
+START, BEST = 0, 1
+FATES = ("shrinks", "is kept", "blows up")
+FATE_DECADES = 1.0  # a perturbation shrinks, or blows up, if it changes more than tenfold
+ALL, SOLVERS, OTHERS, DIFFERENCE = "all", "solvers", "others", "solvers less others"
+FEWEST_ALIKE = 4  # fewer values that agree have no interval: a width of zero would claim certainty
+NORM, LARGEST = "log10 gradient norm", "log10 largest singular value"
 UNDECIDED = "The data does not decide"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What was measured of each network; axes as named, NaN where there is no such position.
+
+    Where only hidden states are known, `gradient`, `jacobian` and `product` are NaN.
+    """
+
+    length: np.ndarray  # [experiment]
+    seed: np.ndarray  # [experiment]
+    targets: np.ndarray  # [target]: the names of what was looked for
+    is_answer: np.ndarray  # [target]: whether it is what the network must answer
+    chance: np.ndarray  # [experiment, target]: accuracy of the commonest training label
+    accuracy: np.ndarray  # [stage, experiment]: of the network's own answers to test sequences
+    readout: np.ndarray  # [stage, experiment, target, position]: of linear readouts of the state
+    shuffled: np.ndarray  # [stage, experiment, target, position]: fitted to shuffled labels
+    gradient: np.ndarray  # [stage, experiment, position]: norm of dL/ds_t
+    jacobian: np.ndarray  # [stage, experiment, position - 1, value]: log10, largest first
+    product: np.ndarray  # [stage, experiment, value]: log10, of the last state by the second
+    tested: np.ndarray  # [tested length]
+    unseen: np.ndarray  # [experiment, tested length]: accuracy of the best parameters there
+    left_out: int  # experiments that diverged or have no best parameters
+    threshold: float  # a solver's test accuracy is above it
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths that networks were trained on, shortest first."""
+        return np.unique(self.length).tolist()
+
+    @property
+    def solver(self) -> np.ndarray:
+        """Which networks reached the threshold, `[experiment]`."""
+        return self.accuracy[BEST] > self.threshold
+
+    @property
+    def answer(self) -> str:
+        """The first target that is the whole answer, or else the first."""
+        return str(self.targets[self.is_answer.argmax()])
+
+    def groups(self, length: int) -> dict[str, np.ndarray]:
+        """The networks of a length, all and by what they reached: booleans `[experiment]`."""
+        rows = self.length == length
+        return {ALL: rows, SOLVERS: rows & self.solver, OTHERS: rows & ~self.solver}
 
 
 def explain_variant(
@@ -50,65 +95,57 @@ def explain_variant(
 ) -> Explanation:
     """Examine the trained networks of a sweep, each on the data of its own seed.
 
-    Args:
-        config: the sweep.
-        trained: its "best" and "last" parameters, `[experiment, ...]`.
-        left_out: `[experiment]`, those that diverged or have no best parameters.
-        files: the data of each length where they are not drawn.
-        threshold: test accuracy above which a network is a solver.
-        lengths: networks of these lengths alone; None for all.
-        report: told how many examinations are done, and of how many.
-
-    Raises:
-        UserError: for a length that the sweep does not have, or nothing but what is left out.
+    `trained` has the "best" and "last" parameters `[experiment, ...]`; `left_out [experiment]` are
+    those that diverged or have no best parameters, `files` the data of each length where they are
+    not drawn. `report` is told how many examinations are done, and of how many.
     """
     chosen = list(dict.fromkeys(lengths or config.lengths))
-    for length in set(chosen) - set(config.lengths):
+    if unknown := set(chosen) - set(config.lengths):
         has = ", ".join(map(str, config.lengths))
-        raise UserError(f"`lengths`: the run has no length {length}, it has {has}")
-    every, seeds = (np.array(column) for column in zip(*config.experiments, strict=True))
+        raise UserError(f"`lengths`: the run has no length {min(unknown)}, it has {has}")
+    every, seeds = (np.array(column, np.int64) for column in zip(*config.experiments, strict=True))
     rows = np.concatenate([np.flatnonzero((every == n) & ~left_out) for n in chosen])
     if not rows.size:
         raise UserError(
-            "every experiment diverged or never gave a right answer in an evaluation, so there is "
-            "no network to explain"
+            "every experiment diverged or never gave a right answer: nothing to explain"
         )
     program = program_of(config, files=files)
-    start, data, order = drawn(config, program, chosen, files)  # [length, seed, ...]
-    place = np.array([config.seeds.index(seed) for seed in seeds[rows]])
-    done, total = 0, len(rows) * (len(chosen) + len(STAGES))
-
-    def counted(number: int) -> None:
-        if report is not None:
-            report(done + number, total)
-
-    unseen = np.zeros((len(rows), len(chosen)))
-    best = take(trained["best"], rows)
-    for column, length in enumerate(chosen):
-        where = np.full(len(rows), length)
-        tests = take(data[1], (column, place))
-        unseen[:, column] = evaluate_experiments(program, best, tests, where, counted).accuracy
-        done += len(rows)
+    unseen, best = np.zeros((len(rows), len(chosen))), take(trained["best"], rows)
     names: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
+    done, total = 0, len(rows) * (len(chosen) + len(STAGES))
+
+    def counted(now: int) -> None:
+        if report is not None:
+            report(done + now, total)
+
     for column, length in enumerate(chosen):
-        own = np.flatnonzero(every[rows] == length)
+        where = np.full(len(rows), length, np.int32)
+        here = None if files is None else {length: files[length]}
+        tests, _ = draw_tests(config, [(length, seed) for seed in seeds[rows].tolist()], here)
+        unseen[:, column] = evaluate_experiments(program, best, tests, where, counted).accuracy
+        done += len(rows)
+        own = rows[every[rows] == length]
         if not own.size:
             continue
-        here = (column, place[own])
-        material, names = material_of(program.task, length, *take((*data, order), here))
-        classes = memory.number_of_classes(material.train_labels, material.test_labels)
-        stages = [take(start, here), *(take(trained[name], rows[own]) for name in STAGES[1:])]
+        each = where[: own.size]
+        data: Any = None if here is None else files_by_experiment(here, each, length)[::2]
+        hyper = hyperparameters_of(config.experiment)
+        hyper = jax.tree.map(lambda value, own=own: np.full(own.size, value), hyper)
+        drawn = seeds[own].astype(np.uint32), each, hyper, data
+        start, data, order = map_experiments(begin, *drawn, given=(program, length))
+        material, names = material_of(program.task, data, order)
+        stages = [start, *(take(trained[name], own) for name in STAGES[1:])]
         found = map_experiments(
             memory.analyse,
             jax.tree.map(lambda *arrays: np.concatenate(arrays), *stages),
             jax.tree.map(lambda array: np.concatenate([array] * len(STAGES)), material),
-            given=(program, classes),
+            given=(program, memory.number_of_classes(*material[2::2])),
             done=counted,
         )
-        done += len(own) * len(STAGES)
+        done += own.size * len(STAGES)
         found["accuracy"] = found.pop("right") / found.pop("asked")
-        parts.append({k: a.reshape(len(STAGES), len(own), *a.shape[1:]) for k, a in found.items()})
+        parts.append({k: a.reshape(len(STAGES), own.size, *a.shape[1:]) for k, a in found.items()})
     joined = {name: join([part[name] for part in parts]) for name in parts[0]}
     return Explanation(
         length=every[rows],
@@ -124,30 +161,8 @@ def explain_variant(
     )
 
 
-def drawn(
-    config: SweepConfig, program: Program, lengths: Sequence[int], files: Mapping[int, Any] | None
-) -> tuple[Any, tuple[Examples, Examples], np.ndarray]:
-    """What experiments began with, as training drew it, padded; arrays `[length, seed, ...]`.
-
-    Returns the parameters before training, the training and test sets, and an order
-    `[..., example]` in which to shuffle the training set.
-    """
-    number, width = len(config.seeds), max(config.lengths)
-    each = np.repeat(np.array(lengths, np.int32), number)
-    seeds = np.tile(np.array(config.seeds, np.uint32), len(lengths))
-    data = None
-    if files is not None:
-        data = files_by_experiment(files, each, width)[::2]  # training and test
-    hyper = hyperparameters_of(config.experiment)
-    hyper = jax.tree.map(lambda value: np.full(len(each), value), hyper)
-    found = map_experiments(draw_one, seeds, each, hyper, data, given=(program, width))
-    return jax.tree.map(lambda a: a.reshape(len(lengths), number, *a.shape[1:]), found)
-
-
-def draw_one(
-    program: Program, width: int, seed: Any, length: Any, hyper: Any, data: Any
-) -> tuple[Any, tuple[Examples, Examples], Any]:
-    """What one experiment began with; data are drawn unless they are given."""
+def begin(program: Program, width: int, seed: Any, length: Any, hyper: Any, data: Any) -> Any:
+    """What an experiment began with: parameters, data unless given, and an order to shuffle it."""
     key, task = keys_of(seed, length)[0], program.task
     if data is None:
         units = program.config.multiplicity, 1
@@ -157,29 +172,19 @@ def draw_one(
 
 
 def material_of(
-    task: Task, length: int, train: Examples, test: Examples, order: np.ndarray
+    task: Task, sets: tuple[Examples, Examples], order: np.ndarray
 ) -> tuple[memory.Material, list[str]]:
     """What networks of a length are examined with, `[network, ...]`, and the names of targets."""
-
-    def cut(part: Examples) -> Examples:
-        tokens = isinstance(task.inputs, Tokens)
-        inputs = part.inputs[..., -length:] if tokens else part.inputs[..., -length:, :]
-        if task.answers is not None:
-            return part._replace(inputs=inputs)
-        weights = part.weights[..., -length:] if part.weights is not None else None
-        return Examples(inputs, part.targets[..., -length:], part.lengths, weights)
+    names: list[str] = []
 
     def labels(part: Examples) -> jax.Array:
         found = memory.labels_of(task, part)
         names[:] = found
         return jnp.stack([*found.values()]).astype(jnp.int32)
 
-    names: list[str] = []
-    train, test = cut(train), cut(test)
-    train_labels, test_labels = (jax.jit(jax.vmap(labels))(part) for part in (train, test))
-    shuffled = np.take_along_axis(np.asarray(train_labels), order[:, None], axis=2)
-    material = memory.Material(train, test, train_labels, shuffled, test_labels)
-    return jax.tree.map(np.asarray, material), names
+    trained, tested = (np.asarray(jax.jit(jax.vmap(labels))(part)) for part in sets)
+    shuffled = np.take_along_axis(trained, order[:, None], axis=2)
+    return memory.Material(*sets, trained, shuffled, tested), names
 
 
 def take(tree: Any, rows: Any) -> Any:
@@ -189,134 +194,204 @@ def take(tree: Any, rows: Any) -> Any:
 
 def join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Arrays `[stage, experiment, ...]` one after the other, filled up with NaN where shorter."""
-    shape = np.max([part.shape for part in parts], axis=0)
-    joined = np.full((len(STAGES), sum(part.shape[1] for part in parts), *shape[2:]), np.nan)
-    start = 0
+    most = np.max([part.shape for part in parts], axis=0)
+    wide = []
     for part in parts:
-        inner = tuple(slice(size) for size in part.shape[2:])
-        joined[:, start : start + part.shape[1], *inner] = part
-        start += part.shape[1]
-    return joined
+        more = [(0, 0), (0, 0), *((0, n) for n in (most - part.shape)[2:])]
+        wide.append(np.pad(part.astype(float), more, constant_values=np.nan))
+    return np.concatenate(wide, axis=1)
 
 
-class Claims:
-    """What the page says of the rows of a summary, and what the data does not decide."""
-
-    def __init__(self, summary: pd.DataFrame):
-        self.rows = summary
-        self.undecided: list[str] = []
-
-    def side(self, row: Any, below: str, above: str, reference: float = 0.0) -> str:
-        """Which of two words the interval of a row, as printed, supports."""
-        low, high = round(row.interval_low, 3), round(row.interval_high, 3)
-        return below if high < reference else above if low > reference else UNDECIDED
-
-    def of(self, measure: str, stage: str, group: str) -> list[Any]:
-        """The rows of a measure, shortest length first."""
-        its = self.rows[["measure", "stage", "group"]] == [measure, stage, group]
-        return [*self.rows[its.all(axis=1)].itertuples()]
-
-    def claim(
-        self,
-        words: str,
-        measure: str,
-        stage: str,
-        below: str,
-        above: str,
-        group: str = ALL,
-        reference: float = 0.0,
-    ) -> str:
-        """A paragraph that says of each row on which side of a reference its interval is."""
-        sides: dict[str, list[str]] = {below: [], above: [], UNDECIDED: []}
-        for row in self.of(measure, stage, group):
-            told = f"{estimate_of(row):.3f} at length {row.length}"
-            sides[self.side(row, below, above, reference)].append(told)
-        if open_ones := sides.pop(UNDECIDED):
-            self.undecided.append(f"{words}: {', '.join(open_ones)}.")
-        told = " ".join(f"{side}: {', '.join(some)}." for side, some in sides.items() if some)
-        return f"**{words}.** {told}\n\n" if told else ""
+def measures(found: Explanation) -> dict[str, np.ndarray]:
+    """What is known of each network at each stage as one number: `[stage, experiment]` by name."""
+    last = np.stack([found.readout[:, e, :, n - 1] for e, n in enumerate(found.length)], axis=1)
+    values = {"accuracy": found.accuracy, "gradient slope": slopes(found.gradient)}
+    values["perturbation"] = found.product[..., 0]
+    for n, name in enumerate(found.targets):
+        values[f"readout of {name}"] = last[..., n]
+        values[f"readout of {name} above chance"] = last[..., n] - found.chance[:, n]
+        values[f"readout of {name} since start"] = last[..., n] - last[START, :, n]
+    if found.is_answer.any():
+        values["readout above answer"] = last[..., found.is_answer.argmax()] - found.accuracy
+    if found.tested.size > 1:
+        own = found.tested == found.length[:, None]
+        elsewhere = np.nanmean(np.where(own, np.nan, found.unseen), axis=1)
+        nothing = np.full_like(elsewhere, np.nan)
+        values["other lengths"] = np.stack([nothing, elsewhere - found.unseen[own], nothing])
+    return values
 
 
-def estimate_of(row: Any) -> Estimate:
-    """The mean of a row of a table with its interval."""
-    return Estimate(row.mean, row.interval_low, row.interval_high)
+def slopes(gradient: np.ndarray) -> np.ndarray:
+    """The change of log10 of a norm `[..., position]` a step back in time, by least squares.
+
+    From the last position back to the second; NaN where fewer than two norms are above zero.
+    """
+    norms = gradient[..., 1:].astype(float)
+    known = norms > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = np.where(known, np.arange(norms.shape[-1]), np.nan)
+        at -= np.nansum(at, axis=-1, keepdims=True) / known.sum(axis=-1, keepdims=True)
+        return -np.nansum(at * np.log10(norms), axis=-1) / np.nansum(at**2, axis=-1)
+
+
+def fates(product: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether the perturbation that grows most meets each of `FATES`: 1 or 0, NaN if unknown."""
+    largest = product[..., 0]
+    edges = largest < -FATE_DECADES, np.abs(largest) <= FATE_DECADES, largest > FATE_DECADES
+    hits = [np.where(np.isnan(largest), np.nan, edge) for edge in edges]
+    return dict(zip(FATES, hits, strict=True))
+
+
+def curves(found: Explanation) -> dict[str, np.ndarray]:
+    """What is known at each position: `[stage, experiment, position]` by name."""
+    first = np.full((*found.gradient.shape[:2], 1), np.nan)
+    values = {NORM: np.log10(np.where(found.gradient > 0, found.gradient, np.nan))}
+    values[LARGEST] = np.concatenate([first, found.jacobian[..., 0]], axis=-1)
+    for n, name in enumerate(found.targets):
+        values[f"readout of {name}"] = found.readout[:, :, n]
+        values[f"shuffled {name}"] = found.shuffled[:, :, n]
+    return values
+
+
+def estimates(*sides: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of columns `[network, column]`, or of one less those of another, with both ends.
+
+    The intervals are Student's t, and for a difference Welch's (1947). NaN is left out.
+    """
+    tables = [pd.DataFrame(side) for side in sides]
+    counts = np.array([table.count() for table in tables])
+    means = np.array([table.mean() for table in tables])
+    errors = np.array([table.var() for table in tables]) / np.maximum(counts, 1)
+    squares = errors.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = squares**2 / (errors**2 / (counts - 1)).sum(axis=0)
+        half = stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(squares)
+    half = np.where(squares == 0, np.where(counts.min(axis=0) < FEWEST_ALIKE, np.nan, 0.0), half)
+    mean = means[0] - means[1:].sum(axis=0)
+    return mean, mean - half, mean + half
+
+
+def mean_table(found: Explanation, columns: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
+    """Means of `values [experiment, column]` by length and group; `columns` has a row for each."""
+    parts = []
+    for length in found.lengths:
+        groups = {name: [values[rows]] for name, rows in found.groups(length).items()}
+        groups[DIFFERENCE] = groups[SOLVERS] + groups[OTHERS]
+        for group, sides in groups.items():
+            mean, low, high = estimates(*sides)
+            known = (~np.isnan(np.concatenate(sides))).sum(axis=0)
+            table = columns.assign(length=length, group=group, networks=known)
+            table = table.assign(mean=mean, interval_low=low, interval_high=high)
+            parts.append(table[~np.isnan(mean)])
+    return pd.concat(parts, ignore_index=True)
+
+
+def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The table of values `[stage, experiment]`, or `[stage, experiment, position]`, by name."""
+    every = np.stack([*values.values()])  # [measure, stage, experiment, ...]
+    keys = [[*values], STAGES, *(range(1, n + 1) for n in every.shape[3:])]
+    names = ["measure", "stage", "position"][: len(keys)]
+    columns = pd.MultiIndex.from_product(keys, names=names).to_frame(index=False)
+    return mean_table(found, columns, np.moveaxis(every, 2, 0).reshape(len(found.length), -1))
+
+
+def summary_table(found: Explanation) -> pd.DataFrame:
+    """Every measure at every stage, of all networks of a length, of solvers and of others."""
+    table = staged(found, measures(found) | fates(found.product))
+    table = table[~table.measure.isin(FATES) | (table.group != DIFFERENCE)].reset_index(drop=True)
+    row: Any
+    for row in table[table.measure.isin(FATES)].itertuples():
+        share = share_estimate(round(row.mean * row.networks), row.networks)
+        table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high
+    return table
+
+
+def network_table(found: Explanation) -> pd.DataFrame:
+    """Every measure of each network at each stage."""
+    table: dict[str, Any] = {"stage": np.repeat(STAGES, len(found.length))}
+    for name in ("length", "seed", "solver"):
+        table[name] = np.tile(getattr(found, name), len(STAGES))
+    table |= {name: values.ravel() for name, values in measures(found).items()}
+    hits = fates(found.product).values()
+    table["fate"] = np.select([hit.ravel() == 1 for hit in hits], FATES, "")
+    return pd.DataFrame(table)
+
+
+def difference_table(found: Mapping[str, Explanation]) -> pd.DataFrame:
+    """Every measure of each variant less that of the first, paired by length and seed."""
+    index = ["stage", "length", "seed"]
+    tables = {name: network_table(one).set_index(index) for name, one in found.items()}
+    (first, base), *others = tables.items()
+    rows = []
+    for name, other in others:
+        measured = [m for m in base.columns.drop(["solver", "fate"]) if m in other]
+        change = other[measured].sub(base[measured])
+        for (stage, length), part in change.groupby(index[:2], sort=False):
+            its = zip(measured, part.count(), *estimates(part.to_numpy()), strict=True)
+            rows += [(name, first, m, stage, length, *numbers) for m, *numbers in its if numbers[0]]
+    columns = ["variant", "less", "measure", *index[:2], "networks", "mean"]
+    return pd.DataFrame(rows, columns=[*columns, "interval_low", "interval_high"])
+
+
+def estimate_of(row: Mapping[Any, Any]) -> Estimate:
+    """The mean in a row of a table with its interval."""
+    return Estimate(row["mean"], row["interval_low"], row["interval_high"])
+
+
+def side_of(row: Mapping[Any, Any], below: str, above: str, reference: float = 0.0) -> str:
+    """Which of two words the interval of a row, as printed, supports."""
+    low, high = round(row["interval_low"], 3), round(row["interval_high"], 3)
+    return below if high < reference else above if low > reference else UNDECIDED
+
+
+def claim(
+    summary: pd.DataFrame, keys: Sequence[str], below: str, above: str, reference: float = 0.0
+) -> tuple[str, str]:
+    """What rows of a measure, stage and group say, and what the data does not decide."""
+    sides: dict[str, list[str]] = {below: [], above: [], UNDECIDED: []}
+    its = summary[["measure", "stage", "group"]] == list(keys)
+    for row in summary[its.all(axis=1)].to_dict("records"):
+        told = f"{estimate_of(row):.3f} at length {row['length']}"
+        sides[side_of(row, below, above, reference)].append(told)
+    undecided = ", ".join(sides.pop(UNDECIDED))
+    return " ".join(f"{k}: {', '.join(some)}." for k, some in sides.items() if some), undecided
 
 
 def answer_lines(found: Mapping[str, Explanation]) -> list[str]:
     """Why it forgets, in five lines for each variant; its name stands before them if several."""
-    lines = []
-    for name, one in found.items():
-        told = answers(one, Claims(summary_table(one)))
-        lines += [f"{name}:", *(f"  {line}" for line in told)] if len(found) > 1 else told
-    return lines
+    told = {name: answers(one, summary_table(one)) for name, one in found.items()}
+    if len(told) == 1:
+        return next(iter(told.values()))
+    return [line for name in told for line in (f"{name}:", *(f"  {its}" for its in told[name]))]
 
 
-def answers(found: Explanation, claims: Claims) -> list[str]:
+def answers(found: Explanation, summary: pd.DataFrame) -> list[str]:
     """Where the answer is lost, gradients, training, solvers, other lengths; at the longest."""
-    length, target = found.lengths[-1], found.answer
+    length, readout = found.lengths[-1], f"readout of {found.answer}"
+    its = summary[(summary.length == length) & (summary.stage == "best")]
 
     def told(measure: str, below: str, above: str, group: str = ALL) -> str:
-        rows = [row for row in claims.of(measure, "best", group) if row.length == length]
-        if not rows or np.isnan(rows[0].interval_low):
-            return "unknown"
-        side = claims.side(rows[0], below, above).replace(UNDECIDED, "the data does not decide")
-        return f"{estimate_of(rows[0]):+.3f}, {side}"
+        rows = its[(its.measure == measure) & (its.group == group) & its.interval_low.notna()]
+        for row in rows.to_dict("records"):
+            side = side_of(row, below, above).replace(UNDECIDED, "the data does not decide")
+            return f"{estimate_of(row):+.3f}, {side}"
+        return "unknown"
 
-    held = curve_table(found, f"readout of {target}")
-    held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
-    best, last = [*held.loc[[held["mean"].idxmax(), held.index[-1]]].itertuples()]
     mine = found.length == length
-    values: dict[str, Any] = {
-        "best": f"{estimate_of(best):.3f}",
-        "last": f"{estimate_of(last):.3f}",
-    }
-    values |= {"position": best.position, "length": length, "target": target}
+    held = staged(found, {readout: curves(found)[readout]})
+    held = held[(held.length == length) & (held.group == ALL) & (held.stage == "best")]
+    best, last = held.loc[[held["mean"].idxmax(), held.index[-1]]].to_dict("records")
+    measure = readout if np.isnan(found.gradient).all() else "perturbation"
     chance = found.chance[mine][:, found.is_answer.argmax()].mean()
-    measure = f"readout of {target}" if np.isnan(found.gradient).all() else "perturbation"
-    numbers = {"solved": found.solver[mine].sum(), "number": mine.sum(), "chance": chance}
-    template = environment().get_template("answers.txt")
-    given = values | numbers | {"threshold": found.threshold, "measure": measure}
-    return template.render(given, told=told).splitlines()
-
-
-def environment() -> Environment:
-    """Where the templates are."""
-    return Environment(loader=PackageLoader("srn_jax.analysis"), keep_trailing_newline=True)
-
-
-def page(
-    found: Explanation, summary: pd.DataFrame, question: str, pictures: Mapping[str, Path]
-) -> dict[str, str]:
-    """The page as Markdown and as HTML, by the names of its files, with figures by their stems."""
-    claims = Claims(summary)
-    values = {"claim": claims.claim, "undecided": claims.undecided, "found": found, "fates": FATES}
-    values |= {"answers": answers(found, claims), "many": summary.interval_low.notna().sum()}
-    values |= {"family": not np.isnan(found.gradient).all(), "question": question}
-    return rendered("explanation.md", pictures, **values)
-
-
-def overview(
-    found: Mapping[str, Explanation], question: str, pictures: Mapping[str, Path]
-) -> dict[str, str]:
-    """The page about several variants, as `page`."""
-    told = {name: answer_lines({name: one}) for name, one in found.items()}
-    return rendered("explanations.md", pictures, answers=told, question=question, undecided=[])
-
-
-def rendered(template: str, pictures: Mapping[str, Path], **values: Any) -> dict[str, str]:
-    """A page as Markdown, and as HTML that needs nothing else; what is not decided is folded."""
-
-    def embedded(match: re.Match[str]) -> str:
-        path = next(path for path in pictures.values() if path.name == match[0])
-        kind = "svg+xml" if path.suffix == ".svg" else "png"
-        return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-    names = {stem: path.name for stem, path in pictures.items()}
-    values |= {"pictures": names, "undecided_title": UNDECIDED}
-    text = environment().get_template(template).render(values)
-    body, _, rest = text.partition(f"## {UNDECIDED}\n")
-    markdown = MarkdownIt("commonmark", {"html": False})
-    values |= {"body": re.sub(r'(?<=<img src=")[^"]+', embedded, markdown.render(body))}
-    values |= {"rest": markdown.render(rest), "title": text.partition("\n")[0].lstrip("# ")}
-    html = environment().get_template("explanation.html").render(values)
-    return {"explanation.md": text, "explanation.html": html}
+    return [
+        f"At length {length} a linear {readout} finds {estimate_of(best):.3f} at position "
+        f"{best['position']} and {estimate_of(last):.3f} at the last; chance {chance:.3f}",
+        f"Gradient, decades a step back: {told('gradient slope', 'it shrinks', 'it grows')}",
+        f"What training changed in the last {readout}: "
+        + told(f"{readout} since start", "less is held", "more is held"),
+        f"Solvers (accuracy above {found.threshold:g}): {found.solver[mine].sum()} of "
+        f"{mine.sum()}; their {measure} less the others': "
+        + told(measure, "lower", "higher", DIFFERENCE),
+        "Accuracy at other lengths less that at its own: "
+        + told("other lengths", "worse", "better"),
+    ]

@@ -17,7 +17,7 @@ import numpy as np
 from srn_jax.cells import Cell
 from srn_jax.cells.recurrence import apply_update, gates_of_array, product, recurrent_side
 from srn_jax.errors import UserError
-from srn_jax.tasks.task import Array, Examples, Task
+from srn_jax.tasks.task import Array, Examples, Task, mask_of
 from srn_jax.training.network import Network, network_with
 from srn_jax.training.program import Program
 
@@ -27,29 +27,21 @@ from srn_jax.training.program import Program
 RIDGE = 1e-4
 MOST_CLASSES = 1000  # among which a readout chooses
 SHOWN = 8  # test sequences along which Jacobians are taken
-SMALLEST = float(np.finfo(np.float32).tiny)  # a norm or singular value of 0 is shown as this
+SMALLEST = float(np.finfo(np.float32).tiny)  # a singular value of 0 is shown as this
 
 
 class Material(NamedTuple):
-    """What a network is examined with; labels are whole numbers, one row for each target."""
+    """What a network is examined with; labels are whole numbers `[target, example]`."""
 
     train: Examples
     test: Examples
-    train_labels: Any  # [target, example]
-    shuffled_labels: Any  # the same in another order
-    test_labels: Any  # [target, example]
+    train_labels: Any
+    shuffled_labels: Any  # of training, in another order
+    test_labels: Any
 
 
-def analyse(
-    program: Program, classes: int, parameters: Any, material: Material
-) -> dict[str, jax.Array]:
-    """All that is asked of one network.
-
-    Args:
-        program: task and configuration.
-        classes: labels are 0..classes - 1.
-        parameters: of the network.
-        material: sequences of one length, or of several, padded.
+def analyse(program: Program, classes: int, parameters: Any, given: Material) -> dict[str, Any]:
+    """All that is asked of one network, of sequences of one length, or of several, padded.
 
     Returns:
         `right` and `asked`, scalars, of the test sequences' answers; `chance`, the accuracy of the
@@ -60,47 +52,46 @@ def analyse(
         first, means over sequences: of ds_t/ds_{t-1} for t = 2, 3, ..., and of ds_T/ds_2. The last
         three are NaN where only hidden states are known, and the last two at length 1.
     """
-    task, test = program.task, material.test
+    task, test, test_labels = program.task, given.test, given.test_labels
     network = network_with(program, parameters)
-    family = is_family(network)
-    states_of: Any = unroll if family else Network.states
-    train_states, test_states = (
-        states_of(network, part.inputs, mask_of_examples(part)) for part in material[:2]
-    )
-    mask = mask_of_examples(test)
-    if family:
-        answers = network.answer(test_states[..., : network.hidden_size])
+    states_of: Any = unroll if is_family(network) else Network.states
+    train_states, states = (states_of(network, x.inputs, begun(x)) for x in given[:2])
+    mask, time = begun(test), len(states)
+    if is_family(network):
+        answers = network.answer(states[..., : network.hidden_size])
     else:
         answers = network(jnp.asarray(test.inputs), mask)
-    right = task.correct(answers, test.targets)
     counts = jnp.asarray(task.counts(test.targets, test.weights))
-    found = {"right": jnp.sum(right & counts), "asked": jnp.sum(counts)}
-    labels = {"readout": material.train_labels, "shuffled": material.shuffled_labels}
+    right = jnp.sum(task.correct(answers, test.targets) & counts)
+    number = jnp.sum(jax.nn.one_hot(given.train_labels, classes), axis=1)
+    guessed = test_labels == jnp.argmax(number, axis=1)[:, None]
     read = partial(readout_accuracy, classes=classes)
     over_time = jax.vmap(read, in_axes=(0, None, 0, None), out_axes=1)  # every position
-    for name, train_labels in labels.items():
-        found[name] = over_time(train_states, train_labels, test_states, material.test_labels)
-    number = jnp.sum(jax.nn.one_hot(material.train_labels, classes), axis=1)
-    guess = jnp.argmax(number, axis=1)[:, None]
-    found["chance"] = jnp.mean(material.test_labels == guess, axis=1, dtype=jnp.float32)
-    found["is_answer"] = jnp.stack(
-        [jnp.array_equal(labels, test.targets) for labels in material.test_labels]
-    )
-    time, nothing = len(test_states), jnp.full(1, jnp.nan)
-    found |= {"gradient": jnp.full(time, jnp.nan), "product": nothing}
-    found["jacobian"] = jnp.full((time - 1, 1), jnp.nan)
-    if family:
-        begun = jnp.ones(test_states.shape[:2], bool) if mask is None else mask.T
-        gradient = gradient_through_time(task, network, test)
-        found["gradient"] = root_mean_square_norm(gradient, begun)
-    if family and time > 1:
-        # Spread over the test set, which may be in order.
+    found = {
+        "right": right,
+        "asked": jnp.sum(counts),
+        "chance": jnp.mean(guessed, axis=1, dtype=jnp.float32),
+        "is_answer": jnp.stack([jnp.array_equal(its, test.targets) for its in test_labels]),
+        "readout": over_time(train_states, given.train_labels, states, test_labels),
+        "shuffled": over_time(train_states, given.shuffled_labels, states, test_labels),
+        "gradient": jnp.full(time, jnp.nan),
+        "jacobian": jnp.full((time - 1, 1), jnp.nan),
+        "product": jnp.full(1, jnp.nan),
+    }
+    if not is_family(network):
+        return found
+    mask = jnp.ones(states.shape[1::-1], bool) if mask is None else mask
+    found["gradient"] = root_mean_square_norm(gradient_through_time(task, network, test), mask.T)
+    if time > 1:  # sequences are spread over the test set, which may be in order
         some = np.linspace(0, len(test.inputs) - 1, min(SHOWN, len(test.inputs))).astype(int)
-        each = jacobians(network, test.inputs[some], None if mask is None else mask[some])
-        moved = jnp.broadcast_to(begun[:-1, some, None], each.shape[:3])
-        found["jacobian"] = jnp.mean(decades(singular_values(each)), axis=1, where=moved)
+        each = jacobians(network, test.inputs[some], mask[some])
         whole, scale = product_of(each[1:])
-        found["product"] = jnp.mean(decades(singular_values(whole)) + scale[:, None], axis=0)
+        grown, last = (
+            jnp.log10(jnp.maximum(singular_values(part), SMALLEST)) for part in (each, whole)
+        )
+        moved = jnp.broadcast_to(mask.T[:-1, some, None], each.shape[:3])
+        found["jacobian"] = jnp.mean(grown, axis=1, where=moved)
+        found["product"] = jnp.mean(last + scale[:, None], axis=0)
     return found
 
 
@@ -109,12 +100,10 @@ def is_family(network: Any) -> bool:
     return isinstance(network.cell, Cell) and network.cells == (("cell",),)
 
 
-def mask_of_examples(examples: Examples) -> jax.Array | None:
+def begun(examples: Examples) -> jax.Array | None:
     """Where sequences have begun, `[batch, time]`; None where all fill their width."""
-    if examples.lengths is None:
-        return None
-    width = examples.inputs.shape[1]
-    return jnp.arange(width)[None] >= width - jnp.asarray(examples.lengths)[:, None]
+    lengths = examples.lengths
+    return None if lengths is None else mask_of(lengths[:, None], examples.inputs.shape[1])
 
 
 def input_side(network: Any, inputs: Any) -> jax.Array:
@@ -140,67 +129,54 @@ def transition(cell: Cell, x: jax.Array, state: jax.Array) -> jax.Array:
     return jnp.concatenate(after, axis=-1) if isinstance(after, tuple) else after
 
 
-def unroll(
-    network: Any, inputs: Any, mask: jax.Array | None = None, added: jax.Array | None = None
-) -> jax.Array:
+def unroll(network: Any, inputs: Any, mask: Any = None, added: Any = 0.0) -> jax.Array:
     """The states, time-major, `[time, batch, S * D]`; `added`, of that shape, is added to each.
 
     A state stays where the mask `[batch, time]` is False.
     """
     side = input_side(network, inputs)
-    size = network.cell.states * network.hidden_size
-    if added is None:
-        added = jnp.zeros((*side.shape[:2], size), side.dtype)
+    shape = (*side.shape[:2], network.cell.states * network.hidden_size)
+    keep = jnp.ones(shape[:2], bool) if mask is None else mask.T
 
     def step(state, arrives):
         x, more, keep = arrives
-        after = transition(network.cell, x, state)
-        state = (after if keep is None else jnp.where(keep[:, None], after, state)) + more
+        state = jnp.where(keep[:, None], transition(network.cell, x, state), state) + more
         return state, state
 
-    along = side, added, None if mask is None else mask.T
-    return jax.lax.scan(step, jnp.zeros_like(added[0]), along)[1]
+    along = side, jnp.broadcast_to(jnp.asarray(added, side.dtype), shape), keep
+    return jax.lax.scan(step, jnp.zeros(shape[1:], side.dtype), along)[1]
 
 
 def gradient_through_time(task: Task, network: Any, examples: Examples) -> jax.Array:
     """dL/ds_t `[time, batch, S * D]`, L being the loss of each sequence by itself."""
-    mask = mask_of_examples(examples)
+    mask = begun(examples)
 
     def total(added):
         states = unroll(network, examples.inputs, mask, added)
         losses = task.loss(network.answer(states[..., : network.hidden_size]), examples.targets)
-        if losses.ndim == 1:
-            return jnp.sum(losses)
-        axes = tuple(range(1, losses.ndim))
-        if examples.weights is None:
-            return jnp.sum(jnp.mean(losses, axis=axes))
-        weights = jnp.broadcast_to(examples.weights, losses.shape)
-        whole = jnp.sum(weights, axis=axes)
-        return jnp.sum(jnp.sum(weights * losses, axis=axes) / jnp.where(whole > 0, whole, 1))
+        weights = jnp.asarray(1.0 if examples.weights is None else examples.weights)
+        weights = jnp.broadcast_to(weights, losses.shape).reshape(len(losses), -1)
+        whole, losses = jnp.sum(weights, axis=1), losses.reshape(weights.shape)
+        return jnp.sum(jnp.sum(weights * losses, axis=1) / jnp.where(whole > 0, whole, 1))
 
     return jax.grad(total)(jnp.zeros_like(unroll(network, examples.inputs)))
 
 
-def root_mean_square_norm(vectors: jax.Array, begun: jax.Array) -> jax.Array:
-    """Root mean square of the norms of `[time, batch, S * D]` where `begun [time, batch]`.
-
-    Without underflow.
-    """
+def root_mean_square_norm(vectors: jax.Array, known: jax.Array) -> jax.Array:
+    """The norms of `[time, batch, S * D]` where known `[time, batch]`, without underflow."""
     largest = jnp.max(jnp.abs(vectors), axis=(1, 2), keepdims=True)
     scaled = vectors / jnp.where(largest > 0, largest, 1)
-    squares = jnp.mean(jnp.sum(scaled**2, axis=2), axis=1, where=begun)
+    squares = jnp.mean(jnp.sum(scaled**2, axis=2), axis=1, where=known)
     return largest[:, 0, 0] * jnp.sqrt(squares)
 
 
-def jacobians(network: Any, inputs: Any, mask: jax.Array | None = None) -> jax.Array:
+def jacobians(network: Any, inputs: Any, mask: Any = None) -> jax.Array:
     """ds_t/ds_{t-1} for t = 2, 3, ...: `[time - 1, batch, S * D, S * D]`."""
     side, states = input_side(network, inputs), unroll(network, inputs, mask)
     one = jax.jacfwd(partial(transition, network.cell), argnums=1)
     each = jax.vmap(jax.vmap(one))(side[1:], states[:-1])
-    if mask is None:
-        return each
-    stays = jnp.broadcast_to(jnp.eye(each.shape[-1], dtype=each.dtype), each.shape)
-    return jnp.where(mask.T[1:, :, None, None], each, stays)
+    moves = True if mask is None else mask.T[1:, :, None, None]
+    return jnp.where(moves, each, jnp.eye(each.shape[-1], dtype=each.dtype)[None, None])
 
 
 def product_of(each: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -211,15 +187,13 @@ def product_of(each: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
 
     def step(carry, jacobian):
-        so_far, scale = carry
-        so_far = product(jacobian, so_far)
+        so_far = product(jacobian, carry[0])
         largest = jnp.max(jnp.abs(so_far), axis=(1, 2))
         largest = jnp.where(largest > 0, largest, 1)
-        return (so_far / largest[:, None, None], scale + jnp.log10(largest)), None
+        return (so_far / largest[:, None, None], carry[1] + jnp.log10(largest)), None
 
-    batch, size = each.shape[1:3]
-    start = jnp.broadcast_to(jnp.eye(size, dtype=each.dtype), (batch, size, size))
-    return jax.lax.scan(step, (start, jnp.zeros(batch, each.dtype)), each)[0]
+    start = jnp.broadcast_to(jnp.eye(each.shape[-1], dtype=each.dtype), each.shape[1:])
+    return jax.lax.scan(step, (start, jnp.zeros(len(start), each.dtype)), each)[0]
 
 
 def singular_values(matrices: jax.Array) -> jax.Array:
@@ -229,37 +203,22 @@ def singular_values(matrices: jax.Array) -> jax.Array:
     another: LAPACK deals a batch out to threads, and where each core of a CPU is a device, these
     wait for each other for ever.
     """
-    *batch, size, _ = matrices.shape
-    one = partial(jnp.linalg.svd, compute_uv=False)
-    values = jax.lax.map(one, matrices.reshape(-1, size, size)).reshape(*batch, size)
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    values = jax.lax.map(partial(jnp.linalg.svd, compute_uv=False), flat)
+    values = values.reshape(matrices.shape[:-1])
     return jnp.maximum(values, jnp.finfo(values.dtype).eps * values[..., :1])
 
 
-def decades(values: jax.Array) -> jax.Array:
-    """Decadic logarithms."""
-    return jnp.log10(jnp.maximum(values, SMALLEST))
-
-
 def readout_accuracy(
-    train: jax.Array,
-    train_labels: jax.Array,
-    test: jax.Array,
-    test_labels: jax.Array,
-    classes: int,
+    train: jax.Array, train_labels: Any, test: jax.Array, test_labels: Any, classes: int
 ) -> jax.Array:
     """Share of test labels that the best linear readout of the states gets right, `[target]`.
 
     The readout is linear discriminant analysis (Fisher 1936), a solution in closed form: with
     class means m_k, shares p_k and the covariance C within classes it answers the k with the
     largest x C^-1 m_k - m_k C^-1 m_k / 2 + log p_k. Regression on one-hot targets would be
-    linear too, but misses classes that lie between others on a line, as sums do.
-
-    Args:
-        train: states, `[example, features]`.
-        train_labels: `[target, example]`.
-        test: states, `[example, features]`.
-        test_labels: `[target, example]`.
-        classes: labels are 0..classes - 1.
+    linear too, but misses classes that lie between others on a line, as sums do. States are
+    `[example, features]`, labels `[target, example]`, whole numbers below `classes`.
     """
     centre = jnp.mean(train, axis=0, keepdims=True)
     scale = jnp.sqrt(jnp.mean((train - centre) ** 2))
@@ -274,28 +233,18 @@ def readout_accuracy(
         share = jnp.mean(is_class, axis=0)[:, None]
         means = product(is_class.T, train) / jnp.maximum(number * share, 1)
         within = total - product(means.T, share * means) + ridge
-        weights = solve_positive(within, means.T)
+        # A positive definite matrix needs no pivots, and elimination none of LAPACK's threads.
+        table = jnp.concatenate([within, means.T], axis=1)
+        weights = jax.lax.fori_loop(0, features, eliminate, table)[:, features:]
         bias = jnp.log(share[:, 0]) - jnp.sum(means.T * weights, axis=0) / 2
         answers = jnp.argmax(product(test, weights) + bias[None], axis=1)
         return jnp.mean(answers == right, dtype=jnp.float32)
-
-    return jax.vmap(one)(train_labels, test_labels)
-
-
-def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
-    """Solve `matrix @ x = right` by elimination; a positive definite matrix needs no pivots.
-
-    Many small ones are solved together, by elementwise operations (see `singular_values` for what
-    is wrong with LAPACK here).
-    """
-    size = len(matrix)
 
     def eliminate(n, table):
         row = table[n] / table[n, n]
         return (table - table[:, n, None] * row[None]).at[n].set(row)
 
-    table = jnp.concatenate([matrix, right], axis=1)
-    return jax.lax.fori_loop(0, size, eliminate, table)[:, size:]
+    return jax.vmap(one)(train_labels, test_labels)
 
 
 def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
@@ -304,19 +253,14 @@ def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
     Raises `UserError` for values that are not whole numbers, one or more for each example.
     """
     found: dict[str, Array] = {}
-    told = task.probe_targets(examples)
-    if not isinstance(told, dict):
-        raise UserError(f"probe_targets gives {type(told).__name__}, expected arrays by name")
-    for name, values in told.items():
+    for name, values in task.probe_targets(examples).items():
         shape, dtype = jnp.shape(values), jnp.result_type(values)
         if shape[:1] != examples.targets.shape[:1] or not jnp.issubdtype(dtype, jnp.integer):
-            raise UserError(
-                f"probe target {name} is {dtype} of shape {shape}, expected whole numbers "
-                "[example] (see probe_targets of the task)"
-            )
-        columns = jnp.reshape(values, (shape[0], -1))
-        names = [f"{name} {n + 1}" for n in range(columns.shape[1])]
-        found |= dict(zip(names if len(names) > 1 else [name], columns.T, strict=True))
+            wanted = "whole numbers [example] (see probe_targets of the task)"
+            raise UserError(f"probe target {name} is {dtype} of shape {shape}, expected {wanted}")
+        columns = jnp.reshape(values, (shape[0], -1)).T
+        names = [f"{name} {n + 1}" for n in range(len(columns))]
+        found |= zip(names if len(names) > 1 else [name], columns, strict=True)
     return found
 
 
@@ -324,34 +268,24 @@ def number_of_classes(*labels: Array) -> int:
     """How many classes there are in labels `[..., target, example]`; raises `UserError`."""
     low, high = min(np.min(some) for some in labels), max(np.max(some) for some in labels)
     if low < 0 or high >= MOST_CLASSES:
-        raise UserError(
-            f"probe targets go from {low} to {high}, expected whole numbers from 0 to "
-            f"{MOST_CLASSES - 1} (see probe_targets of the task)"
-        )
+        wanted = f"whole numbers from 0 to {MOST_CLASSES - 1} (see probe_targets of the task)"
+        raise UserError(f"probe targets go from {low} to {high}, expected {wanted}")
     return int(high) + 1
-
-
-def has_gates(cell: Any) -> bool:
-    """Whether a class of cells says what its gates are, of the `update` that it has."""
-    owners = [
-        name for kind in cell.__mro__ for name in ("gate_values", "update") if name in vars(kind)
-    ]
-    return issubclass(cell, Cell) and hasattr(cell, "gate_values") and owners[0] == "gate_values"
 
 
 def gates_along(network: Any, tokens: Sequence[int]) -> dict[str, np.ndarray]:
     """The gates of a network by name along one sequence: `[D, time]` each.
 
-    Raises `UserError` for a network that names no gates.
+    Raises `UserError` for a network that names no gates of the `update` that it has.
     """
-    cell, inputs = network.cell, jnp.asarray(tokens)[None]
-    if not (is_family(network) and has_gates(type(cell))):
+    cell, inputs, both = network.cell, jnp.asarray(tokens)[None], ("gate_values", "update")
+    named = [name for kind in type(cell).__mro__ for name in both if name in vars(kind)]
+    if not is_family(network) or named[0] == "update":
         raise UserError(f"{type(cell).__name__} has no gates to show, leave out `gates`")
     side, states = input_side(network, inputs), unroll(network, inputs)
     before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
     values = cell.gate_values(*sides_of(cell, side, before))
-    wanted = (side.shape[0], 1, network.hidden_size)
     for name, gate in values.items():
-        if jnp.shape(gate) != wanted:
+        if jnp.shape(gate) != (wanted := (len(side), 1, network.hidden_size)):
             raise UserError(f"gate {name} has shape {jnp.shape(gate)}, expected {wanted}")
     return {name: np.asarray(gate[:, 0].T) for name, gate in values.items()}

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,19 +33,15 @@ from srn_jax.config import ExperimentConfig
 from srn_jax.errors import UserError
 from srn_jax.files import write_atomically
 
-NUMPY_SUFFIX = ".npz"
-SUFFIXES = (NUMPY_SUFFIX, ".pth", ".pt", ".pdparams")
-MOST_BYTES = 2**31  # no network of `config`'s largest sizes has more
+SUFFIXES = (".npz", ".pth", ".pt", ".pdparams")
 PART = re.compile(
     r"(?:(?P<module>.*)\.)?(?P<kind>W|Wx|U|Wh|b|weight_ih|weight_hh|bias_ih|bias_hh)"
-    r"(?:_(?P<gate>[ifoca]|l0))?"
+    r"(?P<gate>_(?:[ifoca]|l0))?"
 )
-KINDS = {"W": "W", "Wx": "W", "weight_ih": "W", "U": "U", "Wh": "U", "weight_hh": "U"}
-KINDS |= {"b": "b", "bias_ih": "b", "bias_hh": "c"}
+KINDS = {"Wx": "W", "weight_ih": "W", "Wh": "U", "weight_hh": "U", "bias_ih": "b", "bias_hh": "c"}
 BY_GATE = {"srn": [""], "lstm": ["_i", "_f", "_o", "_c"]}  # the names' ends, in the cell's order
 STACKED = {1: ("srn", [0]), 3: ("gru", [0, 1, 2]), 4: ("lstm", [0, 1, 3, 2])}  # by their number
 SAME_TENSORS = {"residual-srn": "srn", "irnn": "srn"}  # they do not say what is done with them
-NUMPY_LAYOUT = "layout"  # an array in an .npz that says whose linear layers it has
 PADDLE = (
     "a file of Paddle's is a pickle, which could run anything, and is not opened: in Paddle, "
     "np.savez('weights.npz', **{k: v.numpy() for k, v in model.state_dict().items()}) writes one "
@@ -71,54 +68,50 @@ def network_from_state_dict(
         raise UserError(f"expected a state dict of weights by name, got a {type(state).__name__}")
     if any(type(value).__module__.startswith("torch") for value in state.values()):
         layout = "torch"
-    table, parts, linear = modules_of(state)
-    arrays = {name: to_array(name, state[name]) for name in (*table, *parts, *linear)}
-    known, own = cell_of(parts, arrays)
-    if cell is None and known == "srn" and "c" in own:
+    matches = {str(name): PART.fullmatch(str(name)) for name in state}
+    found = {name: match for name, match in matches.items() if match}
+    modules = [m["module"] for m in found.values() if m["kind"] in ("U", "Wh", "weight_hh")]
+    parts = {name: match for name, match in found.items() if match["module"] in modules[:1]}
+    rest = sorted(matches.keys() - parts.keys())
+    biases = {name[:-4] + "weight": name for name in rest if name.endswith("bias")}
+    linear = [(name, biases[name]) for name in rest if name in biases][:1]
+    known = {name for pair in linear for name in pair}
+    table = [n for n in rest if n not in known and n.rpartition(".")[2] in ("weight", "W")][:1]
+    strange = [name for name in rest if name not in known.union(table)]
+    lack = ["a recurrent cell"] * (not parts) + ["a linear layer"] * (not linear)
+    if lack or strange:
+        words = [f"without {' or '.join(lack)}"] * bool(lack)
+        words += [f"with {', '.join(strange[:6])}"] * bool(strange)
+        raise UserError(f"not the weights of one cell and a linear layer: {', '.join(words)}")
+    arrays = {name: to_array(name, state[name]) for name in (*table, *parts, *known)}
+    its, own = cell_of(parts, arrays)
+    if cell is None and its == "srn" and "c" in own:
         raise UserError(
             "these are the weights of an nn.RNN, which do not say whether it is a tanh or a ReLU "
             "network: give `cell` srn for tanh, irnn for ReLU"
         )
-    cell = cell or known
-    if SAME_TENSORS.get(cell, cell) != known:
-        raise UserError(f"these are the weights of the cell {known}, not of {cell}")
-    if "c" in own and known != "gru":
+    if cell and SAME_TENSORS.get(cell, cell) != its:
+        raise UserError(f"these are the weights of the cell {its}, not of {cell}")
+    if "c" in own and its != "gru":
         own["b"] = own["b"] + own.pop("c")
-    parameters = {"cell": own, "output": output_of(linear, arrays, len(own["U"]), layout)}
-    sizes: dict[str, Any] = {"hidden_size": len(own["U"])}
+    width, size = len(own["W"]), len(own["U"])
+    kernel, bias = (arrays[name] for name in linear[0])
+    if layout is None and size == bias.size:
+        raise UserError(
+            f"{linear[0][0]} is square, so its shape does not say whether its rows are outputs (as "
+            "PyTorch's) or inputs (as Paddle's): add layout='torch' or layout='paddle' to np.savez"
+        )
+    if layout == "paddle" or (layout is None and kernel.shape == (size, bias.size)):
+        kernel = kernel.T
+    check_shape(linear[0][1], bias, bias.size)
+    kernel = check_shape(linear[0][0], kernel, bias.size, size).T
+    parameters: dict[str, Any] = {"cell": own, "output": {"kernel": kernel, "bias": bias}}
+    sizes: dict[str, Any] = {"hidden_size": size}
     for name in table:
-        check_shape(name, arrays[name], "vocabulary", len(own["W"]))
+        check_shape(name, arrays[name], len(np.atleast_1d(arrays[name])), width)
         parameters["embedding"] = {"table": arrays[name]}
-        sizes["embedding_size"] = len(own["W"])
-    return ExperimentConfig(cell=cell, **sizes), {
-        module: {name: jnp.asarray(array) for name, array in tensors.items()}
-        for module, tensors in parameters.items()
-    }
-
-
-def modules_of(state: Mapping[str, Any]) -> tuple[list[str], dict[str, re.Match[str]], list[str]]:
-    """The names of a state dict: the table's if any, the cell's, weight and bias of the linear.
-
-    Raises `UserError` unless each name has its place.
-    """
-    found = {str(name): PART.fullmatch(str(name)) for name in state}
-    cells = [m["module"] for m in found.values() if m and KINDS[m["kind"]] == "U"]
-    parts = {name: m for name, m in found.items() if m and m["module"] in cells[:1]}
-    table: list[str] = []
-    linear: list[str] = []
-    strange: list[str] = []
-    for name in sorted(found.keys() - parts.keys(), reverse=True):  # weight before bias
-        module, _, leaf = name.rpartition(".")
-        if leaf in ("weight", "bias") and {f"{module}.weight", f"{module}.bias"} <= found.keys():
-            (linear if len(linear) < 2 else strange).append(name)
-        else:
-            (table if leaf in ("weight", "W") and not table else strange).append(name)
-    lack = ["a recurrent cell"] * (not parts) + ["a linear layer"] * (not linear)
-    if lack or strange:
-        words = [f"without {' or '.join(lack)}"] if lack else []
-        words += [f"with {', '.join(sorted(strange)[:6])}"] if strange else []
-        raise UserError(f"not the weights of one cell and a linear layer: {', '.join(words)}")
-    return table, parts, linear
+        sizes["embedding_size"] = width
+    return ExperimentConfig(cell=cell or its, **sizes), jax.tree.map(jnp.array, parameters)
 
 
 def cell_of(
@@ -127,83 +120,50 @@ def cell_of(
     """The cell that tensors are of, and its W, U, b and of PyTorch's own c; raises `UserError`."""
     names: dict[str, str] = {}  # such as U_f or, of all gates together, U_l0
     for name, match in parts.items():
-        end = {None: "", "a": "_c"}.get(match["gate"], f"_{match['gate']}")
-        if (other := names.setdefault(KINDS[match["kind"]] + end, name)) != name:
-            raise UserError(f"{other} and {name} are the same, leave one out")
-    stacked = "U_l0" in names
-    first = arrays[next(name for key, name in names.items() if key[0] == "U")]
-    size = min(first.shape, default=0) or 1
-    number = len(first) // size if stacked else 1  # of gates in a tensor
-    cell, order = STACKED.get(number, ("", [])) if stacked else ("srn", [0])
-    if not stacked and "U" not in names:
-        cell, order = "lstm", [0, 1, 2, 3]
-    if not cell or first.ndim != 2:
-        raise UserError(f"recurrent weights have shape {list(first.shape)}, which no cell has")
-    ends = ["_l0"] if stacked else BY_GATE[cell]
-    wanted = {kind + end for kind in ("WUbc" if stacked else "WUb") for end in ends}
-    if names.keys() != wanted:
+        gate = (match["gate"] or "").replace("_a", "_c")
+        names[KINDS.get(match["kind"], match["kind"]) + gate] = name
+    stacked, cell = "U_l0" in names, "lstm" if "U_i" in names else "srn"
+    ends, kinds = (["_l0"] if stacked else BY_GATE[cell]), "WUbc" if stacked else "WUb"
+    wanted = {kind + end for kind in kinds for end in ends}
+    if names.keys() != wanted or len(names) < len(parts):
         strange = ", ".join(sorted(names.keys() ^ wanted))
-        raise UserError(f"{', '.join(names.values())} are no cell: too many or too few {strange}")
+        raise UserError(f"{', '.join(parts)} are no cell: too many or too few {strange}")
+    first, recurrent = (np.atleast_2d(arrays[names[kind + ends[0]]]) for kind in "WU")
+    size = max(1, min(recurrent.shape))
+    number = len(recurrent) // size if stacked else 1  # of gates in a tensor
+    if number not in STACKED:
+        shape = list(recurrent.shape)
+        raise UserError(f"recurrent weights have shape {shape}, which no cell has")
+    cell, order = STACKED[number] if stacked else (cell, [*range(len(ends))])
     own: dict[str, np.ndarray] = {}
-    first = check_shape(names["W" + ends[0]], arrays[names["W" + ends[0]]], "any", "any")
-    columns = first.shape[1 if stacked else 0]
-    for kind in sorted({key[0] for key in wanted}):
+    rows = {"W": first.shape[1 if stacked else 0], "U": size, "b": 1, "c": 1}
+    for kind in kinds:
         blocks = []
         for end in ends:
-            name, array = names[kind + end], arrays[names[kind + end]]
-            rows = {"W": columns, "U": size}.get(kind)
-            shape: tuple[int | str, ...] = (number * size,) if rows is None else (rows, size)
-            if stacked:
-                shape = shape if rows is None else (number * size, rows)
-            elif rows is None and array.ndim == 2:
-                shape = 1, size
-            array = np.atleast_2d(check_shape(name, array, *shape))
-            blocks += np.split(array.T if rows and stacked else array, number, axis=1)
+            array = np.atleast_2d(arrays[names[kind + end]])
+            turned = stacked and kind in "WU"
+            shape = rows[kind], number * size
+            check_shape(names[kind + end], array, *(shape[::-1] if turned else shape))
+            blocks += np.split(array.T if turned else array, number, axis=1)
         own[kind] = np.concatenate([blocks[place] for place in order], axis=1)
     return cell, own
 
 
-def output_of(
-    names: list[str], arrays: Mapping[str, np.ndarray], size: int, layout: str | None
-) -> dict[str, np.ndarray]:
-    """Kernel `[D, outputs]` and bias of the linear layer, either way round; raises `UserError`."""
-    kernel, bias = (arrays[name] for name in names)
-    outputs = len(check_shape(names[1], bias, "outputs"))
-    if layout is None and size == outputs:
-        raise UserError(
-            f"{names[0]} is square, so its shape does not say whether its rows are outputs (as "
-            f"PyTorch's) or inputs (as Paddle's): add {NUMPY_LAYOUT}='torch' or "
-            f"{NUMPY_LAYOUT}='paddle' to np.savez"
-        )
-    if layout == "paddle" or (layout is None and kernel.shape == (size, outputs)):
-        return {"kernel": check_shape(names[0], kernel, size, outputs), "bias": bias}
-    return {"kernel": check_shape(names[0], kernel, outputs, size).T, "bias": bias}
-
-
-def check_shape(name: str, array: np.ndarray, *wanted: int | str) -> np.ndarray:
-    """The array; raises `UserError` unless its shape is as wanted, with words for any size."""
-    shape = array.shape
-    pairs = zip(wanted, shape, strict=False)
-    fit = [found == size if isinstance(size, int) else found > 0 for size, found in pairs]
-    if not all(fit) or len(shape) != len(wanted):
-        expected = ", ".join(map(str, wanted))
-        raise UserError(f"{name} has shape {list(shape)}, expected [{expected}]")
+def check_shape(name: str, array: np.ndarray, *wanted: int) -> np.ndarray:
+    """The array; raises `UserError` unless its shape is as wanted, and not empty."""
+    if array.shape != wanted or not array.size:
+        raise UserError(f"{name} has shape {list(array.shape)}, expected {list(wanted)}")
     return array
 
 
 def to_array(name: str, value: Any) -> np.ndarray:
-    """A tensor or array as a NumPy array of its own; raises `UserError` if it is no weight."""
+    """A tensor or array as a NumPy array; raises `UserError` if it is no weight."""
     try:
-        if hasattr(value, "detach"):  # a PyTorch tensor
-            value = value.detach().cpu()
-        if isinstance(value, np.ndarray):  # from a machine that has its bytes in another order
-            value = value.astype(value.dtype.newbyteorder("="), copy=False)
-        kind = str(getattr(value, "dtype", type(value).__name__)).removeprefix("torch.")
-        if kind != "float32":  # a conversion would lose bits, or hide that these are no weights
-            raise UserError(f"{name} is {kind}, expected float32")
-        array = np.array(value.numpy() if hasattr(value, "numpy") else value)
-    except (TypeError, RuntimeError):  # sparse, or without values
-        raise UserError(f"{name} is not an ordinary tensor") from None
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    except (TypeError, RuntimeError):  # sparse, of a type that NumPy lacks, or without values
+        raise UserError(f"{name} is not an ordinary tensor of float32") from None
+    if array.dtype != np.float32:  # a conversion would lose bits, or hide that this is no weight
+        raise UserError(f"{name} is {array.dtype}, expected float32")
     if not np.isfinite(array).all():
         raise UserError(f"{name} has values that are not finite")
     return array
@@ -220,20 +180,18 @@ def state_dict_of(cell: str, parameters: dict[str, Any]) -> dict[str, np.ndarray
         raise UserError(f"the weights of {cell} have no form in PyTorch, expected one of {names}")
     state: dict[str, Any] = {}
     try:
-        own = {kind: np.asarray(array) for kind, array in parameters["cell"].items()}
+        own, output = parameters["cell"], parameters["output"]
         if "embedding" in parameters:
             state["embedding.W"] = parameters["embedding"]["table"]
         for kind in "WUb":
             ends = BY_GATE.get(known, [])
-            blocks = np.split(own[kind], max(len(ends), 1), axis=-1)
-            for end, block in zip(ends, blocks, strict=False):
-                state[f"rnn_model.{kind}{end}"] = block
+            blocks = np.split(np.asarray(own[kind]), max(len(ends), 1), axis=-1)
+            state |= {f"rnn_model.{kind}{e}": b for e, b in zip(ends, blocks, strict=False)}
         if known == "gru":
             for side, weight, bias in (("ih", "W", "b"), ("hh", "U", "c")):
                 state[f"rnn_model.weight_{side}_l0"] = own[weight].T
                 state[f"rnn_model.bias_{side}_l0"] = own[bias][0]
-        state["linear.weight"] = parameters["output"]["kernel"].T
-        state["linear.bias"] = parameters["output"]["bias"]
+        state |= {"linear.weight": output["kernel"].T, "linear.bias": output["bias"]}
     except KeyError as error:
         raise UserError(f"not the parameters of a network: {error} is missing") from None
     state = {name: np.array(array) for name, array in state.items()}
@@ -247,21 +205,27 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, d
     Raises `UserError` for anything but the weights of one network, or PyTorch that is needed but
     not there.
     """
-    path = Path(path)
+    path, layout = Path(path), None
     check_suffix(path)
-    numpy = path.suffix == NUMPY_SUFFIX
     try:
-        state = read_numpy(path) if numpy else read_torch(path)
-        layout = str(state.pop(NUMPY_LAYOUT)) if numpy and NUMPY_LAYOUT in state else None
-        if layout not in (None, "torch", "paddle"):
-            raise UserError(f"{NUMPY_LAYOUT} is {layout!r}, expected torch or paddle")
+        if path.suffix == ".npz":
+            # NumPy leaves a file that it has opened itself open when it turns out to be no archive.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                state = dict(archive)
+            layout = str(state.pop("layout")) if "layout" in state else None
+            if layout not in (None, "torch", "paddle"):
+                raise UserError(f"layout is {layout!r}, expected torch or paddle")
+        else:
+            state = read_torch(path)
         return network_from_state_dict(state, cell, layout)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # a file that is something else fails in a dozen ways
-        wrote = "np.savez(path, **weights)" if numpy else "torch.save(model.state_dict(), path)"
+        wrote = (
+            "np.savez(path, **weights)" if path.suffix == ".npz" else "torch.save(weights, path)"
+        )
         kind = type(error).__name__
         raise UserError(f"{path}: not a file that {wrote} wrote ({kind})") from None
 
@@ -269,27 +233,21 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, d
 def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
     """Write a network as a file of weights, creating its folder; the suffix says of which kind.
 
-    Raises:
-        UserError: as `state_dict_of`, and for another suffix, something in the place of the file or
-            its folder, or PyTorch that is needed but not there.
+    Raises `UserError` as `state_dict_of`, and for a place that is none for such a file.
     """
-    path = Path(path)
+    path, buffer = Path(path), io.BytesIO()
     check_suffix(path)
     state: dict[str, Any] = state_dict_of(cell, parameters)
-    buffer = io.BytesIO()
-    if path.suffix == NUMPY_SUFFIX:
-        state[NUMPY_LAYOUT] = np.array("torch")
-        np.savez(buffer, **state)
+    if path.suffix == ".npz":
+        np.savez(buffer, **state, layout=np.array("torch"))
     else:
         torch = import_torch(path)
         torch.save({name: torch.from_numpy(array) for name, array in state.items()}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{path.parent} can't be a folder, a file is in its place") from None
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, expected a file to write weights to")
-    write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue())
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"{path} can't be written ({error.strerror})") from None
     return path
 
 
@@ -299,32 +257,13 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"{path}: not a file of weights, expected {', '.join(SUFFIXES)}")
 
 
-def read_numpy(path: Path) -> dict[str, Any]:
-    """All arrays of an .npz file; pickled objects are refused."""
-    # NumPy leaves a file that it has opened itself open when it turns out to be no archive.
-    with open(path, "rb") as file:
-        if zipfile.is_zipfile(file):
-            check_size(sum(part.file_size for part in zipfile.ZipFile(file).infolist()))
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as archive:
-            return dict(archive)
-
-
-def check_size(size: int) -> None:
-    """Raise `UserError` for more than any network has, before memory is taken for it."""
-    if size > MOST_BYTES:
-        raise UserError(f"{size:,} bytes, expected weights of at most {MOST_BYTES:,}")
-
-
 def read_torch(path: Path) -> Any:
     """What a file of PyTorch's holds, tensors and containers of them; code is refused."""
     if path.suffix == ".pdparams" and path.is_file() and not zipfile.is_zipfile(path):
         raise UserError(PADDLE)
-    torch = import_torch(path)
-    check_size(path.stat().st_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old formats; what is in the file is checked
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return import_torch(path).load(path, map_location="cpu", weights_only=True)
 
 
 def import_torch(path: Path) -> Any:
@@ -332,7 +271,6 @@ def import_torch(path: Path) -> Any:
     try:
         import torch
     except ImportError:
-        raise UserError(
-            f"{path.suffix} files need PyTorch (pip install torch), {NUMPY_SUFFIX} files do not"
-        ) from None
+        needs = f"{path.suffix} files need PyTorch (pip install torch), .npz files do not"
+        raise UserError(needs) from None
     return torch

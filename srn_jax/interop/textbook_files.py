@@ -33,14 +33,11 @@ LINE = re.compile(rf"({NUMBER}(?: {NUMBER})*)\t({NUMBER})", re.ASCII)
 
 @dataclass(frozen=True)
 class Sequences:
-    """Labelled sequences: `digits [example, length]` and `labels [example]`, whole numbers.
+    """Labelled sequences, whole numbers; those that differ in length are padded on the left."""
 
-    Sequences that differ in length are padded on the left, and `lengths [example]` has their own.
-    """
-
-    digits: np.ndarray
-    labels: np.ndarray
-    lengths: np.ndarray | None = None
+    digits: np.ndarray  # [example, length]
+    labels: np.ndarray  # [example]
+    lengths: np.ndarray | None = None  # [example], where they differ
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,39 +97,30 @@ def format_sequences(sequences: Sequences) -> str:
     )
 
 
-def contents(folder: Path, length: int | str, splits: Splits) -> dict[Path, bytes]:
-    """What belongs into `<folder>/<length>/{train,dev,test}.txt`."""
-    return {
-        folder / str(length) / f"{name}.txt": format_sequences(getattr(splits, name)).encode()
-        for name in SPLITS
-    }
-
-
 def check_same(folder: Path, length: int | str, splits: Splits) -> None:
     """Raise `UserError` if `write_splits` would overwrite a file with something else."""
-    for path, content in contents(folder, length, splits).items():
-        if path.is_file() and path.read_bytes() != content:
+    for name in SPLITS:
+        path, content = (
+            folder / str(length) / f"{name}.txt",
+            format_sequences(getattr(splits, name)),
+        )
+        if path.is_file() and path.read_bytes() != content.encode():
             raise UserError(f"{path} has other data in it, choose another `out` or `overwrite` it")
 
 
 def write_splits(folder: Path, length: int | str, splits: Splits) -> None:
-    """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders.
-
-    Raises `UserError` where a file stands in the place of a folder.
-    """
-    for path, content in contents(folder, length, splits).items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{path.parent} can't be a folder, a file is in its place") from None
-        path.write_bytes(content)
+    """Write `<folder>/<length>/{train,dev,test}.txt`, creating folders."""
+    (folder / str(length)).mkdir(parents=True, exist_ok=True)
+    for name in SPLITS:
+        content = format_sequences(getattr(splits, name)).encode()
+        (folder / str(length) / f"{name}.txt").write_bytes(content)
 
 
 def parse(content: bytes, path: Path, length: int | None) -> Sequences:
     """The sequences in a data file; the last line may lack its line feed, lines may end in CR LF.
 
-    With a length of None they may differ in length. Raises `UserError` naming the file, and the
-    line where there is one, for anything that is not `length` whole numbers, a tab and a label.
+    With a length of None they may differ in length. Raises `UserError` naming file and line for
+    anything that is not `length` whole numbers, a tab and a label.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -143,17 +131,13 @@ def parse(content: bytes, path: Path, length: int | None) -> Sequences:
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         line = line.removesuffix("\r")
         match = LINE.fullmatch(line)
-        if match is None:
-            text = repr(line if len(line) <= 40 else line[:40] + "...")
+        digits = [int(digit) for digit in match[1].split(" ")] if match else []
+        if match is None or length not in (None, len(digits)):
+            text = f"{len(digits)} numbers" if match else repr(line[:40])
             raise UserError(
                 f"{path}, line {number}: {text}, expected {length or 'some'} whole numbers from 0 "
-                f"to {LARGEST} with single spaces between, a tab and a label"
-            )
-        digits = [int(digit) for digit in match[1].split(" ")]
-        if length is not None and len(digits) != length:
-            raise UserError(
-                f"{path}, line {number}: {len(digits)} numbers, expected {length} (for one network "
-                f"on all lengths: `lengths` {ANY}, with the files in a folder {ANY})"
+                f"to {LARGEST} with single spaces between, a tab and a label (sequences of several "
+                f"lengths for one network: `lengths` {ANY}, with the files in a folder {ANY})"
             )
         rows.append(digits)
         labels.append(int(match[2]))
@@ -168,31 +152,13 @@ def lengths_in(folder: Path) -> tuple[int, ...]:
 
     Of files with sequences that differ in length it is the longest alone.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of data, expected <folder>/<length>/train.txt")
-    if folder_of(folder, ANY)[0] == folder:
+    if (folder / "train.txt").is_file():
         return tuple(read_data(str(folder), ANY)[1])
-    lengths = sorted(int(p.name) for p in folder.iterdir() if re.fullmatch("[1-9][0-9]*", p.name))
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    lengths = sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
     if not lengths:
-        raise UserError(f"{folder}: no data in it, expected <folder>/<length>/train.txt")
+        raise UserError(f"{folder}: no data in it, expected {folder}/<length>/train.txt")
     return tuple(lengths)
-
-
-def folder_of(path: str | Path, length: int | str) -> tuple[Path, bool]:
-    """Where the files of a length are, and whether their sequences may differ in length.
-
-    They may in `<path>/any`, if "any" is asked for, and in `path` itself if files are there.
-    """
-    path = Path(path)
-    if (path / "train.txt").is_file() or (path / "test.txt").is_file():
-        return path, True
-    return path / str(length), length == ANY
-
-
-def read_test(path: str | Path, length: int | str) -> Sequences:
-    """The test set of a length in a data folder; raises `UserError` as `parse`."""
-    folder, differ = folder_of(path, length)
-    return read_sequences(folder / "test.txt", None if differ else int(length))
 
 
 def read_sequences(path: Path, length: int | None) -> Sequences:
@@ -218,10 +184,13 @@ def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, di
             train side by side take the same number of steps; for tokens and labels as above.
     """
     whole, digests = hashlib.sha256(), []
-    read: dict[Path, Sequences] = {}
+    read: list[tuple[Path, Sequences]] = []
     splits: dict[int, Splits] = {}
+    differ = lengths == ANY or (Path(path) / "train.txt").is_file()
+    if lengths == ANY and not (Path(path) / "train.txt").is_file():
+        path = str(Path(path) / ANY)
     for wanted in (ANY,) if lengths == ANY else lengths:
-        folder, differ = folder_of(path, wanted)
+        folder = Path(path) if differ else Path(path) / str(wanted)
         files = [folder / f"{name}.txt" for name in SPLITS]
         raw = [read_bytes(file) for file in files]
         whole.update(b"".join(raw))  # which, unlike the next, forgets where a file ends
@@ -232,42 +201,30 @@ def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, di
         length = max(one.digits.shape[1] for one in sets)
         if wanted not in (ANY, length):
             raise UserError(f"{folder}: the longest sequence has length {length}, not {wanted}")
-        splits[length] = Splits(*(widened(one, length) for one in sets))
-        read |= dict(zip(files, sets, strict=True))
-        path = str(folder) if differ else path
+        for place, one in enumerate(sets):
+            more = (0, 0), (length - one.digits.shape[1], 0)
+            digits = np.pad(one.digits, more, constant_values=PADDING)
+            sets[place] = Sequences(digits, one.labels, one.lengths)
+        splits[length] = Splits(*sets)
+        read += zip(files, sets, strict=True)
     trained = [own.train for own in splits.values()]
     vocabulary = max(int(sequences.digits.max()) for sequences in trained) + 1
     counts = np.bincount(np.concatenate([sequences.labels for sequences in trained]))
-    sizes = [len(one) for one in list(read.values())[: len(SPLITS)]]
-    for place, (file, own) in enumerate(read.items()):
-        length = list(splits)[place // len(SPLITS)]
-        if len(own) != sizes[place % len(SPLITS)]:
+    for place, (file, own) in enumerate(read):
+        if len(own) != (size := len(read[place % len(SPLITS)][1])):
             raise UserError(
-                f"{file} has {len(own)} examples but length {next(iter(splits))} has "
-                f"{sizes[place % len(SPLITS)]}: train them in separate runs (`lengths` {length})"
+                f"{file} has {len(own)} examples but length {next(iter(splits))} has {size}: train "
+                f"them in separate runs (`lengths` {own.digits.shape[1]})"
             )
-        check_known(file, own, vocabulary, counts)
+        for row, (number, label) in enumerate(zip(own.digits.max(axis=1), own.labels, strict=True)):
+            if number >= vocabulary or label >= len(counts) or not counts[label]:
+                what = f"the label {label} does not occur"
+                if number >= vocabulary:
+                    what = f"the number {number} is larger than any"
+                raise UserError(
+                    f"{file}, line {row + 1}: {what} in a training set, so it cannot have been "
+                    "learned"
+                )
     guesses = [np.bincount(own.train.labels).argmax() == own.test.labels for own in splits.values()]
-    chance = float(np.mean(guesses))
-    known = vocabulary, len(counts), chance, tuple(digests)
+    known = vocabulary, len(counts), float(np.mean(guesses)), tuple(digests)
     return DataFolder(path, whole.hexdigest(), *known), splits
-
-
-def widened(sequences: Sequences, width: int) -> Sequences:
-    """The same sequences, padded to a width."""
-    missing = width - sequences.digits.shape[1]
-    digits = np.pad(sequences.digits, ((0, 0), (missing, 0)), constant_values=PADDING)
-    return Sequences(digits, sequences.labels, sequences.lengths)
-
-
-def check_known(file: Path, sequences: Sequences, vocabulary: int, counts: np.ndarray) -> None:
-    """Raise `UserError` for a token or label that no training set has, with its line."""
-    largest, labels = sequences.digits.max(axis=1), sequences.labels
-    unknown = ~np.isin(labels, np.flatnonzero(counts))
-    for row in np.flatnonzero((largest >= vocabulary) | unknown)[:1]:
-        what = f"the number {largest[row]} is larger than any"
-        if largest[row] < vocabulary:
-            what = f"the label {labels[row]} does not occur"
-        raise UserError(
-            f"{file}, line {row + 1}: {what} in a training set, so it cannot have been learned"
-        )

@@ -188,12 +188,6 @@ def test_gates_stand_where_the_cell_has_them():
     assert same_bits(parameters_from(state)["cell"]["W"], one)
 
 
-def test_bytes_in_another_order_are_the_same_weights():
-    state = weights("lstm")
-    swapped = {name: array.astype(">f4") for name, array in state.items()}
-    assert same_bits(parameters_from(swapped), parameters_from(state))
-
-
 def test_a_linear_layer_on_its_side_is_known_by_its_shape_or_refused(tmp_path):
     state = weights()
     turned = state | {"linear.weight": state["linear.weight"].T}
@@ -226,93 +220,47 @@ def test_what_a_plain_rnn_does_must_be_said(tmp_path):
         save("mine.py:Mine", parameters_from(weights()), path)
 
 
-def changed(name, value, kind="srn"):
-    return weights(kind) | {name: value}
-
-
-def without(name, kind="srn"):
-    return {key: value for key, value in weights(kind).items() if key != name}
-
-
 def zeros(*shape):
     return np.zeros(shape, np.float32)
 
 
-REFUSED = {
-    "no recurrent weights": (without("rnn_model.U"), "without a recurrent cell"),
-    "a missing bias": (without("rnn_model.b"), "are no cell: too many or too few b"),
-    "a missing bias of nn.GRU": (without("rnn_model.bias_hh_l0", "nn.GRU"), "too few c_l0"),
-    "an unknown weight": (changed("norm.scale", zeros(1)), "with norm.scale"),
-    "a second layer": (changed("rnn_model.weight_ih_l1", zeros(1), "nn.GRU"), "weight_ih_l1"),
-    "another direction": (
-        changed("rnn_model.weight_hh_l0_reverse", zeros(1), "nn.GRU"),
-        "with rnn_model.weight_hh_l0_reverse",
-    ),
-    "both forms at once": (weights() | weights("nn.GRU"), "are no cell"),
-    "two cells": (changed("other.U", zeros(D, D)), "with other.U"),
-    "two linear layers": (
-        changed("head.weight", zeros(3, D)) | {"head.bias": zeros(3)},
-        "with head.bias, head.weight",
-    ),
-    "a whole checkpoint": ({"epoch": 3, "state_dict": weights()}, "with epoch, state_dict"),
-    "names that are numbers": ({0: zeros(1)}, "with 0"),
-    "nothing": ({}, "without a recurrent cell or a linear layer"),
-    "no dictionary": ([1, 2], "expected a state dict of weights by name, got a list"),
-    "recurrent weights of another size": (
-        changed("rnn_model.U", zeros(D, D + 1)),
-        f"rnn_model.U has shape [{D}, {D + 1}], expected [{D}, {D}]",
-    ),
-    "a linear layer of another size": (
-        changed("linear.weight", zeros(19, D + 1)),
-        f"linear.weight has shape [19, {D + 1}], expected [19, {D}]",
-    ),
-    "an embedding of another size": (
-        changed("embedding.W", zeros(10, M + 1)),
-        f"embedding.W has shape [10, {M + 1}], expected [vocabulary, {M}]",
-    ),
-    "a gate that is missing": (without("rnn_model.U_o", "lstm"), "too few U_o"),
-    "a candidate of both names": (changed("rnn_model.W_a", zeros(M, D), "lstm"), "are the same"),
-    "a gate of another size": (
-        changed("rnn_model.b_f", zeros(1, D + 1), "lstm"),
-        f"rnn_model.b_f has shape [1, {D + 1}], expected [1, {D}]",
-    ),
-    "two gates": (
-        changed("rnn_model.weight_hh_l0", zeros(2 * D, D), "nn.RNN"),
-        "have shape [14, 7]",
-    ),
-    "an LSTM's input weights with a GRU's recurrent ones": (
-        changed("rnn_model.weight_hh_l0", zeros(3 * D, D), "nn.LSTM"),
-        f"rnn_model.weight_ih_l0 has shape [{4 * D}, {M}], expected [{3 * D}, {M}]",
-    ),
-    "a projection": (
-        changed("rnn_model.weight_hr_l0", zeros(3, D), "nn.LSTM"),
-        "with rnn_model.weight_hr_l0",
-    ),
-    "a vector for a matrix": (
-        changed("embedding.W", zeros(10)),
-        "has shape [10], expected [vocabulary,",
-    ),
-    "double precision": (changed("rnn_model.U", np.zeros((D, D))), "rnn_model.U is float64"),
-    "a GRU's weights on their side": (
-        changed("rnn_model.weight_hh_l0", zeros(D, 3 * D), "nn.GRU"),
-        "rnn_model.weight_hh_l0 has shape [7, 21]",
-    ),
-    "a vector for a GRU's weights": (
-        changed("rnn_model.weight_hh_l0", zeros(3 * D), "nn.GRU"),
-        "have shape [21], which no cell has",
-    ),
-    "whole numbers": (changed("linear.bias", np.zeros(19, int)), "linear.bias is int64"),
-    "no array": (changed("linear.bias", "weights"), "linear.bias is str"),
-    "a weight that diverged": (
-        changed("rnn_model.U", np.full((D, D), np.nan, np.float32)),
-        "rnn_model.U has values that are not",
-    ),
-}
+RNN, IH, HH = "rnn_model.", "rnn_model.weight_ih_l0", "rnn_model.weight_hh_l0"
+REFUSED = [  # a kind of weights, what is changed in them (None: left out), and what is said
+    ("srn", {RNN + "U": None}, "without a recurrent cell"),
+    ("srn", {RNN + "b": None}, "are no cell: too many or too few b"),
+    ("nn.GRU", {RNN + "bias_hh_l0": None}, "too few c_l0"),
+    ("srn", {"linear.bias": None}, "without a linear layer"),
+    ("srn", {"norm.scale": zeros(1)}, "with norm.scale"),
+    ("nn.GRU", {RNN + "weight_ih_l1": zeros(1)}, "weight_ih_l1"),
+    ("nn.GRU", {HH + "_reverse": zeros(1)}, "with rnn_model.weight_hh_l0_reverse"),
+    ("srn", weights("nn.GRU"), "are no cell"),
+    ("srn", {"other.U": zeros(D, D)}, "with other.U"),
+    ("srn", {"z.weight": zeros(3, D), "z.bias": zeros(3)}, "with z.bias, z.weight"),
+    ("srn", {"epoch": 3, "state_dict": {}}, "with epoch, state_dict"),
+    ("srn", {0: zeros(1)}, "with 0"),
+    ("srn", {RNN + "U": zeros(D, D + 1)}, f"U has shape [{D}, {D + 1}], expected [{D}, {D}]"),
+    ("srn", {"linear.weight": zeros(19, D + 1)}, f"weight has shape [19, {D + 1}], expected [19,"),
+    ("srn", {"embedding.W": zeros(10, M + 1)}, f"has shape [10, {M + 1}], expected [10, {M}]"),
+    ("srn", {"embedding.W": zeros(10)}, "has shape [10], expected [10,"),
+    ("lstm", {RNN + "U_o": None}, "too few U_o"),
+    ("lstm", {RNN + "W_a": zeros(M, D)}, "are no cell"),
+    ("lstm", {RNN + "b_f": zeros(1, D + 1)}, f"b_f has shape [1, {D + 1}], expected [1, {D}]"),
+    ("nn.RNN", {HH: zeros(2 * D, D)}, "have shape [14, 7]"),
+    ("nn.LSTM", {HH: zeros(3 * D, D)}, f"{IH} has shape [{4 * D}, {M}], expected [{3 * D}, {M}]"),
+    ("nn.LSTM", {RNN + "weight_hr_l0": zeros(3, D)}, "with rnn_model.weight_hr_l0"),
+    ("nn.GRU", {HH: zeros(D, 3 * D)}, "has shape ["),
+    ("nn.GRU", {HH: zeros(3 * D)}, "has shape ["),
+    ("srn", {RNN + "U": np.zeros((D, D))}, "rnn_model.U is float64"),
+    ("srn", {RNN + "U": zeros(D, D).astype(">f4")}, "rnn_model.U is >f4"),
+    ("srn", {"linear.bias": "weights"}, "linear.bias is <U7"),
+    ("srn", {RNN + "U": zeros(D, D) * np.nan}, "rnn_model.U has values that are not"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_is_not_these_weights_is_refused_and_said(case):
-    state, message = REFUSED[case]
+@pytest.mark.parametrize(("kind", "change", "message"), REFUSED)
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_is_not_these_weights_is_refused_and_said(kind, change, message):
+    state = {name: v for name, v in (weights(kind) | change).items() if v is not None}
     with pytest.raises(UserError) as refusal:
         parameters_from(state)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
@@ -331,7 +279,7 @@ def test_what_is_not_these_weights_is_refused_and_said(case):
 def test_an_odd_tensor_is_refused(make):
     torch = pytest.importorskip("torch")
     with pytest.raises(UserError, match=r"^rnn_model\.U is "):
-        parameters_from(changed("rnn_model.U", make(torch)))
+        parameters_from(weights() | {"rnn_model.U": make(torch)})
 
 
 def test_parameters_that_are_no_classifiers_are_refused(tmp_path):
@@ -349,7 +297,7 @@ def truncated(path):
 
 
 def pickled_object(path):
-    np.savez(path, **without("linear.bias"), **{"linear.bias": np.array([object()])})
+    np.savez(path, **(weights() | {"linear.bias": np.array([object()])}))
 
 
 def single_array(path):
@@ -446,7 +394,7 @@ def test_a_place_that_is_taken_is_refused(tmp_path):
     parameters = parameters_from(weights())
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.npz").mkdir()
-    with pytest.raises(UserError, match="can't be a folder"):
+    with pytest.raises(UserError, match="can't be written"):
         save("srn", parameters, tmp_path / "file" / "weights.npz")
-    with pytest.raises(UserError, match="is a folder"):
+    with pytest.raises(UserError, match="can't be written"):
         save("srn", parameters, tmp_path / "folder.npz")

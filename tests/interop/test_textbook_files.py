@@ -20,7 +20,6 @@ from srn_jax.interop.textbook_files import (
     lengths_in,
     read_data,
     read_sequences,
-    read_test,
     textbook_splits,
     write_splits,
 )
@@ -162,13 +161,12 @@ def test_sequences_that_differ_in_length_are_one_set_padded_on_the_left(tmp_path
     assert (folder.vocabulary, folder.classes) == (3, 2)
     assert lengths_in(Path(folder.path)) == (4,)
     again, same = read_data(folder.path, (4,))  # as a run that goes on does
-    assert read_test(folder.path, 4).lengths.tolist() == [4, 1]
     assert again == folder and (same[4].test.digits == splits[4].test.digits).all()
     assert format_sequences(splits[4].train) == (tmp_path / where / "train.txt").read_text()
     with pytest.raises(UserError, match="the longest sequence has length 4, not 7"):
         read_data(folder.path, (7,))
     write_data(tmp_path, 3, train=train, dev=train[:2], test=longer)
-    with pytest.raises(UserError, match=r"train\.txt, line 2: 1 numbers, expected 3 \(for one"):
+    with pytest.raises(UserError, match=r"train\.txt, line 2: 1 numbers, expected 3 whole"):
         read_data(str(tmp_path), (3,)) if where == "any" else read_sequences(
             tmp_path / "3" / "train.txt", 3
         )
