@@ -218,7 +218,6 @@ def parse(content, length):
     return examples
 
 
-@pytest.mark.no_jax
 @settings(
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
