@@ -23,7 +23,7 @@ from srn_jax.errors import UserError
         ({"chrono": 2}, "`chrono` must be a number above 2"),
         ({"shuffle": 1}, "`shuffle` must be true or false, got 1"),
         ({"steps": 10**5000}, "got "),
-        ({"weight_decay": 0.1}, "`weight_decay` goes with `optimizer` adamw or sgd"),
+        ({"weight_decay": 0.1}, "`weight_decay` needs `optimizer` adamw or sgd"),
         ({"schedule": "cosine", "learning_rate": abs}, "leave out `schedule`"),
         ({"shuffle": True, "fresh_data": True}, "leave out `shuffle`"),
     ],
@@ -50,12 +50,8 @@ def test_wrong_lists_are_refused(settings, words):
 
 def test_settings_that_change_no_shape_share_a_program():
     base = ExperimentConfig()
-    for name, value in {
-        "learning_rate": 0.1,
-        "recurrent_init": "identity",
-        "forget_bias": 1.0,
-    }.items():
-        assert dataclasses.replace(base, **{name: value}).program == base.program
+    for alike in ({"learning_rate": 0.1}, {"forget_bias": 1.0}):
+        assert dataclasses.replace(base, **alike).program == base.program
     for more in ({"clip_norm": 1.0}, {"chrono": 9.0}, {"learning_rate": abs}, {"layers": 2}):
         assert ExperimentConfig(**more).program != base.program
     clipped = [ExperimentConfig(clip_norm=norm).program for norm in (0.5, 5.0)]

@@ -3,33 +3,18 @@
 from typing import Any
 
 from srn_jax.cells.cell import Cell
-from srn_jax.cells.edition_2026 import LSTM2026, SRN2026
-from srn_jax.cells.gru import GRU
-from srn_jax.cells.irnn import IRNN, XavierIRNN
-from srn_jax.cells.lru import LRU
-from srn_jax.cells.lstm import LSTM
-from srn_jax.cells.mingru import MinGRU
-from srn_jax.cells.minlstm import MinLSTM
+from srn_jax.cells.gated import GRU, LSTM, LSTM2026
+from srn_jax.cells.linear_scan import LRU, MinGRU, MinLSTM
 from srn_jax.cells.recurrence import Derivative
-from srn_jax.cells.srn import SRN, ResidualSRN
+from srn_jax.cells.srn import IRNN, SRN, SRN2026, ResidualSRN, XavierIRNN
+from srn_jax.config import CELLS
 from srn_jax.errors import UserError
 from srn_jax.own_files import describe, resolve
 
 __all__ = ["BY_NAME", "GRU", "LSTM", "SRN", "Cell", "Derivative", "ResidualSRN", "cell_class"]
 
-BY_NAME: dict[str, Any] = {
-    "srn": SRN,
-    "residual-srn": ResidualSRN,
-    "lstm": LSTM,
-    "gru": GRU,
-    "irnn": IRNN,
-    "irnn-xavier": XavierIRNN,
-    "mingru": MinGRU,
-    "minlstm": MinLSTM,
-    "lru": LRU,
-    "srn-2026": SRN2026,
-    "lstm-2026": LSTM2026,
-}
+OURS = SRN, ResidualSRN, LSTM, GRU, IRNN, XavierIRNN, MinGRU, MinLSTM, LRU, SRN2026, LSTM2026
+BY_NAME: dict[str, Any] = dict(zip(CELLS, OURS, strict=True))
 
 
 def cell_class(value: Any) -> Any:

@@ -7,28 +7,19 @@
             return 0.9 * state + 0.1 * jnp.tanh(x[0] + h[0])
 
 `x` is the input side (x_t W + b), `h` the recurrent side (h_{t-1} U), and the result the new state.
-`update` must be elementwise and must not use the parameters: the loop over time, the mask and the
-backward pass are shared (`recurrence`).
+`update` must be elementwise and must not use the parameters: the loop over time is shared.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from srn_jax.cells.initializers import recurrent_initializer, xavier
-from srn_jax.cells.recurrence import (
-    Derivative,
-    How,
-    State,
-    layer,
-    output,
-    parts_of,
-    plain_recurrence,
-    product,
-    recurrence,
-)
+from srn_jax.cells.initializers import recurrent_initializer, with_chrono, xavier
+from srn_jax.cells.products import Gates, State, layer, output, product
+from srn_jax.cells.recurrence import Derivative, How, parts_of, plain_recurrence, recurrence
 from srn_jax.errors import UserError
 
 
@@ -43,6 +34,7 @@ class Cell(nnx.Module):
     states: int = 1  # parts of the state; the first is h, which the others see
     recurrent_bias: bool = False  # whether the recurrent side has a bias c of its own
     forget_gate: int | None = None  # the gate to whose bias `forget_bias` is added
+    chrono_gates: tuple[tuple[int, int], ...] = ()  # with the sign that ln u has in its bias
     derivative: Derivative | None = None  # of update, where one by hand is faster
 
     def __init__(
@@ -53,13 +45,12 @@ class Cell(nnx.Module):
         rngs: nnx.Rngs,
         recurrent_init: str | nnx.Initializer = "xavier",
         forget_bias: jax.Array | float = 0.0,
-        chrono: jax.Array | float | None = None,
+        chrono: jax.Array | float | None = None,  # the longest memory for which gates are to start
         W: jax.Array | None = None,
         U: jax.Array | None = None,
         b: jax.Array | None = None,
         c: jax.Array | None = None,
     ):
-        """`chrono` is the longest memory, in positions, for which gates are to start; or None."""
         if isinstance(recurrent_init, str):
             recurrent_init = recurrent_initializer(recurrent_init)
         columns = self.gates * hidden_size
@@ -67,10 +58,11 @@ class Cell(nnx.Module):
         def parameter(name, value, rows, initializer=xavier):
             if value is None:
                 keys = [rngs.params() for _ in range(self.gates)]
-                shape = (rows, hidden_size)
-                blocks = [initializer(key, shape, jnp.float32) for key in keys]
+                blocks = [initializer(key, (rows, hidden_size), jnp.float32) for key in keys]
                 value = jnp.concatenate(blocks, axis=1)
-            return nnx.Param(given(value, (rows, columns), name))
+            if (found := jnp.shape(value)) != (wanted := (rows, columns)):
+                raise ValueError(f"{name} has shape {found}, expected {wanted}")
+            return nnx.Param(jnp.asarray(value))
 
         self.W = parameter("W", W, input_size)
         self.U = parameter("U", U, hidden_size, recurrent_init)
@@ -79,53 +71,30 @@ class Cell(nnx.Module):
             self.c = parameter("c", c, 1)
         elif c is not None:
             raise ValueError(f"{type(self).__name__} has no recurrent bias c, leave it out")
+        gates = np.arange(columns)[None] // hidden_size  # [1, columns]
         if b is None and self.forget_gate is not None:
-            start = self.forget_gate * hidden_size
-            forget = self.b[...].at[:, start : start + hidden_size].add(forget_bias)
-            self.b = nnx.Param(forget)
-        if b is None and chrono is not None:
-            shape = (1, hidden_size)
-            times = jax.random.uniform(rngs.params(), shape, jnp.float32, 1, chrono - 1)
-            self.start_chrono(jnp.log(times))
+            added = jnp.where(gates == self.forget_gate, forget_bias, 0)
+            self.b = nnx.Param(self.b[...] + added)
+        if b is None and chrono is not None and self.chrono_gates:
+            self.b = with_chrono(self, chrono, rngs)
+            if self.recurrent_bias:
+                kept = ~np.isin(gates, [gate for gate, _ in self.chrono_gates])
+                self.c = nnx.Param(jnp.where(kept, self.c[...], 0))
 
-    def update(self, x: tuple[jax.Array, ...], h: tuple[jax.Array, ...], state: Any) -> Any:
-        """The new state `[..., D]`, or a tuple of `states` such.
-
-        Args:
-            x: input side, a tuple of `gates` arrays `[..., D]`.
-            h: recurrent side, likewise.
-            state: `[..., D]`, or a tuple of `states` such.
-        """
+    def update(self, x: Gates, h: Gates, state: State) -> State:
+        """The new state `[..., D]`, or a tuple of `states` such, of the old one and both sides."""
         raise UserError(f"{type(self).__name__}: no method update(x, h, state), a cell has one")
 
     def gate_values(self, x: Any, h: Any, state: Any) -> dict[str, jax.Array]:
         """The gates by name, each `[..., D]`, for figures; none unless a cell says so."""
         return {}
 
-    def start_chrono(self, log_times: jax.Array) -> None:
-        """Set gates' biases for memories of exp(`log_times [1, D]`) positions, where it has such.
-
-        Source: Tallec & Ollivier (2018), whose start is named chrono.
-        """
-
-    def set_bias(self, name: str, gate: int, values: jax.Array) -> None:
-        """Set the bias `name`, b or c, of a gate to `values [1, D]`."""
-        bias, size = getattr(self, name)[...], values.shape[1]
-        new = bias.at[:, gate * size : (gate + 1) * size].set(values)
-        setattr(self, name, nnx.Param(new))
-
     def __call__(
-        self,
-        inputs: jax.Array,
-        mask: jax.Array | None = None,
-        initial_state: Any = None,
+        self, inputs: jax.Array, mask: jax.Array | None = None, initial_state: State = None
     ) -> jax.Array:
         """Hidden states `[batch, time, D]` of inputs `[batch, time, M]`.
 
-        Args:
-            inputs: `[batch, time, M]`.
-            mask: `[batch, time]`; where it is False the state stays as it was.
-            initial_state: `[batch, D]`, or a tuple of `states` such; zero unless given.
+        The state stays where the mask `[batch, time]` is False; at first it is zero unless given.
         """
         inputs = jnp.swapaxes(jnp.asarray(inputs, self.W[...].dtype), 0, 1)
         mask = None if mask is None else jnp.asarray(mask).T
@@ -143,42 +112,22 @@ class Cell(nnx.Module):
         return jnp.concatenate([inputs, ones], axis=-1), weight
 
     def scan(
-        self,
-        features: jax.Array,
-        input_weight: jax.Array,
-        mask: jax.Array | None = None,
-        initial_state: State = None,
-        how: How | None = None,
-        plain: bool = False,
+        self, features, input_weight, mask=None, initial_state: State = None, how=None, plain=False
     ) -> State:
         """Time-major states `[time, batch, D]`, where features @ input_weight is the input side.
 
-        Args:
-            features: `[time, batch, features]`.
-            input_weight: `[features, gates * D]`.
-            mask: `[time, batch]` or `[time, 1]`; where it is False the state stays as it was.
-            initial_state: as in `__call__`.
-            how: it is run; it may say that only the last state is wanted, `[batch, D]`.
-            plain: leave its derivative to autodiff, which is slower and knows forward mode.
+        Arguments are as in `recurrence`; `plain` leaves the derivative to autodiff, which is slower
+        and knows forward mode.
         """
         if initial_state is None:
             zero = jnp.zeros((features.shape[1], self.U.shape[0]), features.dtype)
             initial_state = zero if self.states == 1 else (zero,) * self.states
-        kind = type(self)
-        how = (how or How())._replace(parts=parts_of(kind))
+        how = (how or How())._replace(parts=parts_of(type(self)))
         weights = input_weight, self.U[...], self.c[...] if self.recurrent_bias else None
         run = _plain if plain else _recurrence
-        return run(kind, how, features, *weights, initial_state, mask)
+        return run(type(self), how, features, *weights, initial_state, mask)
 
 
 # Compiled once, also where called eagerly; `How.parts` says when it is another.
 _recurrence = jax.jit(recurrence, static_argnums=(0, 1))
 _plain = jax.jit(plain_recurrence, static_argnums=(0, 1))
-
-
-def given(value: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
-    """`value` as an array; raises `ValueError` unless it has the expected shape."""
-    value = jnp.asarray(value)
-    if value.shape != shape:
-        raise ValueError(f"{name} has shape {value.shape}, expected {shape}")
-    return value

@@ -1,6 +1,7 @@
 """Initial weights, by the names that the command line has for them."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def uniform(limit: float) -> nnx.Initializer:
 def recurrent_initializer(name: str) -> nnx.Initializer:
     """The initializer of the recurrent weights `[D, D]` of a gate, of `config.RECURRENT_INITS`.
 
-    `orthogonal` is Saxe et al. (2014), `identity` Le et al. (2015), `pytorch` the default of
+    `orthogonal` is Saxe et al. (2014), `identity` Le et al. (2015), `pytorch` that of
     `torch.nn.RNN`: uniform on +-1/sqrt(D).
     """
     check("recurrent_init", name, str, choices=RECURRENT_INITS)
@@ -33,3 +34,13 @@ def recurrent_initializer(name: str) -> nnx.Initializer:
             key, shape, dtype
         ),
     }[name]
+
+
+def with_chrono(cell: Any, chrono: jax.Array | float, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
+    """The bias b with +-ln u in `chrono_gates`, u uniform on 1..T_max - 1 (Tallec, 2018)."""
+    bias = cell.b[...].reshape(cell.gates, -1)
+    shape = (1, bias.shape[1])
+    log_u = jnp.log(jax.random.uniform(rngs.params(), shape, jnp.float32, 1, chrono - 1))[0]
+    for gate, sign in cell.chrono_gates:
+        bias = bias.at[gate].set(sign * log_u)
+    return nnx.Param(bias.reshape(1, -1))

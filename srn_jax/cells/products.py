@@ -54,14 +54,10 @@ def product(left: jax.Array, right: jax.Array) -> jax.Array:
 def layer(inputs: jax.Array, weight: jax.Array) -> jax.Array:
     """`inputs @ weight`, for layers outside of the loops, with their derivative by hand.
 
-    It is what autodiff says, but for the transposes: on a CPU, XLA leaves products whose factors
-    stand the other way to a library, which takes three times as long for the few rows that we have.
+    It is autodiff's but for the transposes: on a CPU, XLA leaves products whose factors stand the
+    other way to a library, which takes three times as long for the few rows that we have.
     """
     return product(inputs, weight)
-
-
-def _layer_forward(inputs, weight):
-    return product(inputs, weight), (inputs, weight)
 
 
 def _layer_backward(residuals, gradient):
@@ -69,4 +65,4 @@ def _layer_backward(residuals, gradient):
     return product(gradient, weight.T), product(rows(inputs).T, rows(gradient))
 
 
-layer.defvjp(_layer_forward, _layer_backward)
+layer.defvjp(lambda inputs, weight: (product(inputs, weight), (inputs, weight)), _layer_backward)

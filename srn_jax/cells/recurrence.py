@@ -1,24 +1,16 @@
 r"""The loop over time that serves every cell of the family, and its backward pass.
 
-A cell of the family is an elementwise function of gates and state. For t = 1..T, with features f_t
-(a bias is a row of W, for a feature that is always 1):
+For t = 1..T, with features f_t (a bias is a row of W, for a feature that is always 1):
 
     x_t = f_t W        g_t = h_{t-1} U + c        s_t = update(x_t, g_t, s_{t-1})
 
-h_t is the state s_t, or its first part. Forward, a scan calls `jax.vjp` of `update` and stacks what
-comes back: the pullback is a pytree. Backward, a scan calls it. With ds_t the gradient that reaches
-s_t, only
-
-    dx_t, dg_t, ds_{t-1} = pullback_t(ds_t)        dh_{t-1} += dg_t U^T
-
-depend on the future. Autodiff of the loop would sum dW and dU inside of it; here they are products
-over all positions and rows after it, as cuDNN does it:
-
-    dW = sum_t f_t^T dx_t        dU = sum_t h_{t-1}^T dg_t        dc = sum_t dg_t
-
-`plain_recurrence` is the reference, by autodiff alone.
+h_t is s_t or its first part. Forward, a scan stacks the pullback of `update`, a pytree; backward, a
+scan calls it. Of a gradient ds_t only ds_{t-1} and dg_t U^T depend on the future; dW = sum f_t^T
+dx_t, dU = sum h_{t-1}^T dg_t and dc = sum dg_t are products after the loop, as cuDNN does it.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +19,7 @@ import jax.numpy as jnp
 
 from srn_jax.cells.products import (
     HIGHEST,
+    Gates,
     State,
     add_to_output,
     gates_of_array,
@@ -37,52 +30,58 @@ from srn_jax.cells.products import (
     recurrent_side,
     rows,
 )
-from srn_jax.cells.pullback import (
-    Derivative,
-    Kept,
-    Static,
-    apply_update,
-    derivative_of,
-    parts_of,
-    rests,
-    updater,
-)
 
-__all__ = [
-    "Derivative",
-    "How",
-    "State",
-    "add_to_output",
-    "apply_update",
-    "derivative_of",
-    "gates_of_array",
-    "layer",
-    "output",
-    "parts_of",
-    "plain_recurrence",
-    "product",
-    "recurrence",
-    "recurrent_side",
-    "rests",
-]
+__all__ = ["add_to_output", "gates_of_array", "layer", "output", "product", "recurrent_side"]
 
 
-class Platform(NamedTuple):
-    """How the loops are written for a platform."""
+class Derivative(NamedTuple):
+    """A cell's own `jax.vjp` of its update, where that is faster.
 
-    # An accelerator starts every operation by itself. If a turn begins with the product, all that
-    # follows it, the storing of its result included, is part of the same operation.
-    product_first: bool = True
-    unroll: int = 1  # positions in a turn: on a GPU a loop's counter and condition are launches too
-    moves_by_product: bool = False  # what is moved by one position: on a TPU joining costs more
-    skips: bool = False  # padding before the first sequence, where only the last state is wanted
+    `function(x, h, state)` gives the new state and a pullback: a `jax.tree_util.Partial` that turns
+    the gradient of the new state into those of x, h and state. It is used as long as the class's
+    `update` is `of`, so nobody inherits it who computes something else.
+    """
+
+    of: Callable[..., Any]
+    function: Callable[..., Any]
 
 
-PLATFORMS = {
-    "cpu": Platform(product_first=False, skips=True),
-    "tpu": Platform(moves_by_product=True),
-    "gpu": Platform(unroll=64),
-}
+def derivative_of(cell: Any) -> Callable[..., tuple[State, Any]]:
+    """`(x, h, state)` -> the new state and its pullback: the cell's own, or that of autodiff."""
+    own = getattr(cell, "derivative", None)
+    if isinstance(own, Derivative) and own.of is cell.update:
+        return own.function
+    return partial(jax.vjp, updater(cell))
+
+
+def updater(cell: Any) -> Callable[[Gates, Gates, State], State]:
+    """The update of a class, with an instance for `super().update`."""
+    return object.__new__(cell).update
+
+
+def apply_update(cell: Any, x: Gates, h: Gates, state: State) -> State:
+    """The new state by a class's update; x and h are tuples of `gates` arrays `[..., D]`."""
+    return updater(cell)(x, h, state)
+
+
+def parts_of(kind: Any) -> tuple[Any, ...]:
+    """All that a class and its parents of the user's say: what is traced depends on it."""
+    own = [one for one in kind.__mro__ if not one.__module__.startswith(("flax.", "builtins"))]
+    said = [value for one in own for value in vars(one).values()]
+    return tuple(value if callable(value) else repr(value) for value in said)
+
+
+def rests(cell: Any) -> bool:
+    """Whether without input a state of zero stays zero, so padding needs no mask."""
+    if cell.recurrent_bias:
+        return False
+    with jax.ensure_compile_time_eval():
+        zero = jnp.zeros((1, 1))
+        gates, state = (zero,) * cell.gates, zero if cell.states == 1 else (zero,) * cell.states
+        new, pullback = derivative_of(cell)(gates, gates, state)
+        slopes = jax.tree.leaves(pullback(jax.tree.map(jnp.ones_like, new)))
+        still = all(bool(jnp.all(part == 0)) for part in jax.tree.leaves(new))
+        return still and all(bool(jnp.all(jnp.isfinite(slope))) for slope in slopes)
 
 
 class How(NamedTuple):
@@ -93,107 +92,116 @@ class How(NamedTuple):
     platform: str | None = None  # None is JAX's own
     parts: tuple[Any, ...] = ()  # of the class, which a notebook may replace: see `parts_of`
 
-    @property
-    def form(self) -> Platform:
-        """What suits the platform; a GPU's by default."""
-        return PLATFORMS.get(self.platform or jax.default_backend(), PLATFORMS["gpu"])
+    def on(self, *platforms: str) -> bool:
+        """Whether the loops are written for one of these."""
+        return (self.platform or jax.default_backend()) in platforms
+
+    def scan(self, turn: Any, start: Any, inputs: Any, reverse: bool = False) -> Any:
+        """`jax.lax.scan`; on a GPU a loop's counter and condition are launches too."""
+        unroll = 1 if self.on("cpu", "tpu") else min(64, len(jax.tree.leaves(inputs)[0]))
+        return jax.lax.scan(turn, start, inputs, reverse=reverse, unroll=unroll)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def recurrence(
-    cell: Any,
+    cell: Any,  # the class; only its class attributes and its update are used
     how: How,
-    features: jax.Array,
-    input_weight: jax.Array,
-    recurrent_weight: jax.Array,
-    recurrent_bias: jax.Array | None,
-    initial: State,
-    mask: jax.Array | None = None,
+    features: jax.Array,  # f, [time, batch, features]
+    input_weight: jax.Array,  # W, [features, gates * hidden]
+    weight: jax.Array,  # U, [hidden, gates * hidden]
+    bias: jax.Array | None,  # c, [1, gates * hidden]
+    initial: State,  # s_0, [batch, hidden], or a tuple of such
+    mask: jax.Array | None = None,  # [time, batch] or [time, 1]; where False the state stays
 ) -> State:
-    """The states s_1..s_T of a cell of the family.
-
-    Args:
-        cell: the class; only its class attributes and its update are used.
-        how: it is run.
-        features: f, `[time, batch, features]`.
-        input_weight: W, `[features, gates * hidden]`.
-        recurrent_weight: U, `[hidden, gates * hidden]`.
-        recurrent_bias: c, `[1, gates * hidden]` or None.
-        initial: s_0, `[batch, hidden]` or a tuple of such.
-        mask: `[time, batch]` or `[time, 1]` booleans, or None; where False the state stays.
-
-    Returns:
-        The states, each `[time, batch, hidden]`, or the last one alone, each `[batch, hidden]`.
-    """
+    """The states s_1..s_T, each `[time, batch, hidden]`, or the last alone, `[batch, hidden]`."""
     keep, update = needed(cell, how, mask), updater(cell)
-    if how.last and how.form.skips:
-        start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
-        keep = None if mask is not None and mask.shape[1] == 1 else keep
+    if not (how.last and how.on("cpu")):  # which skips padding before the first sequence
+        return plain_recurrence(cell, how, features, input_weight, weight, bias, initial, keep)
+    start = 0 if mask is None else jnp.argmax(jnp.any(mask, axis=1))
+    keep = None if mask is not None and mask.shape[1] == 1 else keep
 
-        def turn(t: jax.Array, state: State) -> State:
-            x = product(features[t], input_weight)
-            side = recurrent_side(state, recurrent_weight, recurrent_bias, cell.gates)
-            new = update(gates_of_array(x, cell.gates), side, state)
-            return keep_where(None if keep is None else keep[t], new, state)
+    def turn(t: jax.Array, state: State) -> State:
+        x = product(features[t], input_weight)
+        side = recurrent_side(state, weight, bias, cell.gates)
+        new = update(gates_of_array(x, cell.gates), side, state)
+        return keep_where(None if keep is None else keep[t], new, state)
 
-        return jax.lax.fori_loop(start, len(features), turn, initial)
-    return _scan(cell, how, features, input_weight, recurrent_weight, recurrent_bias, initial, keep)
+    return jax.lax.fori_loop(start, len(features), turn, initial)
+
+
+def needed(cell: Any, how: How, mask: jax.Array | None) -> jax.Array | None:
+    """The mask, unless the states would stay without it."""
+    return None if how.blank and rests(cell) else mask
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Kept:
+    """Where the leaves of a pullback are found: what is there anyway is not stacked again."""
+
+    tree: Any
+    places: tuple[tuple[int, int], ...]  # of each leaf: in which of `sources`, and its index there
+
+    @classmethod
+    def of(cls, pullback: Any, *states: State) -> tuple["Kept", list[Any], list[Any]]:
+        """Also the leaves to be stacked, and constants, which are no part of the loop."""
+        leaves, tree = jax.tree.flatten(pullback)
+        sources = [*map(jax.tree.leaves, states), [], []]
+        known = {id(leaf): (s, n) for s, own in enumerate(sources) for n, leaf in enumerate(own)}
+        for leaf in leaves:
+            if id(leaf) not in known:
+                kind = len(states) + (not isinstance(leaf, jax.core.Tracer))
+                known[id(leaf)] = kind, len(sources[kind])
+                sources[kind].append(leaf)
+        return cls(tree, tuple(known[id(leaf)] for leaf in leaves)), sources[-2], sources[-1]
+
+    def pullback(self, *sources: Any) -> Any:
+        """The pullback of a position, of the same states, what was stacked, and constants."""
+        found = [jax.tree.leaves(source) for source in sources]
+        return jax.tree.unflatten(self.tree, [found[s][n] for s, n in self.places])
 
 
 def plain_recurrence(
-    cell: Any,
-    how: How,
-    features: jax.Array,
-    input_weight: jax.Array,
-    recurrent_weight: jax.Array,
-    recurrent_bias: jax.Array | None,
-    initial: State,
-    mask: jax.Array | None = None,
-) -> State:
-    """What `recurrence` gives, for autodiff in either mode; the same arguments."""
-    weights = recurrent_weight, recurrent_bias
-    return _scan(cell, how, features, input_weight, *weights, initial, mask)
+    cell, how, features, input_weight, weight, bias, initial, mask=None, told=None
+):
+    """What `recurrence` gives, by autodiff alone and so in either mode; the same arguments.
 
-
-def _scan(cell, how, features, input_weight, weight, bias, initial, keep):
-    update = updater(cell)
+    At trace time a list `told` learns of the pullbacks, which are stacked beside the states.
+    """
+    update, derivative = updater(cell), derivative_of(cell)
 
     def turn(state, inputs):
         x, keep = inputs
-        side = recurrent_side(state, weight, bias, cell.gates)
-        new = keep_where(keep, update(gates_of_array(x, cell.gates), side, state), state)
-        return new, None if how.last else new
+        sides = gates_of_array(x, cell.gates), recurrent_side(state, weight, bias, cell.gates)
+        if told is None:
+            new = keep_where(keep, update(*sides, state), state)
+            return new, None if how.last else new
+        new, pullback = derivative(*sides, state)
+        new = keep_where(keep, new, state)
+        kept, stacked, constants = Kept.of(pullback, state, new)
+        told.append((kept, constants))
+        return new, (new, stacked)
 
-    inputs = product(features, input_weight), keep
-    unroll = min(how.form.unroll, len(features))
-    last, states = jax.lax.scan(turn, initial, inputs, unroll=unroll)
+    last, states = how.scan(turn, initial, (product(features, input_weight), mask))
+    if told is not None:
+        return last, *states
     return last if how.last else states
 
 
-def _forward(cell, how, features, input_weight, weight, bias, initial, mask):
-    keep, derivative = needed(cell, how, mask), derivative_of(cell)
-    told = []  # at trace time, of the pullbacks
-
-    def turn(state, inputs):
-        x, keep = inputs
-        side = recurrent_side(state, weight, bias, cell.gates)
-        new, pullback = derivative(gates_of_array(x, cell.gates), side, state)
-        new = keep_where(keep, new, state)
-        kept, stacked, constants = Kept.of(pullback, new, state)
-        told.append((Static(kept), constants))
-        return new, (new, stacked)
-
-    inputs = product(features, input_weight), keep
-    unroll = min(how.form.unroll, len(features))
-    last, (states, stacked) = jax.lax.scan(turn, initial, inputs, unroll=unroll)
-    residuals = features, input_weight, weight, bias, initial, keep, states, stacked
-    return last if how.last else states, (told[-1], *residuals)
+def _forward(cell, how, *arguments):
+    told: list[Any] = []
+    keep = needed(cell, how, arguments[-1])
+    run = partial(plain_recurrence, mask=keep, told=told)
+    last, states, stacked = run(cell, how, *arguments[:-1])
+    return last if how.last else states, (told[-1], *arguments[:-1], keep, states, stacked)
 
 
 def _backward(cell, how, residuals, gradients):
-    told, features, input_weight, weight, bias, initial, keep, states, stacked = residuals
-    (kept, constants) = told
-    form, transposed = how.form, weight.T
+    (kept, constants), features, input_weight, weight, bias, initial, keep, *stacked = residuals
+    transposed, states = weight.T, stacked[0]
+    # An accelerator starts every operation by itself. If a turn begins with the product, all that
+    # follows it, the storing of its result included, is part of the same operation.
+    product_first = not how.on("cpu")
     before = jax.tree.map(lambda s_0, s: jnp.concatenate([s_0[None], s[:-1]]), initial, states)
     nothing = jax.tree.map(jnp.zeros_like, initial)
     outside, last = (None, gradients) if how.last else (gradients, nothing)
@@ -204,35 +212,30 @@ def _backward(cell, how, residuals, gradients):
 
     def turn(carry, inputs):
         total, dg = carry
-        outside, keep, states, before, stacked = inputs
-        if form.product_first:
+        outside, keep, *sources = inputs
+        if product_first:
             total = through(total, dg)
         if outside is not None:
             total = jax.tree.map(jnp.add, outside, total)
-        pullback = kept.value.pullback(states, before, stacked, constants)
+        pullback = kept.pullback(*sources, constants)
         dx, dg, passed_on = pullback(keep_where(keep, total, nothing))
         same.append(all(one is other for one, other in zip(dx, dg, strict=True)))
         dg = jnp.concatenate(dg, axis=-1)
         sides = None if same[-1] else jnp.concatenate(dx, axis=-1)
         if keep is not None:
             passed_on = jax.tree.map(jnp.add, passed_on, keep_where(keep, nothing, total))
-        if form.product_first:
+        if product_first:
             return (passed_on, dg), (sides, dg)
         return (through(passed_on, dg), None), (sides, dg)
 
     first = jnp.zeros_like(features[0], shape=(len(output(initial)), weight.shape[1]))
-    inputs = outside, keep, states, before, stacked
-    (total, dg_1), (dx, dg) = jax.lax.scan(
-        turn,
-        (last, first if form.product_first else None),
-        inputs,
-        reverse=True,
-        unroll=min(form.unroll, len(features)),
-    )
-    total = through(total, dg_1) if form.product_first else total
+    start = last, first if product_first else None
+    inputs = outside, keep, before, *stacked
+    (total, dg_1), (dx, dg) = how.scan(turn, start, inputs, reverse=True)
     dx = dg if same[-1] else dx
-    if form.product_first:  # moved is what is smaller
-        if form.moves_by_product:
+    if product_first:  # moved is what is smaller
+        total = through(total, dg_1)
+        if how.on("tpu"):  # where joining costs more
             move = jnp.eye(len(dg), k=1, dtype=dg.dtype)
             after = jnp.einsum("st,tbd->sbd", move, dg, precision=HIGHEST)
         else:
@@ -246,8 +249,3 @@ def _backward(cell, how, residuals, gradients):
 
 
 recurrence.defvjp(_forward, _backward)
-
-
-def needed(cell: Any, how: How, mask: jax.Array | None) -> jax.Array | None:
-    """The mask, unless the states would stay without it."""
-    return None if how.blank and rests(cell) else mask

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from srn_jax.cells import Cell
 from srn_jax.errors import warn
-from srn_jax.tasks.digit_sum import DigitSum
+from srn_jax.tasks import DigitSum
 from srn_jax.tasks.task import Task, Tokens
 
 OLDEST = 8.0  # compute capability for which Triton compiles: Colab's T4 has 7.5

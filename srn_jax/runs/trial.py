@@ -157,6 +157,8 @@ def check_task(name: str, task: Task) -> None:
             raise UserError(f"{name}: {key} must be a whole number from 1, got {shown(value)}")
     for key, largest in (("chance", 1.0), ("chance_loss", 1e30)):
         value = getattr(task, key)
+        if key == "chance_loss" and value != value:  # NaN: it depends on the length
+            continue
         if value is not None and not (isinstance(value, Real) and 0 <= float(value) <= largest):
             wanted = "from 0 to 1" if key == "chance" else "from 0"
             raise UserError(f"{name}: {key} must be a number {wanted} or None, got {shown(value)}")

@@ -3,40 +3,28 @@
 from functools import cache
 from typing import Any
 
-from srn_jax.config import DataFolder, SweepConfig
+from srn_jax.config import TASKS, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.own_files import describe, own_mistakes, resolve
-from srn_jax.tasks.adding import Adding
-from srn_jax.tasks.associative_recall import AssociativeRecall
-from srn_jax.tasks.copying import Copying, VariableCopying
-from srn_jax.tasks.digit_sum import DigitSum, FromFiles
 from srn_jax.tasks.edition_2026 import DigitSum2026, FirstTokens2026
 from srn_jax.tasks.parity import Parity, ParityEverywhere, VariableParity
-from srn_jax.tasks.selective_copying import SelectiveCopying
+from srn_jax.tasks.recall import AssociativeRecall, Copying, SelectiveCopying, VariableCopying
+from srn_jax.tasks.sums import Adding, DigitSum, FromFiles
 from srn_jax.tasks.task import Examples, Task, Tokens, Vectors
 
 __all__ = ["Adding", "DigitSum", "Examples", "FromFiles", "Task", "Tokens", "Vectors", "task_of"]
 
-BY_NAME: dict[str, Any] = {
-    "digit-sum": DigitSum,
-    "adding": Adding,
-    "copying": Copying,
-    "variable-copying": VariableCopying,
-    "selective-copying": SelectiveCopying,
-    "associative-recall": AssociativeRecall,
-    "parity": Parity,
-    "parity-everywhere": ParityEverywhere,
-    "variable-parity": VariableParity,
-    "digit-sum-2026": DigitSum2026,
-    "first-tokens-2026": FirstTokens2026,
-}
+OURS = (
+    *(DigitSum, Adding, Copying, VariableCopying, SelectiveCopying, AssociativeRecall),
+    *(Parity, ParityEverywhere, VariableParity, DigitSum2026, FirstTokens2026),
+)
+BY_NAME: dict[str, Any] = dict(zip(TASKS, OURS, strict=True))
 
 
 def task_of(config: SweepConfig) -> Task:
     """The task of a sweep: that of its data files, one of `BY_NAME`, or the user's own.
 
-    Raises:
-        UserError: for an object of the user's that is no task.
+    Raises `UserError` for an object of the user's that is no task.
     """
     if config.data is not None:
         return new_task(FromFiles, config.data)
@@ -57,6 +45,6 @@ def task_of(config: SweepConfig) -> Task:
 
 
 @cache
-def new_task(kind: Any, *arguments: DataFolder) -> Task:
+def new_task(kind: Any, *arguments: Any) -> Task:
     """A task, the same one for the same arguments: programs are compiled for a task."""
     return kind(*arguments)

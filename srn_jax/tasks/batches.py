@@ -6,22 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srn_jax.tasks.task import Array, Examples, Task, Tokens
+from srn_jax.tasks.task import Array, Examples, Task
 
 
 class Batches(NamedTuple):
-    """A training set in batches; the last one is filled up with weight 0.
+    """A training set in batches; the last one is filled up with weight 0."""
 
-    `inputs [batches, batch, ...]`, `targets [batches, batch, ...]`, and like targets `weights`,
-    under which a sum over a batch is the mean, or the sum, of its losses. Where a task says weights
-    of its own they are `asked`, and `weights` are None until `weighted` has seen the batch.
-    """
-
-    inputs: Array
-    targets: Array
-    weights: Any
+    inputs: Array  # [batches, batch, ...]
+    targets: Array  # likewise
+    weights: Any  # likewise, for the sum of a batch's losses; None where `weighted` will find them
     lengths: Array | None = None  # [batches, batch]
-    asked: Array | None = None
+    asked: Array | None = None  # weights of the task's own, like targets
 
 
 def to_batches(examples: Examples, batch_size: int, reduction: str = "mean") -> Batches:
@@ -43,10 +38,7 @@ def to_batches(examples: Examples, batch_size: int, reduction: str = "mean") -> 
 
 
 def whole_set(examples: Examples, batch_size: int, reduction: str = "mean") -> Batches:
-    """Examples as one batch, whose loss is the mean over batches of theirs.
-
-    Where a task says weights of its own it is the mean over all that is asked.
-    """
+    """Examples as one batch: the mean over batches of losses, or over all that is `asked`."""
     inputs, targets, lengths, asked = examples
     if asked is None:
         weights = set_weights(targets.shape, batch_size, reduction)
@@ -60,15 +52,12 @@ def weighted(batch: Batches, reduction: str) -> Batches:
     if batch.asked is None:
         return batch
     total = jnp.sum(batch.asked) if reduction == "mean" else 1.0
-    nothing = total == 0  # asked at all
-    return batch._replace(weights=batch.asked / jnp.where(nothing, 1.0, total), asked=None)
+    weights = batch.asked / jnp.where(total == 0, 1.0, total)  # where nothing is asked at all
+    return batch._replace(weights=weights, asked=None)
 
 
 def reordered(batches: Batches, number: jax.Array, order: jax.Array, examples: int) -> Batches:
-    """Batch `number` of a set of so many `examples` if it has those of `order [batch]` in it.
-
-    What is beyond the examples fills the last batch.
-    """
+    """Batch `number` of so many `examples` if it has those of `order [batch]`; others fill it."""
 
     def take(array: Array) -> jax.Array:
         return jnp.asarray(array).reshape(-1, *array.shape[2:])[jnp.minimum(order, examples - 1)]
@@ -82,30 +71,25 @@ def reordered(batches: Batches, number: jax.Array, order: jax.Array, examples: i
 
 def cut_to(batches: Batches, task: Task, width: int) -> Batches:
     """Batches that were padded to a larger width, padded to `width`."""
-    tokens = isinstance(task.inputs, Tokens)
-    inputs = batches.inputs[..., -width:] if tokens else batches.inputs[..., -width:, :]
+    cut = batches._replace(inputs=batches.inputs[:, :, -width:])
     if task.answers is not None:
-        return batches._replace(inputs=inputs)
-    asked = None if batches.asked is None else batches.asked[..., -width:]
-    return batches._replace(inputs=inputs, targets=batches.targets[..., -width:], asked=asked)
+        return cut
+    targets, asked = jax.tree.map(lambda array: array[:, :, -width:], (cut.targets, cut.asked))
+    return cut._replace(targets=targets, asked=asked)
 
 
-def set_weights(shape: tuple[int, ...], batch_size: int, reduction: str) -> np.ndarray:
-    """Weights like targets of a shape, under which their sum is the mean over batches of losses."""
-    each = batch_weights(shape[0], batch_size, reduction)
-    if reduction == "mean":
-        each = each / np.float32(np.prod(shape[1:], dtype=int))
-    return np.broadcast_to(each.reshape(-1, *[1] * (len(shape) - 1)), shape)
+def set_weights(shape: tuple[int, ...], batch_size: int, reduction: str = "mean") -> np.ndarray:
+    """Weights like targets of a shape, under which their sum is the mean over batches of losses.
 
-
-def batch_weights(number: int, batch_size: int, reduction: str = "mean") -> np.ndarray:
-    """Weights `[example]` under which a sum over examples is the mean over batches of their losses.
-
-    The loss of a batch is the mean over its examples, or their sum. With 100 examples in batches
+    The loss of a batch is the mean over all its answers, or the sum. With 100 examples in batches
     of 8 the last batch has 4, so in a mean its examples count twice as much.
     """
+    number, *more = shape
     batches = -(-number // batch_size)
     sizes = np.full(batches, batch_size)
     sizes[-1] = number - (batches - 1) * batch_size
     each = 1.0 / (sizes if reduction == "mean" else np.ones(batches)) / batches
-    return np.repeat(each, sizes).astype(np.float32)
+    each = np.repeat(each, sizes).astype(np.float32)
+    if reduction == "mean":
+        each = each / np.float32(np.prod(more, dtype=int))
+    return np.broadcast_to(each.reshape(-1, *[1] * len(more)), shape)

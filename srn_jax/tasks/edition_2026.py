@@ -8,52 +8,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srn_jax.tasks.digit_sum import DigitSum
+from srn_jax.tasks.sums import DigitSum
 from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 
 SETTINGS: dict[str, Any] = {  # of part one, as `srn_jax.train` takes them
-    "task": "digit-sum-2026",
-    "cell": ["srn-2026", "lstm-2026"],
-    "lengths": (10, 20),
-    "hidden_size": 64,
-    "embedding_init": "normal",
-    "learning_rate": 0.003,
-    "batch_size": 128,
-    "shuffle": True,
-    "epochs": 20,
-    "multiplicity": 6,  # times 500
-    "clip_norm": 1.0,
-    "clip": "global",
-    "eval_interval": 24,  # the steps of an epoch
+    **{"task": "digit-sum-2026", "cell": ["srn-2026", "lstm-2026"], "lengths": (10, 20)},
+    **{"hidden_size": 64, "embedding_init": "normal", "learning_rate": 0.003, "batch_size": 128},
+    **{"shuffle": True, "epochs": 20, "multiplicity": 6, "clip_norm": 1.0, "clip": "global"},
+    "eval_interval": 24,  # the steps of an epoch, of 6 times 500 examples
 }
 
 
 class DigitSum2026(DigitSum):
     """The first two digits must be added; all digits are random, and so is which pairs there are.
 
-    Length 5:
-
-        3 8 0 4 9 -> 11
+    3 8 0 4 9 -> 11
     """
 
     examples = 500
+    draw_set = Task.draw_set
 
     def draw(self, key, number, length, width):
-        """Digits drawn at random."""
         digits = tokens_of(key, number, width, 0, 10)
         place = place_of(length, width)[None]
         label = jnp.sum(jnp.where((place == 0) | (place == 1), digits, 0), axis=1)
         return Examples(digits.astype(jnp.int8), label)
 
-    def draw_set(self, key, units, length, width):
-        """As `draw`."""
-        return Task.draw_set(self, key, units, length, width)
-
 
 class FirstTokens2026(Task):
     """Three tokens 1-3 (label 1) or 4-6 (label 0) first, then tokens 7-24, which say nothing.
-
-    Of a sequence of 8:
 
         5 4 6 19 7 24 8 11 -> 0
 
@@ -69,7 +52,6 @@ class FirstTokens2026(Task):
     question = "of which kind the first three tokens are"
 
     def draw(self, key, number, length, width):
-        """Lengths, labels and tokens drawn at random."""
         length_key, label_key, first_key, other_key = jax.random.split(key, 4)
         lengths = jax.random.randint(length_key, (number,), length - 10, length + 1)
         label = jax.random.randint(label_key, (number,), 0, 2)

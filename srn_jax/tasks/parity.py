@@ -11,8 +11,6 @@ from srn_jax.tasks.task import Examples, Task, Tokens, place_of
 class Parity(Task):
     """Random bits, and after the last one the number of ones mod 2.
 
-    Length 6:
-
         1 0 1 1 0 0 -> 1
 
     Chance is 1/2, its loss ln 2. There are 2^length sequences: take a length of 24 or more. Cells
@@ -26,12 +24,10 @@ class Parity(Task):
     question = "whether the number of ones is odd"
 
     def draw(self, key, number, length, width):
-        """Bits drawn at random."""
         bits, odd = bits_of(key, number, length, width)
         return Examples(bits, odd[:, -1])
 
     def right_answer(self, tokens):
-        """The number of ones mod 2."""
         return int(sum(tokens)) % 2
 
 
@@ -41,27 +37,23 @@ class ParityEverywhere(Parity):
     answers = None
 
     def draw(self, key, number, length, width):
-        """Bits drawn at random, and the parity so far."""
         return Examples(*bits_of(key, number, length, width))
 
     def probe_targets(self, examples):
-        """Whether the number of all ones is odd."""
         return {"parity": examples.targets[..., -1]}
 
 
 class VariableParity(Parity):
     """Parity with lengths uniform on 1..length; it is tested on those above length // 2.
 
-    Short sequences are few: of a test set with lengths 1..40, 21 % were in the training set, of the
-    lengths 21..40 none. As Delétang et al. (2023), who train on 1..40.
+    Of a test set with lengths 1..40, 21 % were in the training set, of the lengths 21..40 none. As
+    Delétang et al. (2023), who train on 1..40.
     """
 
     def draw(self, key, number, length, width):
-        """Lengths and bits drawn at random."""
         return self.of_lengths(key, number, 1, length, width)
 
     def draw_test(self, key, units, length, width):
-        """A development or test set: the longer half of the lengths."""
         return self.of_lengths(key, units * self.examples, length // 2 + 1, length, width)
 
     def of_lengths(self, key, number, shortest, longest, width):

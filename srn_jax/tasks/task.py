@@ -33,18 +33,12 @@ class Vectors(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Sequences and what must be answered.
+    """Sequences and what must be answered; the first axis is that of examples."""
 
-    `inputs [example, width]` for tokens, `[example, width, size]` for vectors; `targets [example]`,
-    `[example, answers]` where a sequence has several, or `[example, width]` where all positions
-    answer. `lengths [example]`, if given, are those of the sequences, each padded on the left;
-    `weights`, like targets, those of the losses: 0 for what is not asked.
-    """
-
-    inputs: Array
-    targets: Array
-    lengths: Array | None = None
-    weights: Array | None = None
+    inputs: Array  # tokens [example, width], or vectors [example, width, size]
+    targets: Array  # [example], [example, answers], or [example, width] where all positions answer
+    lengths: Array | None = None  # [example], where sequences, padded on the left, have their own
+    weights: Array | None = None  # of the losses, like targets: 0 for what is not asked
 
 
 class Dataset(NamedTuple):
@@ -64,27 +58,19 @@ class Task:
     examples: int = 100  # in a development or test set, and in a unit of the training set
     shortest: int = 1  # length of a sequence
     chance: float | None = None  # accuracy of the best constant answer; None: 1 / outputs
-    chance_loss: float | None = None  # loss of an answer that knows nothing; None: log(outputs)
+    chance_loss: float | None = None  # of knowing nothing; None: log(outputs); NaN: not one number
     question: str = "the target of a sequence"  # what is asked, in the words of a report
     better: str = "accuracy"  # by which the best parameters are chosen, or "loss"
 
     def draw(self, key: jax.Array, number: int, length: Any, width: int) -> Examples:
-        """Draw examples that do not depend on each other.
+        """Draw `number` examples that do not depend on each other, by nothing but the typed `key`.
 
-        Args:
-            key: a typed PRNG key, the only source of randomness.
-            number: how many.
-            length: scalar, positions of each sequence, at most; it may be traced.
-            width: the width to pad to on the left, at least `length`. It is that of a run's longest
-                sequences, so what is drawn should not depend on it: with `shape=(width, number)`,
-                taken from the last position on, it does not.
-
-        Returns:
-            Examples with `inputs [number, width, ...]`.
+        `length` is a scalar, perhaps traced, the positions of a sequence at most, and `width` what
+        inputs `[number, width, ...]` are padded to. It is that of a run's longest sequences, so
+        what is drawn should not depend on it: with `shape=(width, number)`, taken from the last
+        position on, it does not.
         """
-        raise UserError(
-            f"{type(self).__name__}: no method draw(key, number, length, width), a task has one"
-        )
+        raise UserError(f"{type(self).__name__}: a task has draw(key, number, length, width)")
 
     def draw_set(self, key: jax.Array, units: int, length: Any, width: int) -> Examples:
         """Draw a training, development or test set of `units * examples` examples."""
@@ -102,10 +88,7 @@ class Task:
         return optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
 
     def correct(self, outputs: jax.Array, targets: Array) -> jax.Array:
-        """Whether the most likely class is the right one, `[..., outputs]` and `[...]` -> `[...]`.
-
-        Accuracy is the share of answers for which this is True.
-        """
+        """Whether the likeliest class is right, `[..., outputs]` and `[...]` -> `[...]`."""
         return jnp.argmax(outputs, axis=-1) == targets
 
     def counts(self, targets: Array, weights: Array | None) -> Any:
@@ -124,13 +107,9 @@ class Task:
 def draw_set(
     task: Task, key: jax.Array, which: int, units: int, length: Any, width: int
 ) -> Examples:
-    """Draw the training (`which` 0), development (1) or test set (2) of an experiment.
-
-    The other arguments are as in `Task.draw_set`, but for `key`: that of the experiment's data.
-    """
+    """Draw the training (`which` 0), development (1) or test set (2) by the key of the data."""
     draw = task.draw_set if which == 0 else task.draw_test
-    drawn = draw(jax.random.split(key, SETS)[which], units, length, width)
-    return blanked(task, drawn, length)
+    return blanked(task, draw(jax.random.split(key, SETS)[which], units, length, width), length)
 
 
 def draw_fresh(
@@ -146,11 +125,8 @@ def blanked(task: Task, examples: Examples, length: Any) -> Examples:
     """Examples of a length with nothing in their padding, whatever a task has drawn there."""
     inputs, targets, lengths, weights = examples
     own = length if lengths is None else jnp.asarray(lengths)[:, None]
-    mask = jnp.atleast_2d(mask_of(own, inputs.shape[1]))
-    if isinstance(task.inputs, Tokens):
-        inputs = blank_tokens(inputs, mask)
-    else:
-        inputs = jnp.where(mask[..., None], inputs, 0)
+    mask, tokens = jnp.atleast_2d(mask_of(own, inputs.shape[1])), isinstance(task.inputs, Tokens)
+    inputs = blank_tokens(inputs, mask) if tokens else jnp.where(mask[..., None], inputs, 0)
     if task.answers is None:  # nothing is asked in padding
         weights = jnp.where(mask, jnp.ones(targets.shape) if weights is None else weights, 0.0)
         targets = jnp.where(mask, targets, 0)
@@ -168,8 +144,8 @@ def place_of(length: Any, width: int) -> jax.Array:
 
     With lengths `[example, 1]` it is `[example, width]`.
     """
-    shape = (1,) * (jnp.ndim(length) - 1) + (width,)
-    return jnp.arange(width).reshape(shape) - (width - length)
+    columns = jnp.arange(width).reshape((1,) * (jnp.ndim(length) - 1) + (width,))
+    return columns - (width - length)
 
 
 def mask_of(length: Any, width: int) -> jax.Array:
@@ -185,20 +161,17 @@ def overlap(train: Examples, test: Examples) -> jax.Array:
 
 def check_length(task: Task, length: int) -> None:
     """Raise `UserError` for a length at which a task is not defined."""
-    if length < task.shortest:
-        raise UserError(
-            f"a sequence of this task has at least {task.shortest} positions, got length {length}"
-        )
+    if length < (least := task.shortest):
+        raise UserError(f"a sequence has at least {least} positions here, got length {length}")
     task.check_length(length)
 
 
 def facts_of(task: Task) -> Facts:
     """What those who show results need to know of a task."""
-    loss = math.log(task.outputs) if task.chance_loss is None else task.chance_loss
     return Facts(
         question=task.question,
         chance=float(1 / task.outputs if task.chance is None else task.chance),
-        chance_loss=float(loss),
+        chance_loss=float(math.log(task.outputs) if task.chance_loss is None else task.chance_loss),
         test_examples=int(task.examples),
         better=task.better,
         answers=None if task.answers is None else int(task.answers),

@@ -7,14 +7,12 @@ import pytest
 from flax import nnx
 
 from srn_jax.cells import GRU, SRN
-from srn_jax.cells.edition_2026 import LSTM2026, SRN2026
-from srn_jax.cells.irnn import IRNN, XavierIRNN
-from srn_jax.cells.lru import LRU
-from srn_jax.cells.mingru import MinGRU
-from srn_jax.cells.minlstm import MinLSTM
-from srn_jax.tasks.copying import VariableCopying
+from srn_jax.cells.gated import LSTM2026
+from srn_jax.cells.linear_scan import LRU, MinGRU, MinLSTM
+from srn_jax.cells.srn import IRNN, SRN2026, XavierIRNN
 from srn_jax.tasks.edition_2026 import SETTINGS, FirstTokens2026
 from srn_jax.tasks.parity import VariableParity
+from srn_jax.tasks.recall import VariableCopying
 from srn_jax.tasks.task import blanked, mask_of
 from srn_jax.training.network import Network
 

@@ -8,7 +8,7 @@ import pytest
 from srn_jax.config import DataFolder, ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.tasks import Adding, DigitSum, Examples, FromFiles, Task, Tokens, Vectors, task_of
-from srn_jax.tasks.batches import batch_weights, cut_to, reordered, to_batches, weighted, whole_set
+from srn_jax.tasks.batches import cut_to, reordered, set_weights, to_batches, weighted, whole_set
 from srn_jax.tasks.task import (
     PADDING,
     check_length,
@@ -116,7 +116,7 @@ def test_weights_give_the_mean_over_batches_of_their_losses(number, batch_size, 
     losses = np.random.default_rng(0).random(number)
     batches = [losses[i : i + batch_size] for i in range(0, number, batch_size)]
     expected = np.mean([getattr(np, reduction)(batch) for batch in batches])
-    found = float(losses @ batch_weights(number, batch_size, reduction))
+    found = float(losses @ set_weights((number,), batch_size, reduction))
     assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -186,5 +186,5 @@ def test_what_is_no_task_is_refused(value, words):
 
 
 def test_a_length_at_which_a_task_is_not_defined_is_refused():
-    with pytest.raises(UserError, match="at least 3 positions, got length 2"):
+    with pytest.raises(UserError, match="at least 3 positions here, got length 2"):
         check_length(DigitSum(), 2)
