@@ -1,7 +1,6 @@
 """Training of ONE experiment as pure functions; nothing here knows that there are others.
 
-An experiment runs in blocks: block i takes the steps up to and including the i-th evaluation step
-and then evaluates on the development set. `advance` runs some blocks as one program.
+Block i takes the steps up to and including the i-th evaluation step, and then evaluates.
 """
 
 from collections.abc import Sequence
@@ -108,10 +107,9 @@ def evaluate(program: Program, parameters: Parameters, examples: Examples, mask=
 def take_steps(
     program: Program, width: int, padded: bool, data: ExperimentData, block, parameters, optimizer
 ) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
-    """The steps up to evaluation number `block`, of sequences padded to `width` if `padded`.
+    """Parameters and optimizer after a block's steps, and what is recorded by name, `[place]`.
 
-    Returns parameters and optimizer after them, and by name what is recorded, `[place]`, NaN where
-    the block has ended.
+    Sequences have `width` positions; some may be `padded`. NaN is recorded behind a block's end.
     """
     mask = mask_of(data.length, width)[None] if padded else None
     if data.train is not None:

@@ -61,10 +61,9 @@ def own_optimizer(own: Any, rate: Any) -> optax.GradientTransformation:
 
 
 def rate_of(program: Program, hyper: Hyperparameters) -> Any:
-    """The learning rate: a number, or a function of the step, counted from 0.
+    """The learning rate, or a function of the step from 0 on.
 
-    A cosine goes from the learning rate to 0 over all steps; a warm-up first takes a tenth of them
-    to reach it along a line.
+    A cosine ends at 0 after all steps; a warm-up first takes a tenth of them along a line.
     """
     config, peak, steps = program.config, hyper.learning_rate, program.steps
     if callable(config.learning_rate):

@@ -64,12 +64,8 @@ class Program:
 
     @cached_property
     def eval_steps(self) -> np.ndarray:
-        """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
-
-        Every step > 0 that is a multiple of `eval_interval`, and the last, be it the only one.
-        """
-        interval = self.config.eval_interval
-        regular = np.arange(interval, self.steps, interval)
+        """The steps after which the dev set is evaluated: every `eval_interval`, and the last."""
+        regular = np.arange(self.config.eval_interval, self.steps, self.config.eval_interval)
         return np.union1d(regular, [self.steps - 1]).astype(np.int32)
 
     @cached_property
@@ -100,11 +96,7 @@ def program_of(
     kernel: bool | None = None,
     platform: str | None = None,
 ) -> Program:
-    """The program of sweeps that differ in what changes no shape.
-
-    `files` are the data of each length, where they are not drawn, `kernel` is whether to train by
-    the kernels for GPUs, and `platform` that for which the loops are written, JAX's own if None.
-    """
+    """The program of sweeps that differ in what changes no shape; `platform` None is JAX's own."""
     configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
     config, task = configs[0], task_of(configs[0])
     settings = config.experiment.program
