@@ -29,10 +29,8 @@ class Packing(NamedTuple):
 def pack(lengths: np.ndarray, devices: int, batch: int, mixed: bool = False) -> Packing:
     """Pack experiments, given the length of each, into shards of `batch` for each device.
 
-    Mixed shards are cut from all experiments, sorted by length, and have one width. Others have one
-    length each, so that their loops begin together; with more than `MAX_WIDTHS` different ones,
-    neighbours share a width. Shards are dealt out longest first, each to the device with the least
-    to do.
+    Mixed shards have one width. Others have one length each, so that their loops begin together,
+    and neighbours share a width. The longest are dealt out first, to whom has the least to do.
     """
     distinct = np.unique(lengths)
     shared = np.array_split(distinct, 1 if mixed else min(MAX_WIDTHS, len(distinct)))
