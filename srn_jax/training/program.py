@@ -81,8 +81,7 @@ class Program:
     @cached_property
     def loss_stride(self) -> int:
         """Steps between two training losses that are kept."""
-        stride = min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
-        return 1 if self.every_loss else stride
+        return 1 if self.every_loss else min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
 
     @cached_property
     def loss_steps(self) -> np.ndarray:
