@@ -9,39 +9,33 @@ import json
 from pathlib import Path
 
 from srn_jax.cli import options as cli
-from srn_jax.errors import UserError
+from srn_jax.runs.place import processor, version_of
 
 
 def main(arguments: list[str]) -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--platform", choices=("cpu", "gpu"), default="cpu", help="where [cpu]")
-    cells = ("srn", "lstm", "gru")
-    parser.add_argument("--cells", nargs="+", choices=cells, default=["srn"], help="which [srn]")
+    cells = {"nargs": "+", "choices": ("srn", "lstm", "gru"), "default": ["srn"]}
+    parser.add_argument("--cells", **cells, help="which [srn]")
     parser.add_argument("--quick", action="store_true", help="fewer steps and seeds, a rough look")
-    parser.add_argument(
-        "--whole-process", action="store_true", help="time scripts/sweep.py --seeds 1, no contender"
-    )
+    parser.add_argument("--whole-process", action="store_true", help="of sweep.py --seeds 1 alone")
     parser.add_argument("--out", type=cli.path, metavar="FILE", help="write what was measured, too")
     targets = ("tpu-v5e", "tpu-v6e", "gpu-h100")
-    parser.add_argument(
-        "--estimate", choices=targets, help="measure nothing: what a compiler expects of a device"
-    )
-    parser.add_argument("--job", metavar="JSON", help="measure this alone, in this process")
+    parser.add_argument("--estimate", choices=targets, help="measure nothing: ask its compiler")
+    parser.add_argument("--job", type=json.loads, metavar="JSON", help="measure this in here")
     options = parser.parse_args(arguments)
-    from benchmark import estimate, report
-    from benchmark.measure import Job
+    from benchmark import measure, report
 
     if options.job is not None:
-        try:
-            job = Job(**json.loads(options.job))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--job: not a job ({error})") from None
-        report.answer(job)
+        print("\n" + json.dumps(measure.measure(measure.Job(**options.job))))
         return
     if options.estimate is not None:
+        from benchmark import estimate
+
         estimate.run(options.estimate)
         return
-    found = {"machine": report.describe_machine()}
+    versions = {name: version_of(name) for name in ("jax", "jaxlib", "flax", "optax", "torch")}
+    found = {"machine": {"processor": processor(), "versions": versions}}
     print(f"{found['machine']}\n", flush=True)
     if options.whole_process:
         found["whole_process"] = report.whole_process(options.platform)

@@ -18,11 +18,7 @@ from srn_jax.training.experiment import prepare
 from srn_jax.training.network import Network
 from srn_jax.training.program import hyperparameters_of, program_of
 
-FLAX_CELLS: dict[str, Any] = {
-    "srn": nnx.SimpleCell,
-    "lstm": nnx.OptimizedLSTMCell,
-    "gru": nnx.GRUCell,
-}
+FLAX: Any = {"srn": nnx.SimpleCell, "lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell}
 
 
 class FlaxNetwork(nnx.Module):
@@ -30,7 +26,7 @@ class FlaxNetwork(nnx.Module):
 
     def __init__(self, program: Any, name: str, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(10, 32, rngs=rngs)
-        self.rnn = nnx.RNN(FLAX_CELLS[name](32, 32, rngs=rngs), return_carry=True)
+        self.rnn = nnx.RNN(FLAX[name](32, 32, rngs=rngs), return_carry=True)
         self.output = nnx.Linear(32, 19, rngs=rngs)
 
     def __call__(self, digits: jax.Array) -> jax.Array:
@@ -65,13 +61,9 @@ class PlainNetwork(nnx.Module):
 
 
 def jax_experiment(config: SweepConfig, contender: str, steps: int) -> tuple[Any, Any, Any]:
-    """`train(state, data)` of all experiments side by side, and its arguments.
-
-    `flax-rnn` is `nnx.RNN`; `plain-scan` a `lax.scan` of one cell. Both look digits up by index,
-    project every position, and leave the backward pass to autodiff.
-    """
+    """`train(state, data)` of all experiments side by side, and its arguments."""
     program, hyper = program_of(config), hyperparameters_of(config.experiment)
-    kind: Any = {"flax-rnn": FlaxNetwork, "plain-scan": PlainNetwork}[contender]
+    kind: Any = FlaxNetwork if contender == "flax-rnn" else PlainNetwork
     build = partial(kind, program, config.experiment.cell)
     optimizer = optax.adam(config.experiment.learning_rate)
     definition, _, rest = nnx.split(build(nnx.Rngs(0)), nnx.Param, ...)  # Flax's has a random state
@@ -93,8 +85,7 @@ def jax_experiment(config: SweepConfig, contender: str, steps: int) -> tuple[Any
 
     def start(length, seed):
         data = prepare(program, max(config.lengths), seed, length, hyper)[2].train
-        network = build(nnx.Rngs(keys_of(seed, length)[1]))
-        parameters = nnx.split(network, nnx.Param, ...)[1]
+        parameters = nnx.split(build(nnx.Rngs(keys_of(seed, length)[1])), nnx.Param, ...)[1]
         digits = data.inputs
         if contender == "flax-rnn":  # whose sequences are padded on the right
             order = jnp.argsort(digits == PADDING, axis=-1, stable=True)

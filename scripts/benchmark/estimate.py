@@ -1,26 +1,31 @@
 """What an accelerator would make of a training step, by its compiler, without the accelerator.
 
-libtpu compiles for a TPU that is not there, and writes into the program how many cycles it expects
-of each operation. XLA compiles for an H100 that is not there; from that program one can count the
-launches, and its assembler says how many registers a kernel takes and how many bytes it spills.
-Nothing here has run on either: the figures compare programs, and are estimates.
+libtpu compiles for a TPU that is not there, and writes how many cycles it expects of an operation;
+XLA for an H100, whose program tells the launches, and its assembler registers and spills. Nothing
+here has run on either: the figures compare programs.
 """
 
-import importlib.util
 import os
 import re
 import subprocess
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
 
 from benchmark import hlo
 from benchmark.measure import STEPS
 from benchmark.report import in_columns
 from srn_jax.config import SweepConfig
+from srn_jax.ensemble.packing import pack_for
+from srn_jax.ensemble.sweep import AXIS, advance_packed, prepare_packed
 from srn_jax.errors import UserError
-
-SEEDS = (8, 64, 1000)
+from srn_jax.training.program import hyperparameters_of, program_of
 
 
 class Target(NamedTuple):
@@ -50,39 +55,29 @@ class Estimate(NamedTuple):
 
 def devices_of(target: Target, chips: tuple[int, int] = (1, 1)) -> Any:
     """Devices that can be compiled for; raises `UserError` where the compiler is missing."""
-    import jax
-    from jax.experimental import topologies
-
     jax.config.update("jax_platforms", "cpu")  # so that no driver is asked for a device
     if target.platform == "cuda":
-        if not (find("jax_cuda13_plugin") and find("nvidia")):
-            raise UserError(
-                "the CUDA compiler is missing, run pip install --no-deps "
-                f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__} "
-                "nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-runtime"
-            )
+        if not (find_spec("jax_cuda13_plugin") and find_spec("nvidia")):
+            same = f"jax-cuda13-plugin=={jax.__version__} jax-cuda13-pjrt=={jax.__version__}"
+            needed = f"{same} nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-runtime"
+            raise UserError(f"the CUDA compiler is missing, run pip install --no-deps {needed}")
         return topologies.get_topology_desc(
             platform="cuda",
             target_config=Path(__file__).with_name("h100.txtpb").read_text(),
             topology=f"1x1x{chips[0] * chips[1]}",
         ).devices
-    if not find("libtpu"):
+    if not find_spec("libtpu"):
         raise UserError("the TPU compiler is missing, run pip install -e '.[tpu]'")
     # Otherwise libtpu asks the network what machine this is, and complains of the answer.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+    known = {"SKIP_MDS_QUERY": "1", "WORKER_HOSTNAMES": "localhost"}
+    for name, value in (known | {"ACCELERATOR_TYPE": "v5litepod-1"}).items():
+        os.environ.setdefault(f"TPU_{name}", value)
     return topologies.get_topology_desc(
         platform="tpu",
         topology_name="{}:{}x{}".format(target.topology, *chips),
         # All chips on one host: older libtpu takes 2x2 a host for granted, even of a single chip.
         chips_per_host_bounds=[*chips, 1],
     ).devices
-
-
-def find(package: str) -> bool:
-    """Whether a package is installed."""
-    return importlib.util.find_spec(package) is not None
 
 
 def lower_sweep(
@@ -92,15 +87,6 @@ def lower_sweep(
 
     Returns it, and how many shards the first device takes.
     """
-    import jax
-    import numpy as np
-    from jax.sharding import Mesh, NamedSharding
-
-    from srn_jax.ensemble.mapping import AXIS
-    from srn_jax.ensemble.packing import pack_for
-    from srn_jax.ensemble.sweep import advance_packed, prepare_packed
-    from srn_jax.training.program import hyperparameters_of, program_of
-
     devices = devices_of(target, chips)
     mesh = Mesh(np.array(devices), ("experiment",))
     platform = "gpu" if target.platform == "cuda" else target.platform
@@ -145,35 +131,30 @@ def assembled(folder: Path) -> tuple[int, int]:
     """The registers that the kernel takes, and bytes that it spills, of the program in a folder."""
     import nvidia
 
-    found = (str(p) for root in nvidia.__path__ for p in Path(root).glob("*/bin/ptxas"))
-    ptxas, numbers = next(found), (0, 0)
-    for path in folder.glob("*.ptx"):
-        source = path.read_text()
-        if "entry block_kernel(" in source:
-            if re.search(r"\b(mma|wgmma)\b|tf32|bf16", source):
-                raise ValueError("the kernel has products that are not in float32")
-            command = [ptxas, "-arch=sm_90a", "-v", str(path), "-o", os.devnull]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-            patterns = r"Used (\d+) registers", r"(\d+) bytes spill stores"
-            registers, spilled = (sum(map(int, re.findall(p, said))) for p in patterns)
-            numbers = registers, spilled
-    return numbers
+    sources = {path: path.read_text() for path in folder.glob("*.ptx")}
+    (path,) = [path for path, source in sources.items() if "entry block_kernel(" in source]
+    if re.search(r"\b(mma|wgmma)\b|tf32|bf16", sources[path]):
+        raise ValueError("the kernel has products that are not in float32")
+    ptxas = next(str(p) for root in nvidia.__path__ for p in Path(root).glob("*/bin/ptxas"))
+    command = [ptxas, "-arch=sm_90a", "-v", str(path), "-o", os.devnull]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    patterns = r"Used (\d+) registers", r"(\d+) bytes spill stores"
+    registers, spilled = (sum(map(int, re.findall(p, said))) for p in patterns)
+    return registers, spilled
 
 
 def run(name: str) -> None:
     """Print the estimates for a target, of a GPU with the kernels and without."""
     target, unit = TARGETS[name], "launches" if name.startswith("gpu") else "cycles"
-    header = ["seeds", f"{unit} a step", "for one experiment", "MB", "registers", "bytes spilled"]
-    rows = [[*header, "s, estimate"]]
+    rows = [["seeds", f"{unit} a step", "MB", "registers", "bytes spilled", "s, estimate"]]
     for kernel in (False, True) if unit == "launches" else (False,):
-        for seeds in SEEDS:
-            config = SweepConfig(seeds=tuple(range(seeds)))
-            found = estimate(target, config, kernel=kernel)
-            each = found.count / len(config.experiments)
-            row = [f"{seeds:,}{', kernel' * kernel}", f"{found.count:,.7g}", f"{each:.3g}"]
+        for seeds in (8, 64, 1000):
+            found = estimate(target, SweepConfig(seeds=tuple(range(seeds))), kernel=kernel)
+            row = [f"{seeds:,}{', kernel' * kernel}", f"{found.count:,.7g}"]
             row += [f"{found.bytes / 1e6:,.0f}", f"{found.registers}", f"{found.spilled}"]
             row.append("" if unit == "launches" else f"{found.count * STEPS / target.clock:,.1f}")
             rows.append(row)
             print(f"compiled for {name}: {seeds} seeds", flush=True)
-    print(f"\n{in_columns(rows)}\n(all seven lengths; the whole experiment at the nominal clock; ")
-    print("nothing has run)")
+    print(
+        f"\n{in_columns(rows)}\n(all lengths; the experiment at the nominal clock; nothing has run)"
+    )

@@ -33,7 +33,7 @@ from srn_jax.training.program import Program, hyperparameters_of, program_of
 STAGES = ("start", "best", "last")
 START, BEST = 0, 1
 FATES = ("shrinks", "is kept", "blows up")
-FATE_DECADES = 1.0  # a perturbation shrinks, or blows up, if it changes more than tenfold
+FATE_DECADES = 1.0  # a perturbation is kept if it changes at most tenfold
 ALL, SOLVERS, OTHERS, DIFFERENCE = "all", "solvers", "others", "solvers less others"
 FEWEST_ALIKE = 4  # fewer values that agree have no interval: a width of zero would claim certainty
 NORM, LARGEST = "log10 gradient norm", "log10 largest singular value"
@@ -78,11 +78,6 @@ class Explanation:
         """The first target that is the whole answer, or else the first."""
         return str(self.targets[self.is_answer.argmax()])
 
-    def groups(self, length: int) -> dict[str, np.ndarray]:
-        """The networks of a length, all and by what they reached: booleans `[experiment]`."""
-        rows = self.length == length
-        return {ALL: rows, SOLVERS: rows & self.solver, OTHERS: rows & ~self.solver}
-
 
 def explain_variant(
     config: SweepConfig,
@@ -109,7 +104,7 @@ def explain_variant(
         raise UserError(
             "every experiment diverged or never gave a right answer: nothing to explain"
         )
-    program = program_of(config, files=files)
+    program, hyper = program_of(config, files=files), hyperparameters_of(config.experiment)
     unseen, best = np.zeros((len(rows), len(chosen))), take(trained["best"], rows)
     names: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
@@ -120,29 +115,26 @@ def explain_variant(
             report(done + now, total)
 
     for column, length in enumerate(chosen):
+        sets = None if files is None else {length: files[length]}
+        tests, _ = draw_tests(config, [(length, seed) for seed in seeds[rows].tolist()], sets)
         where = np.full(len(rows), length, np.int32)
-        here = None if files is None else {length: files[length]}
-        tests, _ = draw_tests(config, [(length, seed) for seed in seeds[rows].tolist()], here)
         unseen[:, column] = evaluate_experiments(program, best, tests, where, counted).accuracy
         done += len(rows)
         own = rows[every[rows] == length]
         if not own.size:
             continue
-        each = where[: own.size]
-        data: Any = None if here is None else files_by_experiment(here, each, length)[::2]
-        hyper = hyperparameters_of(config.experiment)
-        hyper = jax.tree.map(lambda value, own=own: np.full(own.size, value), hyper)
-        drawn = seeds[own].astype(np.uint32), each, hyper, data
-        start, data, order = map_experiments(begin, *drawn, given=(program, length))
+        data: Any = None
+        if sets is not None:
+            data = files_by_experiment(sets, where[: own.size], length)[::2]
+        drawn = seeds[own].astype(np.uint32), where[: own.size], data
+        each = jax.tree.map(lambda value, own=own: np.full(own.size, value), hyper)
+        start, data, order = map_experiments(begin, *drawn, each, given=(program, length))
         material, names = material_of(program.task, data, order)
         stages = [start, *(take(trained[name], own) for name in STAGES[1:])]
-        found = map_experiments(
-            memory.analyse,
-            jax.tree.map(lambda *arrays: np.concatenate(arrays), *stages),
-            jax.tree.map(lambda array: np.concatenate([array] * len(STAGES)), material),
-            given=(program, memory.number_of_classes(*material[2::2])),
-            done=counted,
-        )
+        together: Any = jax.tree.map(lambda *arrays: np.concatenate(arrays), *stages)
+        again = jax.tree.map(lambda array: np.concatenate([array] * len(STAGES)), material)
+        given = program, memory.number_of_classes(*material[2::2])
+        found = map_experiments(memory.analyse, together, again, given=given, done=counted)
         done += own.size * len(STAGES)
         found["accuracy"] = found.pop("right") / found.pop("asked")
         parts.append({k: a.reshape(len(STAGES), own.size, *a.shape[1:]) for k, a in found.items()})
@@ -161,7 +153,7 @@ def explain_variant(
     )
 
 
-def begin(program: Program, width: int, seed: Any, length: Any, hyper: Any, data: Any) -> Any:
+def begin(program: Program, width: int, seed: Any, length: Any, data: Any, hyper: Any) -> Any:
     """What an experiment began with: parameters, data unless given, and an order to shuffle it."""
     key, task = keys_of(seed, length)[0], program.task
     if data is None:
@@ -204,7 +196,7 @@ def join(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def measures(found: Explanation) -> dict[str, np.ndarray]:
     """What is known of each network at each stage as one number: `[stage, experiment]` by name."""
-    last = np.stack([found.readout[:, e, :, n - 1] for e, n in enumerate(found.length)], axis=1)
+    last = found.readout[:, np.arange(found.length.size), :, found.length - 1].swapaxes(0, 1)
     values = {"accuracy": found.accuracy, "gradient slope": slopes(found.gradient)}
     values["perturbation"] = found.product[..., 0]
     for n, name in enumerate(found.targets):
@@ -238,15 +230,15 @@ def fates(product: np.ndarray) -> dict[str, np.ndarray]:
     """Whether the perturbation that grows most meets each of `FATES`: 1 or 0, NaN if unknown."""
     largest = product[..., 0]
     edges = largest < -FATE_DECADES, np.abs(largest) <= FATE_DECADES, largest > FATE_DECADES
-    hits = [np.where(np.isnan(largest), np.nan, edge) for edge in edges]
-    return dict(zip(FATES, hits, strict=True))
+    pairs = zip(FATES, edges, strict=True)
+    return {fate: np.where(np.isnan(largest), np.nan, edge) for fate, edge in pairs}
 
 
 def curves(found: Explanation) -> dict[str, np.ndarray]:
     """What is known at each position: `[stage, experiment, position]` by name."""
-    first = np.full((*found.gradient.shape[:2], 1), np.nan)
     values = {NORM: np.log10(np.where(found.gradient > 0, found.gradient, np.nan))}
-    values[LARGEST] = np.concatenate([first, found.jacobian[..., 0]], axis=-1)
+    first = (0, 0), (0, 0), (1, 0)  # at which nothing has grown yet
+    values[LARGEST] = np.pad(found.jacobian[..., 0], first, constant_values=np.nan)
     for n, name in enumerate(found.targets):
         values[f"readout of {name}"] = found.readout[:, :, n]
         values[f"shuffled {name}"] = found.shuffled[:, :, n]
@@ -275,8 +267,9 @@ def mean_table(found: Explanation, columns: pd.DataFrame, values: np.ndarray) ->
     """Means of `values [experiment, column]` by length and group; `columns` has a row for each."""
     parts = []
     for length in found.lengths:
-        groups = {name: [values[rows]] for name, rows in found.groups(length).items()}
-        groups[DIFFERENCE] = groups[SOLVERS] + groups[OTHERS]
+        rows = found.length == length
+        both = values[rows & found.solver], values[rows & ~found.solver]
+        groups = {ALL: (values[rows],), SOLVERS: both[:1], OTHERS: both[1:], DIFFERENCE: both}
         for group, sides in groups.items():
             mean, low, high = estimates(*sides)
             known = (~np.isnan(np.concatenate(sides))).sum(axis=0)
@@ -299,22 +292,20 @@ def summary_table(found: Explanation) -> pd.DataFrame:
     """Every measure at every stage, of all networks of a length, of solvers and of others."""
     table = staged(found, measures(found) | fates(found.product))
     table = table[~table.measure.isin(FATES) | (table.group != DIFFERENCE)].reset_index(drop=True)
-    row: Any
-    for row in table[table.measure.isin(FATES)].itertuples():
-        share = share_estimate(round(row.mean * row.networks), row.networks)
-        table.loc[row.Index, ["interval_low", "interval_high"]] = share.low, share.high
+    for place, row in table[table.measure.isin(FATES)].iterrows():
+        share = share_estimate(round(row["mean"] * row.networks), row.networks)
+        table.loc[place, ["interval_low", "interval_high"]] = share.low, share.high
     return table
 
 
 def network_table(found: Explanation) -> pd.DataFrame:
     """Every measure of each network at each stage."""
+    names = ("length", "seed", "solver")
     table: dict[str, Any] = {"stage": np.repeat(STAGES, len(found.length))}
-    for name in ("length", "seed", "solver"):
-        table[name] = np.tile(getattr(found, name), len(STAGES))
+    table |= {name: np.tile(getattr(found, name), len(STAGES)) for name in names}
     table |= {name: values.ravel() for name, values in measures(found).items()}
-    hits = fates(found.product).values()
-    table["fate"] = np.select([hit.ravel() == 1 for hit in hits], FATES, "")
-    return pd.DataFrame(table)
+    hits = [hit.ravel() == 1 for hit in fates(found.product).values()]
+    return pd.DataFrame(table | {"fate": np.select(hits, FATES, "")})
 
 
 def difference_table(found: Mapping[str, Explanation]) -> pd.DataFrame:
@@ -360,9 +351,8 @@ def claim(
 def answer_lines(found: Mapping[str, Explanation]) -> list[str]:
     """Why it forgets, in five lines for each variant; its name stands before them if several."""
     told = {name: answers(one, summary_table(one)) for name, one in found.items()}
-    if len(told) == 1:
-        return next(iter(told.values()))
-    return [line for name in told for line in (f"{name}:", *(f"  {its}" for its in told[name]))]
+    named = [line for name in told for line in (f"{name}:", *(f"  {its}" for its in told[name]))]
+    return named if len(told) > 1 else [line.strip() for line in named[1:]]
 
 
 def answers(found: Explanation, summary: pd.DataFrame) -> list[str]:
@@ -383,15 +373,16 @@ def answers(found: Explanation, summary: pd.DataFrame) -> list[str]:
     best, last = held.loc[[held["mean"].idxmax(), held.index[-1]]].to_dict("records")
     measure = readout if np.isnan(found.gradient).all() else "perturbation"
     chance = found.chance[mine][:, found.is_answer.argmax()].mean()
+    changed = told(f"{readout} since start", "less is held", "more is held")
+    solvers = told(measure, "lower", "higher", DIFFERENCE)
+    number = f"{found.solver[mine].sum()} of {mine.sum()}"
     return [
         f"At length {length} a linear {readout} finds {estimate_of(best):.3f} at position "
         f"{best['position']} and {estimate_of(last):.3f} at the last; chance {chance:.3f}",
         f"Gradient, decades a step back: {told('gradient slope', 'it shrinks', 'it grows')}",
-        f"What training changed in the last {readout}: "
-        + told(f"{readout} since start", "less is held", "more is held"),
-        f"Solvers (accuracy above {found.threshold:g}): {found.solver[mine].sum()} of "
-        f"{mine.sum()}; their {measure} less the others': "
-        + told(measure, "lower", "higher", DIFFERENCE),
-        "Accuracy at other lengths less that at its own: "
-        + told("other lengths", "worse", "better"),
+        f"What training changed in the last {readout}: {changed}",
+        f"Solvers (accuracy above {found.threshold:g}): {number}; their {measure} less the "
+        f"others': {solvers}",
+        f"Accuracy at other lengths less that at its own: "
+        f"{told('other lengths', 'worse', 'better')}",
     ]

@@ -11,10 +11,9 @@ A state dict is read by its structure; modules may have any names:
       nn.RNN, nn.LSTM, nn.GRU       bias_ih_l0, bias_hh_l0 [gates * D]
     one linear layer                weight [outputs, D], bias [outputs]
 
-A linear layer on its side, as Paddle has it, is known by its shape. Weights do not tell a ReLU
-`nn.RNN` from a tanh one, so for that the cell must be named. Written are the textbook's own names,
-or those of `nn.GRU`. Files are what `torch.save(model.state_dict(), path)` writes (.pth, .pt,
-.pdparams), or an .npz with such names, which needs no PyTorch. Nothing in a file is ever executed.
+A linear layer on its side, as Paddle has it, is known by its shape. Written are the textbook's own
+names, or those of `nn.GRU`. Files are what `torch.save(model.state_dict(), path)` writes (.pth,
+.pt, .pdparams), or an .npz, which needs no PyTorch. Nothing in a file is ever executed.
 """
 
 import io
@@ -52,17 +51,11 @@ PADDLE = (
 def network_from_state_dict(
     state: Mapping[str, Any], cell: str | None = None, layout: str | None = None
 ) -> tuple[ExperimentConfig, dict[str, Any]]:
-    """Cell and sizes, and the parameters as `network_with` takes them, of a state dict.
+    """Cell and sizes, and the parameters as `network_with` takes them, of float32 weights by name.
 
-    Args:
-        state: float32 PyTorch tensors or NumPy arrays by name.
-        cell: what the weights are of; None takes it from their names, which do not tell a
-            `residual-srn` from an `srn`.
-        layout: "torch" or "paddle", whose linear layer it is, where its shape does not tell.
-
-    Raises:
-        UserError: for a tensor too many or too few, for values that are not such weights, and
-            where what they are of cannot be known.
+    `cell` is what they are of; None takes it from the names, which do not tell a `residual-srn`
+    from an `srn`. `layout`, "torch" or "paddle", is whose linear layer it is, where its shape does
+    not tell. Raises `UserError` for what is not the weights of one such network.
     """
     if not isinstance(state, Mapping):
         raise UserError(f"expected a state dict of weights by name, got a {type(state).__name__}")
@@ -142,8 +135,8 @@ def cell_of(
         for end in ends:
             array = np.atleast_2d(arrays[names[kind + end]])
             turned = stacked and kind in "WU"
-            shape = rows[kind], number * size
-            check_shape(names[kind + end], array, *(shape[::-1] if turned else shape))
+            wide = rows[kind], number * size
+            check_shape(names[kind + end], array, *(wide[::-1] if turned else wide))
             blocks += np.split(array.T if turned else array, number, axis=1)
         own[kind] = np.concatenate([blocks[place] for place in order], axis=1)
     return cell, own
@@ -178,22 +171,22 @@ def state_dict_of(cell: str, parameters: dict[str, Any]) -> dict[str, np.ndarray
     if known not in (*BY_GATE, "gru"):
         names = ", ".join([*BY_GATE, "gru", *SAME_TENSORS])
         raise UserError(f"the weights of {cell} have no form in PyTorch, expected one of {names}")
-    state: dict[str, Any] = {}
     try:
         own, output = parameters["cell"], parameters["output"]
+        state = {"linear.weight": output["kernel"].T, "linear.bias": output["bias"]}
         if "embedding" in parameters:
             state["embedding.W"] = parameters["embedding"]["table"]
-        for kind in "WUb":
-            ends = BY_GATE.get(known, [])
-            blocks = np.split(np.asarray(own[kind]), max(len(ends), 1), axis=-1)
-            state |= {f"rnn_model.{kind}{e}": b for e, b in zip(ends, blocks, strict=False)}
         if known == "gru":
             for side, weight, bias in (("ih", "W", "b"), ("hh", "U", "c")):
                 state[f"rnn_model.weight_{side}_l0"] = own[weight].T
                 state[f"rnn_model.bias_{side}_l0"] = own[bias][0]
-        state |= {"linear.weight": output["kernel"].T, "linear.bias": output["bias"]}
-    except KeyError as error:
-        raise UserError(f"not the parameters of a network: {error} is missing") from None
+        else:
+            for kind in "WUb":
+                blocks = np.split(np.asarray(own[kind]), len(BY_GATE[known]), axis=-1)
+                for end, block in zip(BY_GATE[known], blocks, strict=True):
+                    state[f"rnn_model.{kind}{end}"] = block
+    except (KeyError, ValueError) as error:
+        raise UserError(f"not the parameters of a network of {cell}s: {error}") from None
     state = {name: np.array(array) for name, array in state.items()}
     network_from_state_dict(state, cell, "torch")
     return state
@@ -202,13 +195,14 @@ def state_dict_of(cell: str, parameters: dict[str, Any]) -> dict[str, np.ndarray
 def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, dict[str, Any]]:
     """Read a file of weights, whose suffix says of which kind it is; as `network_from_state_dict`.
 
-    Raises `UserError` for anything but the weights of one network, or PyTorch that is needed but
-    not there.
+    Raises `UserError` for anything but the weights of one network, or PyTorch that is not there.
     """
     path, layout = Path(path), None
-    check_suffix(path)
     try:
-        if path.suffix == ".npz":
+        if path.suffix == ".pdparams" and path.is_file() and not zipfile.is_zipfile(path):
+            raise UserError(PADDLE)
+        library = library_of(path)
+        if library is np:
             # NumPy leaves a file that it has opened itself open when it turns out to be no archive.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 state = dict(archive)
@@ -216,7 +210,9 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, d
             if layout not in (None, "torch", "paddle"):
                 raise UserError(f"layout is {layout!r}, expected torch or paddle")
         else:
-            state = read_torch(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old formats; what is in the file is checked
+                state = library.load(path, map_location="cpu", weights_only=True)
         return network_from_state_dict(state, cell, layout)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
@@ -226,8 +222,7 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, d
         wrote = (
             "np.savez(path, **weights)" if path.suffix == ".npz" else "torch.save(weights, path)"
         )
-        kind = type(error).__name__
-        raise UserError(f"{path}: not a file that {wrote} wrote ({kind})") from None
+        raise UserError(f"{path}: not a file that {wrote} wrote ({type(error).__name__})") from None
 
 
 def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
@@ -236,13 +231,11 @@ def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
     Raises `UserError` as `state_dict_of`, and for a place that is none for such a file.
     """
     path, buffer = Path(path), io.BytesIO()
-    check_suffix(path)
-    state: dict[str, Any] = state_dict_of(cell, parameters)
-    if path.suffix == ".npz":
-        np.savez(buffer, **state, layout=np.array("torch"))
+    library, state = library_of(path), state_dict_of(cell, parameters)
+    if library is np:
+        np.savez(buffer, **state, layout=np.array("torch"))  # type: ignore[arg-type]
     else:
-        torch = import_torch(path)
-        torch.save({name: torch.from_numpy(array) for name, array in state.items()}, buffer)
+        library.save({name: library.from_numpy(array) for name, array in state.items()}, buffer)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getvalue())
@@ -251,23 +244,12 @@ def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
     return path
 
 
-def check_suffix(path: Path) -> None:
-    """Raise `UserError` unless a path ends as a file of weights does."""
+def library_of(path: Path) -> Any:
+    """NumPy or PyTorch, of which a file of weights is; raises `UserError` if it is neither's."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: not a file of weights, expected {', '.join(SUFFIXES)}")
-
-
-def read_torch(path: Path) -> Any:
-    """What a file of PyTorch's holds, tensors and containers of them; code is refused."""
-    if path.suffix == ".pdparams" and path.is_file() and not zipfile.is_zipfile(path):
-        raise UserError(PADDLE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of old formats; what is in the file is checked
-        return import_torch(path).load(path, map_location="cpu", weights_only=True)
-
-
-def import_torch(path: Path) -> Any:
-    """PyTorch; raises `UserError` if it is not installed."""
+    if path.suffix == ".npz":
+        return np
     try:
         import torch
     except ImportError:

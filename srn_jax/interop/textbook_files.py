@@ -59,16 +59,10 @@ class Splits:
 
 
 def digit_sum(length: int, multiplicity: int, random: np.random.RandomState) -> Sequences:
-    """Draw `multiplicity` examples for each of the 100 pairs of digits, as the textbook does.
+    """Draw `multiplicity` examples for each of the 100 pairs of digits, as NNDL section 6.1 does.
 
     Length 5, multiplicity 2: `0 0 0 0 3 -> 0`, `0 0 9 0 0 -> 0`, `0 1 0 4 0 -> 1`, ...
-
-    Raises `UserError` for a length under 3 or a multiplicity under 1. Source: NNDL section 6.1.
     """
-    if length < 3:
-        raise UserError(f"a DigitSum sequence has at least 3 positions, got length {length}")
-    if multiplicity < 1:
-        raise UserError(f"`multiplicity` must be at least 1, got {multiplicity}")
     pairs = np.repeat(np.arange(NUM_DIGITS**2), multiplicity)
     digits = np.zeros((len(pairs), length), np.int8)
     digits[:, 0], digits[:, 1] = pairs // NUM_DIGITS, pairs % NUM_DIGITS
@@ -116,28 +110,27 @@ def write_splits(folder: Path, length: int | str, splits: Splits) -> None:
         (folder / str(length) / f"{name}.txt").write_bytes(content)
 
 
-def parse(content: bytes, path: Path, length: int | None) -> Sequences:
+def read_sequences(path: Path, length: int | None, content: bytes | None = None) -> Sequences:
     """The sequences in a data file; the last line may lack its line feed, lines may end in CR LF.
 
     With a length of None they may differ in length. Raises `UserError` naming file and line for
     anything that is not `length` whole numbers, a tab and a label.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = (read_bytes(path) if content is None else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = error.object[: error.start].count(b"\n")
         raise UserError(f"{path}, line {before + 1}: not UTF-8 text") from None
     rows, labels = [], []
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        line = line.removesuffix("\r")
-        match = LINE.fullmatch(line)
+        match = LINE.fullmatch(line.removesuffix("\r"))
         digits = [int(digit) for digit in match[1].split(" ")] if match else []
         if match is None or length not in (None, len(digits)):
-            text = f"{len(digits)} numbers" if match else repr(line[:40])
+            got = f"{len(digits)} numbers" if match else repr(line[:40])
             raise UserError(
-                f"{path}, line {number}: {text}, expected {length or 'some'} whole numbers from 0 "
-                f"to {LARGEST} with single spaces between, a tab and a label (sequences of several "
-                f"lengths for one network: `lengths` {ANY}, with the files in a folder {ANY})"
+                f"{path}, line {number}: {got}, expected {length or 'some'} whole numbers from 0 "
+                f"to {LARGEST} with single spaces between, a tab and a label (of several lengths: "
+                f"`lengths` {ANY}, and a folder {ANY})"
             )
         rows.append(digits)
         labels.append(int(match[2]))
@@ -157,38 +150,29 @@ def lengths_in(folder: Path) -> tuple[int, ...]:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     lengths = sorted(int(name) for name in names if re.fullmatch("[1-9][0-9]*", name))
     if not lengths:
-        raise UserError(f"{folder}: no data in it, expected {folder}/<length>/train.txt")
+        lacks = "no data in it" if folder.is_dir() else "no such folder of data"
+        raise UserError(f"{folder}: {lacks}, expected <folder>/<length>/train.txt")
     return tuple(lengths)
-
-
-def read_sequences(path: Path, length: int | None) -> Sequences:
-    """Read one data file; raises `UserError` as `parse`."""
-    return parse(read_bytes(path), path, length)
 
 
 def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, dict[int, Splits]]:
     """Read the data of several lengths, once, and what there is to say of them.
 
-    Vocabulary and classes are those of the training sets; a token or a label that occurs in a
-    development or test set alone could not have been learned. Chance is the mean over lengths: a
-    network is trained on one.
-
-    Args:
-        path: the data folder.
-        lengths: those to read; "any" reads `<path>/any`, or the files in `path` itself, as one set
-            of the longest length there is. The folder in the answer is then that of the files, and
-            with it and that length they are read again.
+    "any" reads `<path>/any`, or the files in `path` itself, as one set of the longest length there
+    is; with the folder in the answer and that length it is read again. Vocabulary and classes are
+    those of the training sets, chance is the mean over lengths: a network is trained on one.
 
     Raises:
         UserError: for whatever cannot be read; where the sizes differ, since experiments that
-            train side by side take the same number of steps; for tokens and labels as above.
+            train side by side take the same number of steps; for a token or a label in another set
+            alone, which could not have been learned.
     """
     whole, digests = hashlib.sha256(), []
     read: list[tuple[Path, Sequences]] = []
     splits: dict[int, Splits] = {}
-    differ = lengths == ANY or (Path(path) / "train.txt").is_file()
-    if lengths == ANY and not (Path(path) / "train.txt").is_file():
-        path = str(Path(path) / ANY)
+    itself = (Path(path) / "train.txt").is_file()
+    differ = itself or lengths == ANY
+    path = str(Path(path) / ANY) if differ and not itself else path
     for wanted in (ANY,) if lengths == ANY else lengths:
         folder = Path(path) if differ else Path(path) / str(wanted)
         files = [folder / f"{name}.txt" for name in SPLITS]
@@ -197,7 +181,7 @@ def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, di
         each = b"".join(hashlib.sha256(content).digest() for content in raw)
         digests.append(hashlib.sha256(each).hexdigest())
         exact = None if differ else int(wanted)
-        sets = [parse(*both, exact) for both in zip(raw, files, strict=True)]
+        sets = [read_sequences(file, exact, its) for file, its in zip(files, raw, strict=True)]
         length = max(one.digits.shape[1] for one in sets)
         if wanted not in (ANY, length):
             raise UserError(f"{folder}: the longest sequence has length {length}, not {wanted}")
@@ -216,15 +200,13 @@ def read_data(path: str, lengths: tuple[int, ...] | str) -> tuple[DataFolder, di
                 f"{file} has {len(own)} examples but length {next(iter(splits))} has {size}: train "
                 f"them in separate runs (`lengths` {own.digits.shape[1]})"
             )
-        for row, (number, label) in enumerate(zip(own.digits.max(axis=1), own.labels, strict=True)):
-            if number >= vocabulary or label >= len(counts) or not counts[label]:
-                what = f"the label {label} does not occur"
-                if number >= vocabulary:
-                    what = f"the number {number} is larger than any"
-                raise UserError(
-                    f"{file}, line {row + 1}: {what} in a training set, so it cannot have been "
-                    "learned"
-                )
+        high, unknown = own.digits.max(axis=1), ~np.isin(own.labels, np.flatnonzero(counts))
+        for row in np.flatnonzero((high >= vocabulary) | unknown)[:1]:
+            what = f"the label {own.labels[row]} does not occur"
+            if high[row] >= vocabulary:
+                what = f"the number {high[row]} is larger than any"
+            where = f"{file}, line {row + 1}: {what} in a training set"
+            raise UserError(f"{where}, so it cannot have been learned")
     guesses = [np.bincount(own.train.labels).argmax() == own.test.labels for own in splits.values()]
     known = vocabulary, len(counts), float(np.mean(guesses)), tuple(digests)
     return DataFolder(path, whole.hexdigest(), *known), splits

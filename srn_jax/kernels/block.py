@@ -87,6 +87,11 @@ def run(
             jax.lax.fori_loop(0, length // TILE, one, None)
 
         def step(place, nothing):
+            sync()
+            number = (numbers[0] + place) % len(data[1])
+            batch = data[0], number, data[1][number], data[2][number]
+            losses[place] = write_gradient(plan, sync, trained[0], batch, numbers[2], sides, room)
+            sync()
             rate, epsilon = rates[0, place], rates[1, place]
 
             def adam(tile, here):
@@ -95,11 +100,6 @@ def run(
                 mu, nu = MU * mu + g, NU * nu + g * g
                 return p - rate * quotient(mu, nu, epsilon), mu, nu
 
-            sync()
-            number = (numbers[0] + place) % len(data[1])
-            batch = data[0], number, data[1][number], data[2][number]
-            losses[place] = write_gradient(plan, sync, trained[0], batch, numbers[2], sides, room)
-            sync()
             each_tile(adam)
 
         each_tile(lambda tile, here: [ref[here] for ref in start])

@@ -76,7 +76,7 @@ def test_a_program_without_training_steps_is_refused():
 
 @pytest.mark.parametrize("name", estimate.TARGETS)
 def test_a_missing_compiler_is_one_line(name, monkeypatch):
-    monkeypatch.setattr(estimate, "find", lambda package: False)
+    monkeypatch.setattr(estimate, "find_spec", lambda package: False)
     with pytest.raises(estimate.UserError, match="is missing, run pip install") as caught:
         estimate.devices_of(estimate.TARGETS[name])
     assert "\n" not in str(caught.value)
