@@ -1,6 +1,6 @@
 """What is compiled: all that experiments which train side by side have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -90,10 +90,7 @@ class Program:
 
 
 def program_of(
-    configs: SweepConfig | Sequence[SweepConfig],
-    files: Mapping[int, Any] | None = None,
-    kernel: bool | None = None,
-    platform: str | None = None,
+    configs: SweepConfig | Sequence[SweepConfig], files=None, kernel=False, platform: Any = None
 ) -> Program:
     """The program of sweeps that differ in what changes no shape; `platform` None is JAX's own."""
     configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
@@ -103,14 +100,8 @@ def program_of(
         if path_of(value := getattr(settings, name)) is not None:
             settings = replace(settings, **{name: resolve(value, {})})
     number, cell = task.examples * settings.multiplicity, cell_class(settings.cell)
-    return Program(
-        task,
-        cell,
-        settings,
-        tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes),
-        number if files is None else len(files[config.lengths[0]].train),
-        config.every_loss,
-        bool(kernel),
-        platform or jax.default_backend(),
-        parts_of(cell),
-    )
+    if files is not None:
+        number = len(files[config.lengths[0]].train)
+    seen = tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes)
+    how = bool(kernel), platform or jax.default_backend(), parts_of(cell)
+    return Program(task, cell, settings, seen, number, config.every_loss, *how)
