@@ -96,6 +96,12 @@ def evaluate(program: Program, parameters: Parameters, examples: Examples, mask=
     return Scores(loss, accuracy, jnp.mean(whole, dtype=jnp.float32))
 
 
+def put(array: jax.Array, value: jax.Array, place: jax.Array) -> jax.Array:
+    """An array `[place, ...]` with a value at a place that is known to be one of its own."""
+    update = jax.lax.dynamic_update_index_in_dim
+    return update(array, value, place, 0, allow_negative_indices=False)
+
+
 def take_steps(
     program: Program, width: int, padded: bool, data: ExperimentData, block, parameters, optimizer
 ) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
@@ -123,8 +129,7 @@ def take_steps(
             parameters, optimizer, new = train_step(
                 program, data.hyper, unravel(vector), optimizer, batch, begun(batch, mask)
             )
-            put = partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
-            recorded = {name: put(recorded[name], new[name], number - first) for name in new}
+            recorded = {n: put(recorded[n], new[n], place=number - first) for n in new}
             return ravel_pytree(parameters)[0], optimizer, recorded
 
         nothing = jnp.full(program.places, jnp.nan, jnp.float32)
