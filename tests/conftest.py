@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
-os.environ["XDG_CACHE_HOME"] = CACHE.name  # shared with the scripts that the tests run
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share it, and the scripts that tests run
+    CACHE = tempfile.TemporaryDirectory(prefix="srn_jax-tests-")
+    os.environ["XDG_CACHE_HOME"] = CACHE.name
 
 from srn_jax.cli import options  # noqa: E402  (the cache comes first)
 from srn_jax.runs import devices as platform  # noqa: E402
@@ -30,7 +31,14 @@ platform.configure(os.environ.get("SRN_JAX_TEST_PLATFORM", "cpu"), cpu_devices=2
 
 import jax  # noqa: E402
 
+from srn_jax.ensemble.mapping import mapped  # noqa: E402
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    # A worker may meet what another is writing, and compilers without a device cannot read theirs.
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilat")
 
 
 def pytest_addoption(parser):
@@ -55,6 +63,14 @@ def pytest_collection_modifyitems(config, items):
         (wanted if first.setdefault(name, its) == its else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = wanted
+
+
+@pytest.fixture(autouse=True, scope="module")
+def let_go():
+    """Compiled programs go with their module: those of all would take gigabytes."""
+    yield
+    mapped.cache_clear()
+    jax.clear_caches()
 
 
 @pytest.fixture

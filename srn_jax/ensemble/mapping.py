@@ -26,9 +26,8 @@ def map_experiments(
     """`function(*given, ...)` of one experiment over pytrees `[experiment, ...]`, on local devices.
 
     On a CPU one after another on each core, elsewhere in batches side by side. Returns NumPy
-    arrays `[experiment, ...]`; each is the same however many there are. What is `given` can be
-    hashed: the same function given the same is compiled once. `done`, if given, is told how many
-    are, after about every `AT_ONCE` of them.
+    arrays `[experiment, ...]`. A function `given` the same, which can be hashed, is compiled once.
+    `done` is told how many are, after about every `AT_ONCE` of them.
     """
     devices = np.array(jax.local_devices())
     number = len(jax.tree.leaves(arguments)[0])
@@ -61,9 +60,8 @@ def mapped(function: Callable[..., Any], given: tuple[Any, ...], mesh: Mesh, bat
 def run_once(on_device: Callable[..., Any], mesh: Mesh):
     """The program of a function of shards, which computes for less time than it compiles.
 
-    On a CPU, XLA's older way of writing kernels compiles in 0.7 of the time. Its kernels take a
-    sixth longer, and what they give differs in its last digits if at all. Newer versions of XLA do
-    not have it.
+    On a CPU, XLA's older way of writing kernels, which newer versions do not have, compiles in 0.7
+    of the time; its kernels take a sixth longer.
     """
     older = jax.__version_info__[:2] <= (0, 10) and mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
@@ -88,11 +86,7 @@ def stacked(trees: Sequence[Any]) -> Any:
 
 
 def pad_examples(sequences: Any, width: int) -> Examples:
-    """Sequences read from a file as NumPy arrays, padded on the left to `width`.
-
-    They have `digits [example, length]`, `labels [example]` and, where lines differ in length,
-    `lengths [example]`.
-    """
+    """Sequences read from a file, `digits`, `labels` and `lengths` or not, padded to `width`."""
     missing = width - sequences.digits.shape[1]
     digits = np.pad(sequences.digits, ((0, 0), (missing, 0)), constant_values=PADDING)
     return Examples(digits, sequences.labels, getattr(sequences, "lengths", None))

@@ -29,10 +29,8 @@ class Packing(NamedTuple):
 def pack(lengths: np.ndarray, devices: int, batch: int, mixed: bool = False) -> Packing:
     """Pack experiments, given the length of each, into shards of `batch` for each device.
 
-    Mixed shards are cut from all experiments, sorted by length, and have one width. Others have one
-    length each, so that their loops begin together; with more than `MAX_WIDTHS` different ones,
-    neighbours share a width. Shards are dealt out longest first, each to the device with the least
-    to do.
+    Mixed shards have one width. Others have one length each, so that their loops begin together,
+    and neighbours share a width. The longest are dealt out first, to whom has the least to do.
     """
     distinct = np.unique(lengths)
     shared = np.array_split(distinct, 1 if mixed else min(MAX_WIDTHS, len(distinct)))
@@ -40,11 +38,13 @@ def pack(lengths: np.ndarray, devices: int, batch: int, mixed: bool = False) -> 
     alike = [order] if mixed else [order[lengths[order] == length] for length in distinct[::-1]]
     batch = min(batch, max(map(len, alike)))  # as many as there are
     dealt: list[list[tuple[int, np.ndarray]]] = [[] for _ in range(devices)]
+    work = np.zeros(devices)
     for members in alike:
         for start in range(0, len(members), batch):
             own = members[start : start + batch]
-            least = min(dealt, key=lambda shards: sum(length for length, _ in shards))
-            least.append((int(lengths[own].max()), np.resize(own, batch)))
+            least, length = int(np.argmin(work)), int(lengths[own].max())
+            work[least] += length
+            dealt[least].append((length, np.resize(own, batch)))
     most = max(map(len, dealt))
     idle = (0, np.zeros(batch, int))
     flat = [shard for own in dealt for shard in [*own, *[idle] * (most - len(own))]]

@@ -44,17 +44,10 @@ class Sweep:
         self,
         configs: SweepConfig | Sequence[SweepConfig],
         files: Files = None,
-        side_by_side: int | None = None,
-        kernel: bool | None = None,
+        side_by_side: int | None = None,  # experiments on a device; None: as suits the platform
+        kernel: bool | None = None,  # train by the kernels for GPUs; None: where they suit
     ):
-        """Plan how the experiments are packed, and what is compiled.
-
-        Args:
-            configs: the sweeps.
-            files: the data of each length where they are not drawn, the same for every seed.
-            side_by_side: experiments at once on a device; None chooses by the platform.
-            kernel: whether to train by the kernels for GPUs; None does where they suit.
-        """
+        """Plan how the experiments are packed, and what is compiled."""
         self.configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
         self.files, devices = files, np.array(jax.devices())
         self.mesh = Mesh(devices, ("experiment",))
@@ -83,9 +76,8 @@ class Sweep:
         lengths, seeds = (np.array(column) for column in zip(*self.experiments, strict=True))
         hyper = [hyperparameters_of(c.experiment) for c in self.configs for _ in c.experiments]
         files = self.files and files_by_experiment(self.files, lengths, self.width)
-        return self.scatter(
-            (seeds.astype(np.uint32), lengths.astype("int32"), stacked(hyper), files)
-        )
+        numbers = seeds.astype("uint32"), lengths.astype("int32")
+        return self.scatter((*numbers, stacked(hyper), files))
 
     def compile(self) -> None:
         """Compile the programs that prepare the experiments and that train them, side by side."""
@@ -128,31 +120,28 @@ class Sweep:
         return jax.tree.map(lambda array: self.shard(array[self.packing.experiment]), arrays)
 
     def gather_histories(self) -> dict[str, np.ndarray]:
-        """The histories by name as NumPy arrays.
+        """Histories by name, `[experiment, ...]`, NaN for what is not reached.
 
-        "train_loss" `[experiment, kept]` of `Program.loss_steps`, "epoch_loss" `[experiment,
-        epoch]`, a mean of the steps taken so far, "dev_loss" and "dev_accuracy" `[experiment,
-        evaluation]`, and "probe.NAME" `[experiment, step]`. NaN is not reached.
+        "train_loss" has `Program.loss_steps`, "epoch_loss" means of the steps taken so far,
+        "dev_loss" and "dev_accuracy" all evaluations, and "probe.NAME" all steps.
         """
         rows = self.gather(self.histories)
         return {name: rows[name][:, : size_of(self.program, name)[0]] for name in rows}
 
     def scatter_histories(self, histories: Mapping[str, np.ndarray]) -> Histories:
         """The inverse of `gather_histories`."""
-        room = {name: [(0, 0), (0, size_of(self.program, name)[1])] for name in histories}
-        return self.scatter(
-            {n: np.pad(rows, room[n], constant_values=np.nan) for n, rows in histories.items()}
-        )
+
+        def padded(name: str) -> np.ndarray:
+            room = [(0, 0), (0, size_of(self.program, name)[1])]
+            return np.pad(histories[name], room, constant_values=np.nan)
+
+        return self.scatter({name: padded(name) for name in histories})
 
 
 def prepare_packed(mesh: Mesh, program: Program, width: int):
     """The program that prepares all experiments: `experiment.prepare` over the shards."""
-
-    def on_device(*inputs):
-        one = partial(experiment.prepare, program, width)
-        return jax.lax.map(lambda shard: over_batch(one)(*shard), inputs)
-
-    return run_once(on_device, mesh)
+    one = over_batch(partial(experiment.prepare, program, width))
+    return run_once(lambda *inputs: jax.lax.map(lambda shard: one(*shard), inputs), mesh)
 
 
 def advance_packed(mesh: Mesh, program: Program, widths: tuple[tuple[int, bool], ...], mixed: bool):

@@ -25,12 +25,11 @@ class ExperimentData(NamedTuple):
     overlap: jax.Array | None  # how many test sequences are in the training set, scalar
 
 
-def keys_of(seed: jax.Array | int, length: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+def keys_of(seed: jax.Array | int, length: jax.Array | int) -> tuple[jax.Array, ...]:
     """The keys of an experiment's data and of its parameters, however JAX is configured."""
     words = jnp.stack([jnp.uint32(0), jnp.asarray(seed, jnp.uint32)])  # as `jax.random.key` has it
     key = jax.random.fold_in(jax.random.wrap_key_data(words, impl=GENERATOR), length)
-    data_key, parameter_key = jax.random.split(key)
-    return data_key, parameter_key
+    return tuple(jax.random.split(key))
 
 
 def data_of(
@@ -78,7 +77,7 @@ def orders_of(program: Program, data: ExperimentData, epoch: jax.Array) -> jax.A
     return jax.vmap(order)(epochs).reshape(-1, size)
 
 
-def mask_for(batch: Batches, mask: jax.Array | None) -> jax.Array | None:
+def begun(batch: Batches, mask: jax.Array | None) -> jax.Array | None:
     """Where sequences have begun, `[batch, time]`, if each has its own length; else as it is."""
     if batch.lengths is None:
         return mask

@@ -1,7 +1,6 @@
 """Training of ONE experiment as pure functions; nothing here knows that there are others.
 
-An experiment runs in blocks: block i takes the steps up to and including the i-th evaluation step
-and then evaluates on the development set. `advance` runs some blocks as one program.
+Block i takes the steps up to and including the i-th evaluation step, and then evaluates.
 """
 
 from collections.abc import Sequence
@@ -16,15 +15,7 @@ from jax.flatten_util import ravel_pytree
 from srn_jax import kernels
 from srn_jax.tasks.batches import Batches, cut_to, whole_set
 from srn_jax.tasks.task import Dataset, Examples, mask_of
-from srn_jax.training.data import (
-    ExperimentData,
-    at,
-    batch_of,
-    data_of,
-    keys_of,
-    mask_for,
-    orders_of,
-)
+from srn_jax.training.data import ExperimentData, at, batch_of, begun, data_of, keys_of, orders_of
 from srn_jax.training.histories import Histories, empty_histories, with_block
 from srn_jax.training.network import Parameters, network_with, new_network, parameters_of
 from srn_jax.training.optimizer import clip, new_optimizer
@@ -97,7 +88,7 @@ def train_step(program: Program, hyper, parameters, optimizer, batch: Batches, m
 def evaluate(program: Program, parameters: Parameters, examples: Examples, mask=None) -> Scores:
     """How good the network's answers to a set of examples are."""
     batch = whole_set(examples, program.config.batch_size, program.config.loss_reduction)
-    loss, outputs = weighted_loss(program, parameters, batch, mask_for(batch, mask))
+    loss, outputs = weighted_loss(program, parameters, batch, begun(batch, mask))
     counts = jnp.asarray(program.task.counts(examples.targets, examples.weights))
     right = program.task.correct(outputs, examples.targets) & counts
     accuracy = jnp.sum(right, dtype=jnp.float32) / jnp.sum(counts, dtype=jnp.float32)
@@ -105,13 +96,18 @@ def evaluate(program: Program, parameters: Parameters, examples: Examples, mask=
     return Scores(loss, accuracy, jnp.mean(whole, dtype=jnp.float32))
 
 
+def put(array: jax.Array, value: jax.Array, place: jax.Array) -> jax.Array:
+    """An array `[place, ...]` with a value at a place that is known to be one of its own."""
+    update = jax.lax.dynamic_update_index_in_dim
+    return update(array, value, place, 0, allow_negative_indices=False)
+
+
 def take_steps(
     program: Program, width: int, padded: bool, data: ExperimentData, block, parameters, optimizer
 ) -> tuple[Parameters, optax.OptState, dict[str, jax.Array]]:
-    """The steps up to evaluation number `block`, of sequences padded to `width` if `padded`.
+    """Parameters and optimizer after a block's steps, and what is recorded by name, `[place]`.
 
-    Returns parameters and optimizer after them, and by name what is recorded, `[place]`, NaN where
-    the block has ended.
+    Sequences have `width` positions; some may be `padded`. NaN is recorded behind a block's end.
     """
     mask = mask_of(data.length, width)[None] if padded else None
     if data.train is not None:
@@ -131,10 +127,9 @@ def take_steps(
             order = None if orders is None else at(orders, number - epoch * program.steps_an_epoch)
             batch = batch_of(program, data, number, width, order)
             parameters, optimizer, new = train_step(
-                program, data.hyper, unravel(vector), optimizer, batch, mask_for(batch, mask)
+                program, data.hyper, unravel(vector), optimizer, batch, begun(batch, mask)
             )
-            put = partial(jax.lax.dynamic_update_index_in_dim, axis=0, allow_negative_indices=False)
-            recorded = {name: put(recorded[name], new[name], number - first) for name in new}
+            recorded = {n: put(recorded[n], new[n], place=number - first) for n in new}
             return ravel_pytree(parameters)[0], optimizer, recorded
 
         nothing = jnp.full(program.places, jnp.nan, jnp.float32)
@@ -188,9 +183,8 @@ def advance(
 ) -> tuple[TrainState, Histories]:
     """Run the blocks first <= block < last; a diverged experiment stays as it is.
 
-    `widths` are positions at which it may run, and whether its sequences may be shorter than that;
-    each is compiled for itself, and `choice`, a scalar, says which it is, the same for all that run
-    at once. The data are padded to the largest.
+    `widths` are positions at which it may run, and whether its sequences may be shorter; each is
+    compiled, and the scalar `choice`, the same for all that run at once, is which it is.
     """
     block = partial(run_block, program, widths, choice, data)
     return jax.lax.fori_loop(first, last, lambda i, carry: block(i, *carry), (state, histories))

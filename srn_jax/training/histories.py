@@ -1,7 +1,6 @@
-"""What is kept of the steps and evaluations of ONE experiment, thinned before it is stored.
+"""What is kept of ONE experiment: arrays by name, NaN for what is not reached.
 
-Histories are arrays by name, NaN for what is not reached. A block writes its own stretch of each;
-those of steps have room at the end, so that the stretch of the last block may be as long as any.
+A block writes a stretch of each; behind the last there is room, so all may be as long as any.
 """
 
 from collections.abc import Iterable

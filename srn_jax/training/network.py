@@ -6,7 +6,7 @@ embedding size (or the size of vector inputs), `D` hidden size, twice that behin
 
 import inspect
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -53,7 +53,7 @@ class Network(nnx.Module):
         layers: int = 1,
         bidirectional: bool = False,
         embedding_init: str = "xavier",
-        platform: str | None = None,
+        platform: str | None = None,  # for which the loops are written
         **cell_options: Any,
     ):
         """The cells, each cell(M, D, rngs=..., ...), are `cell`, `cell_2`, ..., and `cell_back`,
@@ -170,12 +170,9 @@ def states_of_module(cell, size: int, below: jax.Array, mask, back: bool, last: 
 
     kept = jnp.broadcast_to(True if mask is None else mask, whole)
     states = cell(taken(vectors, there), taken(kept[..., None], there)[..., 0])
-    if getattr(states, "shape", None) != (*whole, size):
-        found = getattr(states, "shape", type(states).__name__)
-        raise UserError(
-            f"{type(cell).__name__} returns {found}, expected states [batch, time, hidden_size], "
-            f"here {(*whole, size)}"
-        )
+    if (found := getattr(states, "shape", None)) != (*whole, size):
+        wanted = f"expected states [batch, time, hidden_size], here {(*whole, size)}"
+        raise UserError(f"{type(cell).__name__} returns {found}, {wanted}")
     states = jnp.swapaxes(taken(states, again), 0, 1)
     return states[0 if back else -1] if last else states
 
@@ -184,7 +181,6 @@ def new_network(program: Program, key: jax.Array, hyper: Hyperparameters | None 
     """A network of the program's kind, whose parameters are drawn from a key as `hyper` says."""
     config = program.config
     hyper = hyperparameters_of(DEFAULTS) if hyper is None else hyper
-
     init = recurrent_initializer(config.recurrent_init)
     options = {"recurrent_init": init, "forget_bias": hyper.forget_bias}
     if config.chrono is not None:
@@ -224,10 +220,7 @@ def network_with(program: Program, parameters: Parameters) -> Network:
 @lru_cache(maxsize=32)
 def _split(program: Program) -> Any:
     split: Any = nnx.split  # whose types do not know how many parts come back
-
-    def build() -> Network:
-        return new_network(program, jax.random.key(0))
-
+    build = partial(new_network, program, jax.random.key(0))
     definition, state, rest = split(nnx.eval_shape(build), nnx.Param, ...)
     if jax.tree.leaves(rest):  # such as the random state of a module of the user's
         with jax.ensure_compile_time_eval():

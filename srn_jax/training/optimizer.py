@@ -17,9 +17,19 @@ from srn_jax.training.program import Hyperparameters, Program
 
 def new_optimizer(program: Program, hyper: Hyperparameters) -> optax.GradientTransformation:
     """Adam, or AdamW, which is that with a weight decay, SGD, RMSprop, or the user's."""
-    config, rate = program.config, rate_of(program, hyper)
-    if not isinstance(config.optimizer, str):
-        return own_optimizer(config.optimizer, rate)
+    config, own, rate = program.config, program.config.optimizer, rate_of(program, hyper)
+    if not isinstance(own, str):  # an optimizer, or a function that may take `learning_rate`
+        found = own
+        if not hasattr(own, "update") and callable(own):
+            with own_mistakes(own):
+                takes_rate = "learning_rate" in inspect.signature(own).parameters
+                found = own(learning_rate=rate) if takes_rate else own()
+        if hasattr(found, "init") and hasattr(found, "update"):
+            return found
+        raise UserError(
+            f"`optimizer` {describe(own)}: expected an optax.GradientTransformation, or a function "
+            f"that returns one, got {type(found).__name__}"
+        )
     decay = hyper.weight_decay if config.weight_decay else None
     if config.optimizer == "sgd":
         found = optax.sgd(rate)
@@ -45,26 +55,10 @@ def new_optimizer(program: Program, hyper: Hyperparameters) -> optax.GradientTra
     return optax.GradientTransformation(init, update)
 
 
-def own_optimizer(own: Any, rate: Any) -> optax.GradientTransformation:
-    """What is an optax optimizer, or a function that returns one and may take `learning_rate`."""
-    found = own
-    if not hasattr(own, "update") and callable(own):
-        with own_mistakes(own):
-            takes_rate = "learning_rate" in inspect.signature(own).parameters
-            found = own(learning_rate=rate) if takes_rate else own()
-    if not (hasattr(found, "init") and hasattr(found, "update")):
-        raise UserError(
-            f"`optimizer` {describe(own)}: expected an optax.GradientTransformation, or a function "
-            f"that returns one, got {type(found).__name__}"
-        )
-    return found
-
-
 def rate_of(program: Program, hyper: Hyperparameters) -> Any:
-    """The learning rate: a number, or a function of the step, counted from 0.
+    """The learning rate, or a function of the step from 0 on.
 
-    A cosine goes from the learning rate to 0 over all steps; a warm-up first takes a tenth of them
-    to reach it along a line.
+    A cosine ends at 0 after all steps; a warm-up first takes a tenth of them along a line.
     """
     config, peak, steps = program.config, hyper.learning_rate, program.steps
     if callable(config.learning_rate):

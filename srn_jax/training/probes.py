@@ -31,7 +31,7 @@ def norms(name: str, tree: Any) -> dict[str, jax.Array]:
     norms = {}
     for module in sorted(module for module in tree if module.startswith("cell")):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree[module]):
-            where = [module][module == "cell" :]
+            where = [] if module == "cell" else [module]
             names = [str(key.key) for key in path]
             norms[".".join([name, *where, *names])] = jnp.linalg.norm(leaf)
     return norms

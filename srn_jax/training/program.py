@@ -1,6 +1,6 @@
 """What is compiled: all that experiments which train side by side have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -64,12 +64,8 @@ class Program:
 
     @cached_property
     def eval_steps(self) -> np.ndarray:
-        """The global steps (from 0) after whose update the dev set is evaluated, `[evaluations]`.
-
-        Every step > 0 that is a multiple of `eval_interval`, and the last, be it the only one.
-        """
-        interval = self.config.eval_interval
-        regular = np.arange(interval, self.steps, interval)
+        """The steps after which the dev set is evaluated: every `eval_interval`, and the last."""
+        regular = np.arange(self.config.eval_interval, self.steps, self.config.eval_interval)
         return np.union1d(regular, [self.steps - 1]).astype(np.int32)
 
     @cached_property
@@ -85,8 +81,7 @@ class Program:
     @cached_property
     def loss_stride(self) -> int:
         """Steps between two training losses that are kept."""
-        stride = min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
-        return 1 if self.every_loss else stride
+        return 1 if self.every_loss else min(LOSS_INTERVAL, max(1, self.steps // FEWEST_LOSSES))
 
     @cached_property
     def loss_steps(self) -> np.ndarray:
@@ -95,16 +90,9 @@ class Program:
 
 
 def program_of(
-    configs: SweepConfig | Sequence[SweepConfig],
-    files: Mapping[int, Any] | None = None,
-    kernel: bool | None = None,
-    platform: str | None = None,
+    configs: SweepConfig | Sequence[SweepConfig], files=None, kernel=False, platform: Any = None
 ) -> Program:
-    """The program of sweeps that differ in what changes no shape.
-
-    `files` are the data of each length, where they are not drawn, `kernel` is whether to train by
-    the kernels for GPUs, and `platform` that for which the loops are written, JAX's own if None.
-    """
+    """The program of sweeps that differ in what changes no shape; `platform` None is JAX's own."""
     configs = [configs] if isinstance(configs, SweepConfig) else list(configs)
     config, task = configs[0], task_of(configs[0])
     settings = config.experiment.program
@@ -112,14 +100,8 @@ def program_of(
         if path_of(value := getattr(settings, name)) is not None:
             settings = replace(settings, **{name: resolve(value, {})})
     number, cell = task.examples * settings.multiplicity, cell_class(settings.cell)
-    return Program(
-        task,
-        cell,
-        settings,
-        tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes),
-        number if files is None else len(files[config.lengths[0]].train),
-        config.every_loss,
-        bool(kernel),
-        platform or jax.default_backend(),
-        parts_of(cell),
-    )
+    if files is not None:
+        number = len(files[config.lengths[0]].train)
+    seen = tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes)
+    how = bool(kernel), platform or jax.default_backend(), parts_of(cell)
+    return Program(task, cell, settings, seen, number, config.every_loss, *how)

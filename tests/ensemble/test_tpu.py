@@ -9,8 +9,6 @@ from benchmark.estimate import TARGETS
 
 from srn_jax.config import ExperimentConfig, SweepConfig
 
-# Compilers without a device cannot read what they have put into the cache; they compile again.
-pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache entry")
 needs_libtpu = pytest.mark.needs_libtpu
 needs_cuda = pytest.mark.needs_cuda
 COLLECTIVE = r"all-(reduce|gather|to-all)|collective-permute|reduce-scatter"
