@@ -145,10 +145,7 @@ def draw_seeds(
     label: str,
     hatch: str | None = None,
 ) -> np.ndarray:
-    """Draw `values [seed, step]`: one seed's line, or the median and the 5-95 % band of several.
-
-    `style` is a colour and a line. Returns the upper edge of what is drawn, `[known step]`.
-    """
+    """Draw `values [seed, step]`: one seed's line, or the median and the 5-95 % band of several."""
     color, line = style
     values = np.where(np.isfinite(values), values.astype(float), np.nan)
     known = ~np.isnan(values).all(axis=0)

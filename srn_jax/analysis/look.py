@@ -53,11 +53,7 @@ class Look:
 
     @contextmanager
     def applied(self, width: float, ratio: float, type_size: float = 10) -> Iterator[Figure]:
-        """An empty figure, and Matplotlib's settings while it is drawn.
-
-        It is `width` inches wide, or what the reader wants, and `ratio` times as high. Type, of
-        `type_size` points at that width, lines and markers grow with the square root of the width.
-        """
+        """An empty figure, and Matplotlib's settings while it is drawn."""
         wide = self.width or width
         scale = math.sqrt(wide / width)
         settings: Any = {

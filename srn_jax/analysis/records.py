@@ -138,10 +138,7 @@ def results_csv(record: Record) -> bytes:
 
 
 def results_from_csv(content: bytes, name: str = RESULTS_FILE) -> pd.DataFrame:
-    """The inverse of `results_csv`; settings that differ are text.
-
-    Raises `UserError`, which begins with `name`, for what is no table of results.
-    """
+    """The inverse of `results_csv`; settings that differ are text."""
     try:
         table = pd.read_csv(io.BytesIO(content), dtype=object, keep_default_na=False)
         table["overlap"] = pd.array([int(x) if x else None for x in table["overlap"]], "Int64")
@@ -165,10 +162,7 @@ def histories_npz(histories: Histories) -> bytes:
 
 
 def histories_from_npz(content: bytes, name: str = HISTORIES_FILE) -> Histories:
-    """The inverse of `histories_npz`, which reads no pickle.
-
-    Raises `UserError`, which begins with `name`, for what is no file of histories.
-    """
+    """The inverse of `histories_npz`, which reads no pickle."""
     try:
         arrays: Any = dict(np.load(io.BytesIO(content), allow_pickle=False))
         names = [key for key in arrays if key.startswith(PROBE)]

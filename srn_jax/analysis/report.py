@@ -217,10 +217,7 @@ class Comparison:
 
 
 def comparison(runs: Mapping[str, Record], baseline: str | None = None) -> Comparison:
-    """Compare runs by name, and the variants in them, with one of them; the first if none is named.
-
-    Raises `UserError` if the baseline is none of them.
-    """
+    """Compare runs by name, and the variants in them, with one of them, by default the first."""
     variants = {}
     for name, record in runs.items():
         for one in record.variants:
@@ -241,10 +238,7 @@ def compared(record: Record) -> Comparison:
 
 
 class Page:
-    """A page with its figures and tables, in a folder without links in their places.
-
-    A figure that cannot be drawn costs neither the others nor the page; `finish` tells of it.
-    """
+    """A page with its figures and tables, in a folder without links in their places."""
 
     def __init__(self, folder: Path, look: Look):
         folder.mkdir(parents=True, exist_ok=True)
