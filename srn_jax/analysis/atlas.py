@@ -70,10 +70,7 @@ def row_of(measure: str, found: Estimate, form: str, shade: float) -> dict[str, 
 
 
 def atlas_figure(table: pd.DataFrame, look: Look = DEFAULT_LOOK) -> Figure:
-    """Cells down, tasks across; a field is darker the better, and says the mean and its interval.
-
-    A cell that a task's run does not have yet leaves its field empty.
-    """
+    """Cells down, tasks across; a field is darker the better, and says the mean and interval."""
     cells = list(dict.fromkeys(table["cell"]))
     columns = list(dict.fromkeys(zip(table["task"], table["measure"], strict=True)))
     shades = np.full((len(cells), len(columns)), np.nan)

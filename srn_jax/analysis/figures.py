@@ -1,8 +1,7 @@
 """The figures of runs: results and histories in, Matplotlib `Figure` objects out.
 
-Colours are the textbook's, and a role has one colour in all figures; line styles, markers and the
-filling of bands differ as well, so print and colour-blind readers can tell everything apart. Values
-that are missing, or not there yet in a run still going on, are left out.
+Colours are the textbook's, and a role has one colour in all figures; line styles and markers differ
+as well, for print and colour-blind readers. Missing values are left out.
 """
 
 import math
@@ -101,17 +100,13 @@ def framed(look: Look, title: str, ratio: float = 0.64) -> Iterator[tuple[Figure
         legend_below(figure)
 
 
-def thinned(count: int, most: int = MOST_POINTS) -> np.ndarray:
+def thinned(count: int) -> np.ndarray:
     """The places of at most so many of a row of values, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
 
 
 def loss_figure(variant: Variant, length: int, look: Look = DEFAULT_LOOK) -> Figure:
-    """Figures 6.6 and 6.11: training loss and dev loss of one sequence length against the step.
-
-    Several seeds: the median, which an exploding seed cannot move, and the band between the 5 % and
-    95 % quantiles, at each step over the seeds that have a value there.
-    """
+    """Figures 6.6 and 6.11: training and dev loss of one length; of several seeds the median."""
     histories = history_of(variant)
     rows = variant.results[variant.results["length"] == length]
     diverged = f", {rows['diverged'].sum()} diverged" if rows["diverged"].any() else ""
@@ -127,11 +122,7 @@ def loss_figure(variant: Variant, length: int, look: Look = DEFAULT_LOOK) -> Fig
 def draw_losses(
     axes: Axes, variant: Variant, length: int, train_steps: np.ndarray, train_loss: np.ndarray
 ) -> float:
-    """Draw the losses of a length, on an axis as long as the whole run; returns a height for it.
-
-    The height shows everything unless a few values are far above the rest: the last losses of a
-    seed that explodes would press all others onto the axis.
-    """
+    """Draw the losses of a length; returns a height, which no exploding seed can lift far."""
     histories, chance = history_of(variant), variant.facts.chance_loss
     rows, evaluations = histories.length == length, thinned(len(histories.eval_steps))
     dev = histories.eval_steps[evaluations], histories.dev_loss[:, evaluations]
@@ -154,11 +145,7 @@ def draw_seeds(
     label: str,
     hatch: str | None = None,
 ) -> np.ndarray:
-    """Draw `values [seed, step]`: one seed's line, or the median and the 5-95 % band of several.
-
-    `style` is a colour and a line. A band is filled, or hatched, which shows in greyscale too; in a
-    legend the line stands on its band. Returns the upper edge of what is drawn, `[known step]`.
-    """
+    """Draw `values [seed, step]`: one seed's line, or the median and the 5-95 % band of several."""
     color, line = style
     values = np.where(np.isfinite(values), values.astype(float), np.nan)
     known = ~np.isnan(values).all(axis=0)
@@ -179,10 +166,7 @@ def draw_seeds(
 
 
 def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
-    """Quantiles `[share, step]` over the seeds of `values [seed, step]`, NaN left out.
-
-    `np.nanquantile` takes a hundred times as long, so it sees only the steps that need it.
-    """
+    """Quantiles `[share, step]` of `values [seed, step]`; `nanquantile` is slow."""
     found, missing = np.quantile(values, shares, axis=0), np.isnan(values)
     if (some := missing.any(axis=0) & ~missing.all(axis=0)).any():
         found[:, some] = np.nanquantile(values[:, some], shares, axis=0)
@@ -191,19 +175,12 @@ def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
 
 def window_means(values: np.ndarray, window: int) -> np.ndarray:
     """Means of `values [row, step]` over windows of steps, the last of which may be shorter."""
-    rows, steps = values.shape
-    whole = steps - steps % window
-    means = values[:, :whole].reshape(rows, -1, window).mean(axis=-1)
-    rest = values[:, whole:]
-    return np.hstack([means, rest.mean(axis=1, keepdims=True)]) if rest.size else means
+    starts = np.arange(0, values.shape[1], window)
+    return np.add.reduceat(values, starts, axis=1) / np.diff(starts, append=values.shape[1])
 
 
 def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT_LOOK) -> Figure:
-    """What a probe recorded at one length, a line for each series; seeds as in a loss figure.
-
-    In a long run each point is the mean over as many steps as make a few hundred points. Zeros,
-    which have no place on a logarithmic axis, are left out there.
-    """
+    """What a probe recorded at one length, a line for each series, in windows in a long run."""
     histories = history_of(variant)
     rows, names = histories.length == length, histories.series[probe]
     window = -(-histories.steps // MOST_POINTS)
@@ -213,7 +190,7 @@ def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT
     above = np.stack([quantiles(one, [0.95]) for one in values])
     above = np.append(above[above > 0], 1.0)
     wide = above.max() > 100 * above.min() and not (values < 0).any()
-    label = spoken(probe) + (f", mean of {window} steps" if window > 1 else "")
+    label = probe.replace("_", " ") + (f", mean of {window} steps" if window > 1 else "")
     label += "\n(zeros left out)" if wide and (values == 0).any() else ""
     title = f"length {length}: {over_seeds(histories.seed[rows].tolist())}"
     with framed(look, title, 0.66) as (figure, axes):
@@ -222,16 +199,17 @@ def probe_figure(variant: Variant, probe: str, length: int, look: Look = DEFAULT
             bottom = np.quantile(values[values > 0], LOWEST) / 10 if "zeros" in label else None
         for place, name in enumerate(names):
             style = RUN_COLORS[place % len(RUN_COLORS)], RUN_LINES[place % len(RUN_LINES)]
-            draw_seeds(axes, middles, values[place], style, name.partition(".")[2] or spoken(name))
+            draw_seeds(
+                axes,
+                middles,
+                values[place],
+                style,
+                name.partition(".")[2] or name.replace("_", " "),
+            )
         axes.set(xlim=(0, max(histories.steps - 1, 1)), xlabel="step", ylabel=label)
         if wide:
             axes.set_ylim(bottom=bottom)
     return figure
-
-
-def spoken(name: str) -> str:
-    """A name as words."""
-    return name.replace("_", " ").strip()
 
 
 def logarithmic(axes: Axes) -> None:
@@ -255,10 +233,7 @@ def norm_figure(variant: Variant, length: int, steps: int, look: Look = DEFAULT_
 
 
 def score_figure(variant: Variant, scores: Scores, look: Look = DEFAULT_LOOK) -> Figure:
-    """Figure 6.7, and the same for errors: dev and test score against the sequence length.
-
-    Several seeds: each a faint point, their mean, and its 95 % interval.
-    """
+    """Figure 6.7, and the same for errors: each seed a faint point, their mean and its interval."""
     with framed(look, over_lengths([variant])) as (figure, axes):
         draw_scores(axes, variant, scores)
         finish_lengths(axes, [variant], scores)
@@ -320,7 +295,7 @@ def finish_lengths(axes: Axes, variants: Sequence[Variant], scores: Scores) -> N
         logarithmic(axes)
     else:
         axes.set_ylim(0, 1.03 if accuracies else None)
-    places = np.unique(np.concatenate([variant.results["length"] for variant in variants]))
+    places = np.unique(np.concatenate([one.results["length"] for one in variants]))
     low, high = places[0] - spacing(places) / 2, places[-1] + spacing(places) / 2
     label = LETTER_WIDTH * (len(str(places[-1])) + 1) * rcParams["font.size"] / 72  # inches
     room = label * axes.figure.dpi * (high - low) / axes.get_window_extent().width
@@ -373,12 +348,9 @@ def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
     with framed(look, over_lengths(several)) as (figure, axes):
         for place, (name, variant) in enumerate(variants.items()):
             words = f" ({seeds[name]} seeds)" if len(set(seeds.values())) > 1 else ""
-            style = {
-                "fmt": RUN_MARKERS[place % len(RUN_MARKERS)] + RUN_LINES[place % len(RUN_LINES)],
-                "color": RUN_COLORS[place % len(RUN_COLORS)],
-                "capsize": 2 + 1.5 * min(place, 3),  # where intervals cover each other
-                "label": name + words,
-            }
+            fmt = RUN_MARKERS[place % 7] + RUN_LINES[place % 4]
+            style: dict[str, Any] = {"fmt": fmt, "label": name + words}
+            style |= {"color": RUN_COLORS[place % 7], "capsize": 2 + 1.5 * min(place, 3)}
             draw_means(axes, variant.results, scores.test, **style)
         finish_lengths(axes, several, scores)
         axes.set_ylabel(f"test {scores.name}")
@@ -386,17 +358,13 @@ def comparison_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK
 
 
 def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> Figure:
-    """Figure 6.12: dev and test accuracy of two variants, such as SRN and LSTM.
-
-    A colour is a role, as in all figures, and a marker and line a variant.
-    """
+    """Figure 6.12: a colour is a role, as in all figures, and a marker and line a variant."""
     with framed(look, over_lengths([*variants.values()]), 0.7) as (figure, axes):
-        for (name, variant), style in zip(variants.items(), ("o-", "^-."), strict=True):
-            for column, role, (color, _, _) in zip(
-                ACCURACIES[:2], ("dev", "test"), ROLES, strict=True
-            ):
-                shown: dict[str, Any] = {"fmt": style, "color": color, "label": f"{name}, {role}"}
-                draw_means(axes, variant.results, column, **shown)
+        for (name, variant), fmt in zip(variants.items(), ("o-", "^-."), strict=True):
+            results = variant.results
+            for column, (color, *_) in zip(ACCURACIES[:2], ROLES, strict=True):
+                role = "test" if column == ACCURACIES.test else "dev"
+                draw_means(axes, results, column, fmt=fmt, color=color, label=f"{name}, {role}")
         finish_lengths(axes, [*variants.values()], ACCURACIES)
     return figure
 
@@ -404,10 +372,7 @@ def pair_figure(variants: Mapping[str, Variant], look: Look = DEFAULT_LOOK) -> F
 def gate_figure(
     name: str, gates: Gates, look: Look = DEFAULT_LOOK, label: str = "network"
 ) -> Figure:
-    """Figure 6.13: a gate (I, F, O) or the internal state (C) as the sequence goes by.
-
-    Gates are shown on 0..1 and the state C on -5..5.
-    """
+    """Figure 6.13: a gate (I, F, O), on 0..1, or the state C, on -5..5, as a sequence goes by."""
     low, high, colors = (-5, 5, "RdBu_r") if name == "C" else (0, 1, "magma")
     kind = "internal state" if name == "C" else "gate"
     with look.axes(16, 6 / 16, type_size=16) as (figure, axes):
@@ -415,9 +380,8 @@ def gate_figure(
         image = axes.imshow(gates.values[name], colors, **shape)
         axes.set_xticks(range(len(gates.symbols)), map(str, gates.symbols))
         axes.set(xlabel="symbol read at each position", ylabel="unit")
-        axes.set_title(
-            f"{kind} {name} of the {label}, length {len(gates.symbols)}, seed {gates.seed}"
-        )
+        length = len(gates.symbols)
+        axes.set_title(f"{kind} {name} of the {label}, length {length}, seed {gates.seed}")
         figure.colorbar(image, ax=axes, pad=0.01)
     return figure
 
@@ -432,10 +396,7 @@ def section_of(settings: Mapping[str, Any]) -> str | None:
 
 
 def figures_of(variant: Variant, look: Look = DEFAULT_LOOK) -> dict[str, Drawing]:
-    """The figures of a variant in the order in which they are read, by the names of their files.
-
-    The names are the textbook's where it has the figure.
-    """
+    """The figures of a variant in the order in which they are read, by their files' names."""
     section, histories = section_of(variant.settings), variant.histories
     name = "6.7" if section == "6.1" else "accuracy"
     figures = {name: Drawing("accuracy", partial(score_figure, variant, ACCURACIES, look))}

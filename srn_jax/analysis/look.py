@@ -2,8 +2,6 @@
 
 import io
 import math
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +16,18 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 
-from srn_jax.errors import UserError, warn_once
+from srn_jax.errors import UserError
 from srn_jax.files import write_atomically
 
 FORMATS = ("pdf", "png", "svg")
 SMALLEST_TYPE = 6.5  # points
 NARROWEST = 1.5  # inches, in which a figure has room beside its labels
 PNG_DPI = 150
-FASTER: dict[str, Any] = {"png": {"pil_kwargs": {"compress_level": 1}}}  # and a tenth larger
-UNDATED: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
-MISSING = "Glyph .* missing from"  # Matplotlib's words for a character that becomes a box
+OPTIONS: dict[str, Any] = {  # without a date, so the same figure is the same bytes
+    "pdf": {"metadata": {"CreationDate": None}},
+    "svg": {"metadata": {"Date": None}},
+    "png": {"pil_kwargs": {"compress_level": 1}},  # faster, and a tenth larger
+}
 PAPER = Path(__file__).with_name("paper.mplstyle")
 LETTER, HANDLE = 0.6, 5.0  # widths of a letter and of a drawn line, in units of a legend's type
 
@@ -53,12 +53,7 @@ class Look:
 
     @contextmanager
     def applied(self, width: float, ratio: float, type_size: float = 10) -> Iterator[Figure]:
-        """An empty figure, and Matplotlib's settings while it is drawn.
-
-        It is `width` inches wide, or what the reader wants, and `ratio` times as high. Type, of
-        `type_size` points at that width, grows with the square root of what the reader wants: it
-        can be read in a narrow column and is not too large on a slide. So do lines and markers.
-        """
+        """An empty figure, and Matplotlib's settings while it is drawn."""
         wide = self.width or width
         scale = math.sqrt(wide / width)
         settings: Any = {
@@ -103,15 +98,19 @@ def settings_in(path: str | Path) -> dict[str, Any]:
 
 
 def legend_below(figure: Figure, title: str = "") -> None:
-    """Put one legend of all axes below them, where it hides nothing, in as many columns as fit.
+    """Put one legend of all axes below them; call it within `Look.applied`.
 
-    Call it within `Look.applied`.
+    All marks with the same label, such as a line and its band, are one entry.
     """
     entries: dict[str, Any] = {}
     for axes in figure.axes:
-        entries |= {
-            label: marks for label, marks in legend_entries(axes).items() if label not in entries
-        }
+        marks: dict[str, Any] = {}
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            before = marks.get(label, ())
+            alike = any(isinstance(mark, type(handle)) for mark in before)
+            marks[label] = (*before, handle) if alike else (handle, *before)  # lines are on top
+        entries = marks | entries
+    entries = dict(sorted(entries.items(), key=lambda entry: is_aside(entry[1][-1])))
     letter = font_manager.FontProperties(size="small").get_size_in_points() / 72  # inches
     widest = letter * (LETTER * max(map(len, entries), default=1) + HANDLE)
     columns = max(1, min(4, len(entries), int(figure.get_figwidth() / widest)))
@@ -122,67 +121,32 @@ def legend_below(figure: Figure, title: str = "") -> None:
     figure.legend([*entries.values()], [*entries], handler_map=beside, **where)
 
 
-def legend_entries(axes: Axes) -> dict[str, tuple[Any, ...]]:
-    """All marks that have the same label, by label: a line and its band are one entry."""
-    marks: dict[str, tuple[Any, ...]] = {}
-    for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-        before = marks.get(label, ())
-        alike = any(isinstance(mark, type(handle)) for mark in before)
-        marks[label] = (*before, handle) if alike else (handle, *before)  # lines are on top
-    return dict(sorted(marks.items(), key=lambda entry: not is_mean(entry[1][-1])))
-
-
-def is_mean(mark: Any) -> bool:
-    """Whether a mark is what a reader looks for first: no dot of a seed, and no dotted line."""
-    return not isinstance(mark, PathCollection) and getattr(mark, "get_linestyle", str)() != ":"
+def is_aside(mark: Any) -> bool:
+    """Whether a mark comes last in a legend: a dot of a seed, or a dotted line."""
+    return isinstance(mark, PathCollection) or getattr(mark, "get_linestyle", str)() == ":"
 
 
 def files_of(figure: Figure, look: Look = DEFAULT_LOOK) -> dict[str, bytes]:
-    """A figure in each format, without a date: the same figure is the same bytes.
-
-    The layout is solved once and holds for all formats. Fonts in a PDF are TrueType, since venues
-    refuse Matplotlib's default, Type 3.
-    """
+    """A figure in each format; the layout is solved once, and fonts in a PDF are TrueType."""
     files = {}
     settings: Any = {name: settings_in(PAPER)[name] for name in ("pdf.fonttype", "svg.hashsalt")}
-    with matplotlib.rc_context(settings), boxes_told():
+    with matplotlib.rc_context(settings):
         if (engine := figure.get_layout_engine()) is not None:
             engine.execute(figure)
             figure.set_layout_engine(None)
         for kind in look.formats:
             buffer = io.BytesIO()
-            options = {"metadata": UNDATED.get(kind), **FASTER.get(kind, {})}
-            figure.savefig(buffer, format=kind, dpi=PNG_DPI, **options)
+            figure.savefig(buffer, format=kind, dpi=PNG_DPI, **OPTIONS[kind])
             files[kind] = buffer.getvalue()
     return files
 
 
 def save_figure(figure: Figure, stem: Path, look: Look = DEFAULT_LOOK) -> list[Path]:
-    """Write a figure in each format that was asked for; raises `OSError`."""
-    return write_figure(files_of(figure, look), stem)
-
-
-def write_figure(files: dict[str, bytes], stem: Path) -> list[Path]:
-    """Write what `files_of` gives; the same figure in other formats, which would be stale, goes."""
+    """Write a figure in each format; the same one in other formats, which would be stale, goes."""
+    files = files_of(figure, look)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in files]
     for path, content in zip(paths, files.values(), strict=True):
         write_atomically(path, content)
     for kind in set(FORMATS) - files.keys():
         stem.with_name(f"{stem.name}.{kind}").unlink(missing_ok=True)
     return paths
-
-
-@contextmanager
-def boxes_told() -> Iterator[None]:
-    """One line, once, for all characters that no font has; Matplotlib warns of each of them."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", MISSING)
-        yield
-    for one in caught:
-        if re.match(MISSING, str(one.message)):
-            warn_once(
-                "a title or label has characters that the font lacks and that become boxes; "
-                "a style sheet (`style`) with another font.family has them"
-            )
-        else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)

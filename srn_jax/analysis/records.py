@@ -1,12 +1,8 @@
-"""What a run leaves behind: a row for each experiment, full histories, and what they are of.
-
-This module imports neither JAX nor Matplotlib and touches no file: values in, bytes out, and back.
-The same values are always the same bytes.
-"""
+"""What a run leaves behind, as values and as bytes; imports neither JAX nor Matplotlib."""
 
 import io
+import math
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,8 +29,8 @@ RESULT_COLUMNS = (
     "diverged",
 )
 SEQUENCES = "test_sequences"  # share that is wholly right, a column of tasks with several answers
-KINDS = {name: "int64" for name in ("length", "seed", "best_step")}
-KINDS |= {name: "float64" for name in (*RESULT_COLUMNS, SEQUENCES) if name not in KINDS}
+KINDS = dict.fromkeys((*RESULT_COLUMNS, SEQUENCES), "float64")
+KINDS |= dict.fromkeys(("length", "seed", "best_step"), "int64")
 KINDS |= {"overlap": "Int64", "diverged": "bool"}
 LOG_INTERVAL = 100  # steps between the training losses that the textbook prints and draws
 FEWEST_LOSSES = 100  # so a short run is drawn more densely
@@ -76,11 +72,7 @@ class Histories:
 
 @dataclass(frozen=True)
 class Variant:
-    """One setting of a run: its experiments differ in sequence length and seed alone.
-
-    An experiment that diverged has NaN as its final training loss, and the scores of the best
-    parameters from before, or NaN if there were none.
-    """
+    """One setting of a run: its experiments differ in sequence length and seed alone."""
 
     name: str  # in files and options: "srn", "learning_rate=0.003", "srn,learning_rate=0.003"
     label: str  # for people: "SRN", "learning rate 0.003"
@@ -92,10 +84,7 @@ class Variant:
     digests: Mapping[int, str] = field(default_factory=dict)  # of each length's data files
 
     def same_data(self, other: "Variant", length: int) -> bool:
-        """Whether a seed sees the same data of a length in both, so that they can be paired.
-
-        A file of one's own with a task counts with all that is in it.
-        """
+        """Whether a seed sees the same data of a length in both, so that they can be paired."""
         ours, theirs = self.settings, other.settings
         if ours.get("data") is not None and theirs.get("data") is not None:
             found = [one.digests.get(length) for one in (self, other)]
@@ -135,14 +124,9 @@ class Record:
 
 
 def results_frame(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """A table of results out of its columns, by name, in the kinds that they have everywhere.
-
-    A missing overlap is None or NaN. Raises `ValueError` or `KeyError` for columns that are none.
-    """
-    named = {name: columns[name] for name in RESULT_COLUMNS}
-    named |= {name: columns[name] for name in columns if name not in named}
-    table = pd.DataFrame(named)
-    return table.astype({name: KINDS[name] for name in table if name in KINDS})
+    """A table of results out of its columns, in the kinds and the order that they always have."""
+    named = {name: columns[name] for name in dict.fromkeys((*RESULT_COLUMNS, *columns))}
+    return pd.DataFrame(named).astype({name: KINDS[name] for name in named if name in KINDS})
 
 
 def results_csv(record: Record) -> bytes:
@@ -154,24 +138,14 @@ def results_csv(record: Record) -> bytes:
 
 
 def results_from_csv(content: bytes, name: str = RESULTS_FILE) -> pd.DataFrame:
-    """The inverse of `results_csv`; settings that differ are text.
-
-    Raises `UserError`, which begins with `name`, for what is no table of results.
-    """
+    """The inverse of `results_csv`; settings that differ are text."""
     try:
-        text = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
-        missing = [column for column in RESULT_COLUMNS if column not in text]
-        if missing:
-            raise ValueError(f"no column {missing[0]}")
-        for column in (column for column in KINDS if column in text):
-            if KINDS[column] == "bool":
-                text[column] = [{"True": True, "False": False}[word] for word in text[column]]
-            elif column == "overlap":
-                text[column] = pd.array([int(x) if x else None for x in text[column]], "Int64")
-            else:  # pandas' own reader is not exact
-                kind = float if KINDS[column] == "float64" else int
-                text[column] = np.array([kind(x) for x in text[column]], KINDS[column])
-        return text
+        table = pd.read_csv(io.BytesIO(content), dtype=object, keep_default_na=False)
+        table["overlap"] = pd.array([int(x) if x else None for x in table["overlap"]], "Int64")
+        table["diverged"] = [{"True": True, "False": False}[x] for x in table["diverged"]]
+        kinds = {key: KINDS[key] for key in (*RESULT_COLUMNS, *table) if key in KINDS}
+        texts = table.columns.difference([*kinds])
+        return table.astype(kinds | dict.fromkeys(texts, "str"))
     except (KeyError, TypeError, ValueError, OverflowError) as error:  # pandas' own are ValueErrors
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: not a table of results ({reason})") from None
@@ -188,25 +162,14 @@ def histories_npz(histories: Histories) -> bytes:
 
 
 def histories_from_npz(content: bytes, name: str = HISTORIES_FILE) -> Histories:
-    """The inverse of `histories_npz`: no pickle is read, and no size is believed.
-
-    Raises `UserError`, which begins with `name`, for what is no file of histories.
-    """
+    """The inverse of `histories_npz`, which reads no pickle."""
     try:
-        arrays = {}
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for part in archive.infolist():
-                if part.compress_type != zipfile.ZIP_STORED:
-                    raise ValueError("it is compressed, as no run writes it")
-                with archive.open(part) as file:
-                    np.lib.format.read_magic(file)
-                    shape, _, kind = np.lib.format.read_array_header_1_0(file)
-                    values = np.frombuffer(file.read(), kind)  # which raises for objects
-                arrays[part.filename.removesuffix(".npy")] = values.reshape(shape)
+        arrays: Any = dict(np.load(io.BytesIO(content), allow_pickle=False))
         names = [key for key in arrays if key.startswith(PROBE)]
         probes = {key.removeprefix(PROBE): arrays.pop(key) for key in names}
-        each = int(arrays.pop("steps_an_epoch"))
-        found = Histories(**arrays, steps_an_epoch=each, probes=probes)
+        found = Histories(
+            **{**arrays, "steps_an_epoch": int(arrays["steps_an_epoch"])}, probes=probes
+        )
         check_shapes(found)
         return found
     except Exception as error:  # a damaged zip file raises from a dozen places
@@ -216,17 +179,14 @@ def histories_from_npz(content: bytes, name: str = HISTORIES_FILE) -> Histories:
 
 def check_shapes(histories: Histories) -> None:
     """Raise `ValueError` for arrays that do not belong together."""
-    rows, steps, epoch = len(histories.length), histories.steps, histories.steps_an_epoch
-    if epoch < 1 or not len(histories.loss_steps):
-        raise ValueError("no steps")
+    rows, steps = len(histories.length), histories.steps
     evaluations = (rows, len(histories.eval_steps))
     expected: dict[str, tuple[int, ...]] = {"seed": (rows,), "dev_loss": evaluations}
     expected |= {"dev_accuracy": evaluations, "train_loss": (rows, len(histories.loss_steps))}
-    expected |= {"epoch_loss": (rows, -(-steps // epoch))}
-    found = {name: getattr(histories, name) for name in expected} | dict(histories.probes)
-    for name, array in found.items():
-        wanted = expected.get(name, (rows, steps))
-        if array.shape != wanted:
+    expected |= {"epoch_loss": (rows, math.ceil(steps / histories.steps_an_epoch))}
+    for name, array in (vars(histories) | dict(histories.probes)).items():
+        wanted = (rows, steps) if name in histories.probes else expected.get(name)
+        if wanted is not None and array.shape != wanted:
             raise ValueError(f"{name} has the shape {array.shape}, expected {wanted}")
 
 
@@ -238,10 +198,7 @@ def parts_of(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def names_of(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of variants with these settings, which tell them apart and can name a folder.
-
-    Raises `UserError` where two have the same name.
-    """
+    """The names of variants, which can name a folder; raises `UserError` where two are the same."""
     names = []
     for parts in parts_of(settings):
         texts = {n: re.sub(r"[^\w.+@-]", "_", setting_text(x)) for n, x in parts.items()}
@@ -293,10 +250,7 @@ def log_text(histories: Histories) -> str:
 
 
 def log_lines(histories: Histories, row: int) -> list[str]:
-    """The log of one experiment, given its row, in the textbook's own words and spelling.
-
-    The training loss every 100 steps, every evaluation, every improvement of the best score.
-    """
+    """The log of one experiment, given its row, in the textbook's own words and spelling."""
     steps, epochs = histories.steps, histories.epoch_loss.shape[1]
     losses = zip(histories.loss_steps.tolist(), histories.train_loss[row].tolist(), strict=True)
     events: dict[int, list[str]] = {}

@@ -1,8 +1,4 @@
-"""What runs say, in tables and pages: for the terminal, and as files with their figures.
-
-A page is one template that is written twice, as Markdown and as HTML with the figures inside. What
-does not exist is shown as `-`.
-"""
+"""What runs say, in tables and pages, for the terminal and as files with their figures."""
 
 import base64
 import math
@@ -22,14 +18,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from srn_jax.analysis import figures, records, stats
-from srn_jax.analysis.look import DEFAULT_LOOK, FORMATS, Look, files_of, write_figure
+from srn_jax.analysis.look import DEFAULT_LOOK, FORMATS, Look, save_figure
 from srn_jax.analysis.records import SEQUENCES, Record, Variant, setting_text
-from srn_jax.analysis.stats import ABSENT, THRESHOLD, Estimate, estimate_in, summarise
+from srn_jax.analysis.stats import ABSENT, THRESHOLD, estimate_in, summarise
 from srn_jax.errors import UserError
 from srn_jax.files import check_plain, write_atomically
 
 WIDTH = 80  # characters of a terminal
 MOST_LISTED = 20
+ACCURACY = "test accuracy (95 % interval)"
 MUCH_SEEN = 0.05  # mean share of a test set in its training set that a table does not pass over
 IMAGES = {"png": "image/png", "svg": "image/svg+xml"}
 TEMPLATES = Path(__file__).with_name("templates")
@@ -41,21 +38,15 @@ def estimated(name: str, spec: str = ".3f") -> Callable[[Row], str]:
     return lambda row: format(estimate_in(row, name), spec)
 
 
-def number(name: str) -> Callable[[Row], str]:
-    """The text of a number in a row."""
-    return lambda row: f"{Estimate(row[name]):.3f}"
+def number(name: str, spec: str = ".3f") -> Callable[[Row], str]:
+    """The text of a number in a row; `-` where it is not known."""
+    return lambda row: ABSENT if pd.isna(row[name]) else format(row[name], spec)
 
 
-def ends_text(low: Any, high: Any, between: str, spec: str = "") -> str:
-    """Two ends of a range, or one if they agree; `-` where they are not known."""
-    known = not (pd.isna(low) or pd.isna(high))
-    return between.join(dict.fromkeys([f"{low:{spec}}", f"{high:{spec}}"])) if known else ABSENT
-
-
-def overlap_text(row: Row) -> str:
-    """How many test examples are in the training set too, over seeds: `8..18 of 100`."""
-    text = ends_text(row["overlap_low"], row["overlap_high"], "..")
-    return f"{text} of {row['examples']}" if row["examples"] and text != ABSENT else text
+def ends(name: str, between: str, spec: str = "") -> Callable[[Row], str]:
+    """The text of two ends in a row, or of one if they agree."""
+    texts = [number(f"{name}_{end}", spec) for end in ("low", "high")]
+    return lambda row: between.join(dict.fromkeys(text(row) for text in texts))
 
 
 # What stands in a row of a table, of those of `stats`, below each head.
@@ -63,23 +54,19 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "length": lambda row: str(row["length"]),
     "variant": lambda row: str(row["variant"]),
     "seeds": lambda row: " of ".join(dict.fromkeys([str(row["scored"]), str(row["seeds"])])),
-    "test accuracy": estimated("test_accuracy"),
-    "error": estimated("test_loss"),
+    ACCURACY: estimated("test_accuracy"),
+    "error (95 % interval)": estimated("test_loss"),
     "all right": estimated(SEQUENCES),
-    "sd": number("deviation"),
-    "best dev": number("best_dev_accuracy"),
-    "seen in training": lambda row: (
-        ABSENT if pd.isna(row["seen"]) else f"{row['seen'] * 100:.0f} %"
-    ),
+    "seed sd": number("deviation"),
+    "dev accuracy": number("best_dev_accuracy"),
+    "seen in training": lambda row: number("seen", ".0%")(row).replace("%", " %"),
     "diverged": lambda row: str(row["diverged"]),
     "median": number("median"),
-    "5 % to 95 % of seeds": lambda row: ends_text(
-        row["spread_low"], row["spread_high"], " to ", ".3f"
-    ),
+    "5 % to 95 % of seeds": ends("spread", " to ", ".3f"),
     f"share above {THRESHOLD:g}": estimated("share_above"),
-    "test examples in train": overlap_text,
+    "test examples in train": ends("overlap", ".."),
     "difference": estimated("difference", "+.3f"),
-    "p": lambda row: "<0.001" if row["p"] < 0.001 else f"{Estimate(row['p']):.3f}",
+    "p": lambda row: "<0.001" if row["p"] < 0.001 else number("p")(row),
     "exploded": estimated("exploded"),
     "dead": estimated("dead"),
 }
@@ -92,25 +79,15 @@ def shown(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame({name: [COLUMNS[name](row) for row in rows] for name in columns}, dtype=str)
 
 
-def summary_of(variant: Variant) -> pd.DataFrame:
-    """`summarise` of a variant, with the size of its test set and the share seen in training."""
-    table, size = summarise(variant.results), variant.facts.test_examples
-    return table.assign(examples=size, seen=table["overlap"] / (size or math.nan))
-
-
 def results_table(variant: Variant) -> pd.DataFrame:
-    """A row for each length as text, shortest first; some columns only where they say more.
-
-    They are `error` where the loss decides, `all right` of several answers, `seen in training`
-    where that is much, and `diverged`.
-    """
-    table, results = summary_of(variant), variant.results
-    seen = bool((table["seen"] > MUCH_SEEN).any())
-    error = ["error"] if variant.facts.better == "loss" else []
+    """A row for each length as text; some columns only where they say more."""
+    table, results = summarise(variant.results), variant.results
+    table["seen"] = table["overlap"] / (variant.facts.test_examples or math.nan)
+    error = ["error (95 % interval)"] if variant.facts.better == "loss" else []
     sequences = ["all right"] if SEQUENCES in results else []
-    columns = ["length", "seeds", "test accuracy", *error, *sequences, "sd", "best dev"]
-    columns += ["seen in training"] * seen + ["diverged"] * bool(results["diverged"].any())
-    return shown(table, columns)
+    columns = ["length", "seeds", ACCURACY, *error, *sequences, "seed sd", "dev accuracy"]
+    columns += ["seen in training"] * bool((table["seen"] > MUCH_SEEN).any())
+    return shown(table, columns + ["diverged"] * bool(results["diverged"].any()))
 
 
 def explosion_table(variants: Mapping[str, Variant]) -> pd.DataFrame:
@@ -165,7 +142,8 @@ def closing_text(record: Record) -> str:
     if len(record.variants) > 1:
         return "\n".join([compared(record).table, *([lines_of(notes)] if notes else [])])
     table = results_table(record.variants[0]).to_string(index=False)
-    return f"{table}\n\n{lines_of([span_text(record.variants[0]), *notes])}"
+    heads = "seed sd: standard deviation over seeds; dev accuracy: the best while training"
+    return f"{table}\n{heads}\n\n{lines_of([span_text(record.variants[0]), *notes])}"
 
 
 @dataclass(frozen=True)
@@ -181,7 +159,7 @@ class Comparison:
     def rows(self) -> pd.DataFrame:
         """Each length of each variant as text."""
         error = stats.score_of([*self.variants.values()]) == "test_loss"
-        columns = ["length", "variant", "seeds", "error" if error else "test accuracy"]
+        columns = ["length", "variant", "seeds", "error (95 % interval)" if error else ACCURACY]
         frame = self.frame.assign(p=self.frame["corrected_p_value"])
         return shown(frame, [*columns, "difference", "p"])
 
@@ -239,10 +217,7 @@ class Comparison:
 
 
 def comparison(runs: Mapping[str, Record], baseline: str | None = None) -> Comparison:
-    """Compare runs by name, and the variants in them, with one of them; the first if none is named.
-
-    Raises `UserError` if the baseline is none of them.
-    """
+    """Compare runs by name, and the variants in them, with one of them, by default the first."""
     variants = {}
     for name, record in runs.items():
         for one in record.variants:
@@ -263,10 +238,7 @@ def compared(record: Record) -> Comparison:
 
 
 class Page:
-    """A page with its figures and tables, in a folder without links in their places.
-
-    A figure that cannot be drawn costs neither the others nor the page; `finish` tells of it.
-    """
+    """A page with its figures and tables, in a folder without links in their places."""
 
     def __init__(self, folder: Path, look: Look):
         folder.mkdir(parents=True, exist_ok=True)
@@ -283,25 +255,22 @@ class Page:
         place.mkdir(parents=True, exist_ok=True)
         for name, drawing in drawings.items():
             try:
-                files = files_of(drawing.draw(), self.look)
+                paths = save_figure(drawing.draw(), place / name, self.look)
+            except OSError:
+                raise
             except Exception as error:  # Matplotlib fails in many ways
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 self.failed.append(f"{name}: {reason}")
                 continue
-            self.paths += write_figure(files, place / name)
-            kind, image = next(kind for kind in (*IMAGES, *files) if kind in files), None
+            self.paths += paths
+            of_kind = {path.suffix[1:]: path for path in paths}
+            kind, image = next(kind for kind in (*IMAGES, *of_kind) if kind in of_kind), None
             if kind in IMAGES:
-                image = f"data:{IMAGES[kind]};base64,{base64.b64encode(files[kind]).decode()}"
-            link = quote((place / f"{name}.{kind}").relative_to(self.folder).as_posix())
+                content = base64.b64encode(of_kind[kind].read_bytes()).decode()
+                image = f"data:{IMAGES[kind]};base64,{content}"
+            link = quote(of_kind[kind].relative_to(self.folder).as_posix())
             drawn.append({**vars(drawing), "name": name, "image": image, "link": link})
         return drawn
-
-    def remove(self, table: str, drawings: Iterable[str]) -> None:
-        """Remove a table and figures of before, which now stand in the folders of variants."""
-        stale = [f"tables/{table}.{kind}" for kind in ("tex", "csv")]
-        stale += [f"figures/{name}.{kind}" for name in drawings for kind in FORMATS]
-        for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
 
     def save(self, name: str, text: str) -> None:
         """Write a file."""
@@ -322,8 +291,7 @@ class Page:
             loader = FileSystemLoader(TEMPLATES, encoding="utf-8")
             rules: Any = {"trim_blocks": True, "lstrip_blocks": True, "autoescape": kind == "html"}
             environment = Environment(loader=loader, undefined=StrictUndefined, **rules)
-            environment.filters |= {"listed": listed, "duration": duration, "text": setting_text}
-            environment.filters |= {"shell": shlex.join}
+            environment.filters |= {"listed": listed, "shell": shlex.join}
             filled = {**values, "kind": kind, "limit": stats.EXPLOSION}
             text = environment.get_template(f"{template}.j2").render(filled)
             text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
@@ -349,13 +317,9 @@ def write_report(
     """Write figures, tables, log and report of a run into a folder; returns the files.
 
     Of several variants it compares them, and each has folders of its own for figures and tables.
-
-    Nothing is read from there. `phases` is a timer for each phase, by its name, and `gates`, by the
-    names of variants, are for figure 6.13.
-
-    Raises:
-        UserError: for a link in the place of a folder, or a figure that could not be drawn; all the
-            rest is written then.
+    `phases` is a timer for each phase, and `gates`, by the names of variants, are for figure 6.13.
+    Raises `UserError` for a link in the place of a folder, or, after all the rest is written, for a
+    figure that could not be drawn.
     """
     timed = (lambda _: nullcontext()) if phases is None else phases
     page, several = Page(folder, look), len(record.variants) > 1
@@ -363,10 +327,11 @@ def write_report(
         found = compared(record) if several else None
         parts = [part_of(variant) for variant in record.variants]
     pictures, logs = [], []
-    if several:  # the run may have had one variant before
-        page.remove(
-            "accuracy", [name for one in record.variants for name in figures.figures_of(one)]
-        )
+    if several:  # the run may have had one variant before, whose files now stand in its own folder
+        names = {name for one in record.variants for name in figures.figures_of(one)}
+        stale = [f"figures/{name}.{kind}" for name in names for kind in FORMATS]
+        for name in [*stale, "tables/accuracy.tex", "tables/accuracy.csv"]:
+            (folder / name).unlink(missing_ok=True)
     with timed("figures"):
         if found is not None:
             pictures = page.draw(figures.figures_of_several(found.variants, look))
@@ -384,22 +349,42 @@ def write_report(
                 logs.append(head + records.log_text(one.histories))
         if found is not None:
             page.tables("tables/comparison", found.rows, found.frame)
-        values = {"record": record, "found": found, "parts": parts, "pictures": pictures}
-        page.write("report", {**values, "settings": shared_settings(record)})
+        values: dict[str, Any] = {
+            "record": record,
+            "found": found,
+            "parts": parts,
+            "pictures": pictures,
+        }
+        values |= {"settings": settings_lines(record), "lines": run_lines(record.info)}
+        page.write("report", values)
         if logs:
             page.save(records.LOG_FILE, "\n".join(logs))
     return page.finish()
 
 
-def shared_settings(record: Record) -> dict[str, Any]:
+def settings_lines(record: Record) -> list[str]:
     """The settings that all experiments of a run have, without those that files make idle."""
     results, settings = record.results, [one.settings for one in record.variants]
-    told = {name: listed(dict.fromkeys(results[f"{name[:-1]}"])) for name in ("lengths", "seeds")}
+    lines = [f"{x}s: {listed(dict.fromkeys(results[x]))}" for x in ("length", "seed")]
     idle = () if settings[0].get("data") is None else ("task", "multiplicity")
     for name, value in settings[0].items():
         if name not in idle and all(one.get(name) == value for one in settings):
-            told[name] = setting_text(value)
-    return told
+            lines.append(f"{name}: {setting_text(value)}")
+    return lines
+
+
+def run_lines(info: Mapping[str, Any]) -> list[str]:
+    """Where, when and with what a run was made, and how long it took."""
+    names = ("device", "processor", "date", "commit")
+    told = {name: info[name] for name in names if info.get(name)}
+    if isinstance(info.get("seconds"), int | float):
+        told["time"] = duration(info["seconds"])
+    if spent := info.get("phases"):
+        words = [f"{name} {duration(seconds)}" for name, seconds in spent.items()]
+        told["where the time went"] = ", ".join(words)
+    told |= info.get("versions") or {}
+    lines = [f"{name}: {text}" for name, text in told.items()]
+    return lines + [f"went on: {setting_text(place)}" for place in info.get("went_on") or ()]
 
 
 def part_of(variant: Variant) -> dict[str, Any]:
@@ -409,7 +394,7 @@ def part_of(variant: Variant) -> dict[str, Any]:
     part = {"variant": variant, "facts": variant.facts, "results": results, "spikes": None}
     part |= {"span": span[0].upper() + span[1:], "table": results_table(variant)}
     part |= {
-        "seed_table": shown(summary_of(variant), ["length", *SEED_COLUMNS]),
+        "seed_table": shown(summarise(results), ["length", *SEED_COLUMNS]),
         "unscored": stats.unscored(results),
     }
     part |= {"explosions": explosion_table({variant.label: variant}), "gone": gone}

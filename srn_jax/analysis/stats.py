@@ -1,11 +1,7 @@
-"""From per-seed results to means, intervals and the memory span.
+"""From per-seed results to means, intervals and the memory span; imports no JAX or Matplotlib.
 
-This module imports neither JAX nor Matplotlib. One seed is one draw of data and weights, so an
-interval is over seeds, never over single test sequences. An experiment without a test accuracy
-(NaN: it diverged before its first evaluation, or never gave a right answer) is left out of means,
-quantiles and differences, and counts as not above a threshold.
-
-The tests simulate how often an interval holds the truth, with accuracies of a recorded sweep.
+An interval is over seeds, never over single test sequences. An experiment without a test accuracy
+(NaN) is left out of means, quantiles and differences, and counts as not above a threshold.
 """
 
 import math
@@ -29,7 +25,6 @@ EXPLOSION = 1000.0  # a larger L2 norm has exploded; in section 6.2 norms begin 
 NORMAL_QUANTILE = 1.959963984540054  # 97.5 % of a standard normal
 MOST_EXACT_PAIRS = 13  # all 8,192 ways to choose signs are tried, above it SIGN_FLIPS of them
 SIGN_FLIPS = 9_999
-SIGN_SEED = 0
 FEWEST_FOR_SPAN = 3  # seeds; with two, an interval would hold the truth in 82 % of cases
 PLACES = 50  # between two lengths, at which the interval of the memory span is looked for
 
@@ -60,10 +55,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Span(Estimate):
-    """The memory span: the length up to which the mean test accuracy stays above a threshold.
+    """The length up to which the mean test accuracy stays above a threshold.
 
-    The value and both ends are -inf for below the shortest length measured and inf for beyond the
-    longest, so that a limit of the sweep never passes for a measurement.
+    It is -inf for below the shortest length measured and inf for beyond the longest.
     """
 
     threshold: float = THRESHOLD
@@ -85,20 +79,14 @@ class Difference(Estimate):
     p_value: float = math.nan  # of the paired test, for this one difference alone
 
 
-def mean_of(values: np.ndarray) -> float:
-    """The mean, NaN (and no warning) of nothing."""
-    return float(values.mean()) if values.size else math.nan
-
-
 def mean_estimate(values: Any, limits: tuple[float, float] = NO_LIMITS) -> Estimate:
     """The mean of `values [seed]`, NaN left out, with Student's t interval.
 
     Its ends are cut at the `limits` of what can be. A single seed has no interval, nor have two or
     three that agree: a zero width would claim certainty where nothing is known.
     """
-    values = np.asarray(values, float)
-    _, (low,), (high,) = mean_estimates(values[:, None], limits)
-    return Estimate(mean_of(values[~np.isnan(values)]), float(low), float(high))
+    found = mean_estimates(np.asarray(values, float)[:, None], limits)
+    return Estimate(*(float(column[0]) for column in found))
 
 
 def mean_estimates(
@@ -141,28 +129,22 @@ def estimate_in(row: Mapping[Any, Any], name: str) -> Estimate:
 def summarise(results: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFrame:
     """A row for each sequence length, shortest first; accuracies are shares from 0 to 1.
 
-    Columns: `length`; `seeds`, its experiments; `scored`, those with a test accuracy; the means
-    `test_accuracy`, `best_dev_accuracy` (a maximum over evaluations and so too high), `test_loss`
-    and of several answers `test_sequences`, and `share_above` the threshold, each with `_low` and
-    `_high`; `deviation` (sample standard deviation), `median`, and `spread_low`, `spread_high` (5
-    and 95 % quantiles) of the test accuracies; the mean, least and largest `overlap`; `diverged`.
+    Columns: `length`; `seeds`, its experiments; `scored`, those with a test accuracy; means and
+    `share_above` the threshold, each with `_low` and `_high`; `deviation`, `median`, `spread_low`
+    and `spread_high` (5 and 95 % quantiles) of the test accuracies; the mean, least and largest
+    `overlap`; `diverged`.
     """
     rows = []
     for length, of_length in results.groupby("length"):
-        accuracies = of_length["test_accuracy"].to_numpy(float)
-        scores = accuracies[~np.isnan(accuracies)]
-        several = scores.size > 1
-        low, median, high = (
-            np.quantile(scores, [0.05, 0.5, 0.95]) if scores.size else [math.nan] * 3
-        )
+        accuracies = of_length["test_accuracy"]
+        scores = accuracies.dropna()
         above = share_estimate(int((accuracies > threshold).sum()), accuracies.size)
         overlap = of_length["overlap"]
         row: dict[str, Any] = {"length": length, "seeds": accuracies.size, "scored": scores.size}
         row |= columns_of("test_accuracy", mean_estimate(scores, SHARE))
-        row |= {"deviation": float(scores.std(ddof=1)) if several else math.nan}
-        row |= {"median": float(median)}
-        row |= {"spread_low": low if several else math.nan}
-        row |= {"spread_high": high if several else math.nan}
+        row |= {"deviation": scores.std(), "median": scores.median()}
+        for name, share in (("spread_low", 0.05), ("spread_high", 0.95)):
+            row[name] = scores.quantile(share) if scores.size > 1 else math.nan
         row |= columns_of("share_above", above)
         row |= columns_of("best_dev_accuracy", mean_estimate(of_length["best_dev_accuracy"], SHARE))
         row |= columns_of("test_loss", mean_estimate(of_length["test_loss"], POSITIVE))
@@ -180,11 +162,11 @@ def unscored(results: pd.DataFrame) -> int:
 
 
 def explosions(histories: Histories | None, results: pd.DataFrame) -> pd.DataFrame:
-    """A row for each length, shortest first, of what the probe `gradient-norm` saw.
+    """A row for each length of what the probe `gradient-norm` saw; empty without the probe.
 
     `exploded` is the share of seeds in which the norm of a tensor's gradient, before clipping, was
     above `EXPLOSION` or not finite at any step; `dead` the share in which every gradient of the
-    last epoch was exactly 0, as saturated units leave it. Empty without the probe.
+    last epoch was exactly 0, as saturated units leave it.
     """
     names = [] if histories is None else histories.series.get("gradient_norm", [])
     if histories is None or not names:
@@ -208,23 +190,18 @@ def explosions(histories: Histories | None, results: pd.DataFrame) -> pd.DataFra
 def paired_difference(
     results: pd.DataFrame, baseline: pd.DataFrame, score: str = "test_accuracy"
 ) -> Difference:
-    """Mean of `results` minus `baseline` in a score, seed by seed; NaN without common seeds.
-
-    Both hold the rows of one length. Pairing takes out what a seed's draw has in common on both
-    sides.
-    """
+    """Mean of `results` minus `baseline` in a score, seed by seed, at one length."""
     sides = [table.set_index("seed")[score].sort_index() for table in (results, baseline)]
     differences = (sides[0] - sides[1]).dropna().to_numpy(float)
     found = mean_estimate(differences)
-    ends = (found.value, found.low, found.high)
-    return Difference(*ends, differences.size, sign_flip(differences))
+    return Difference(**vars(found), pairs=differences.size, p_value=sign_flip(differences))
 
 
 def sign_flip(differences: np.ndarray) -> float:
-    """Two-sided p-value of a mean difference, from the paired sign-flip (randomisation) test.
+    """Two-sided p-value of the mean of `differences [pair]`, from the paired sign-flip test.
 
     If nothing but chance decides which side of a pair is better, every sign is as likely as its
-    opposite. Takes `differences [pair]`; exact for few pairs, NaN for fewer than two.
+    opposite. Exact for few pairs, NaN for fewer than two.
     """
     pairs = differences.size
     if pairs < 2:
@@ -233,7 +210,7 @@ def sign_flip(differences: np.ndarray) -> float:
     if exact:
         negative = np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1
     else:
-        rng = np.random.default_rng(SIGN_SEED)
+        rng = np.random.default_rng(0)
         negative = rng.integers(2, size=(SIGN_FLIPS, pairs), dtype=np.int8)
     sums = np.abs(differences.sum() - 2 * (negative @ differences))
     as_extreme = np.sum(sums >= np.abs(differences.sum()) - 1e-9)  # equal up to rounding counts
@@ -257,9 +234,8 @@ def score_of(variants: Sequence[Variant]) -> str:
 def compare(variants: Mapping[str, Variant], baseline: str) -> pd.DataFrame:
     """Each length of each variant beside the same length of the baseline, shortest first.
 
-    The columns of `summarise` and `variant`; `difference` from the baseline with `_low` and
-    `_high`, its `pairs` and `p_value`, and `corrected_p_value` for the number of lengths. Variants
-    on other data, and seeds or a length that one side has not, leave nothing to pair.
+    The columns of `summarise`; `variant`; `difference` from the baseline with `_low` and `_high`,
+    its `pairs` and `p_value`, and `corrected_p_value` for the number of lengths.
     """
     base, score = variants[baseline], score_of([*variants.values()])
     tables = []
@@ -270,12 +246,12 @@ def compare(variants: Mapping[str, Variant], baseline: str) -> pd.DataFrame:
             if name != baseline and variant.same_data(base, length):
                 ours, theirs = (x.results[x.results["length"] == length] for x in (variant, base))
                 found[-1] = paired_difference(ours, theirs, score)
-        columns = [columns_of("difference", one) for one in found]
-        told = pd.DataFrame(columns, index=table.index)
-        told["pairs"] = [one.pairs for one in found]
-        told["p_value"] = [one.p_value for one in found]
-        told["corrected_p_value"] = holm([one.p_value for one in found])
-        table = table.join(told)
+        tests = [{"pairs": one.pairs, "p_value": one.p_value} for one in found]
+        told = [
+            columns_of("difference", one) | test for one, test in zip(found, tests, strict=True)
+        ]
+        table = table.join(pd.DataFrame(told))
+        table["corrected_p_value"] = holm(table["p_value"].tolist())
         table.insert(0, "variant", name)
         tables.append(table)
     rows = pd.concat(tables, ignore_index=True)
@@ -285,58 +261,47 @@ def compare(variants: Mapping[str, Variant], baseline: str) -> pd.DataFrame:
 def memory_span(results: pd.DataFrame, threshold: float = THRESHOLD) -> Span:
     """How long a sequence may be for the mean test accuracy to stay above `threshold`.
 
-    Linear interpolation between the last length above and the first at or below; lengths without
-    any score are passed over.
+    Linear interpolation between the last length above and the first at or below.
     """
     table = results.pivot(index="seed", columns="length", values="test_accuracy")
     shortest, longest = int(table.columns.min()), int(table.columns.max())
     table = table.dropna(axis=1, how="all")
     if not table.size:
         return Span(math.nan, math.nan, math.nan, threshold, shortest, longest)
-    found = span_ends(table.columns.to_numpy(float), table.to_numpy(float), threshold)
-    return Span(*found, threshold, shortest, longest)
+    places, scores = table.columns.to_numpy(float), table.to_numpy(float)
+    value, low, high = span_ends(places, scores, threshold)
+    return Span(value, low, high, threshold, shortest, longest)
 
 
-def span_ends(
-    lengths: np.ndarray, scores: np.ndarray, threshold: float
-) -> tuple[float, float, float]:
-    """The span, and the ends of its interval, of `scores [seed, length]`, some at each length.
+def span_ends(lengths: np.ndarray, scores: np.ndarray, threshold: float) -> list[float]:
+    """The span and the ends of its interval, of `scores [seed, length]`, some at each length.
 
     The interval holds the lengths at which Student's t interval of the mean of the seeds' own
-    curves, interpolated as the mean is, has the threshold in it: it begins where the lower end of
-    that band falls to the threshold, and ends where the upper one does.
+    curves, interpolated as the mean is, has the threshold in it.
     """
-    means = np.array([mean_of(column[~np.isnan(column)]) for column in scores.T])
     index = np.arange(lengths.size)
-    shares = np.linspace(0, index[-1], index[-1] * PLACES + 1)
-    places = np.interp(shares, index, lengths)  # all lengths, and places between them
+    places = np.interp(np.linspace(0, index[-1], index[-1] * PLACES + 1), index, lengths)
     curves = np.stack([np.interp(places, lengths, row) for row in scores])  # NaN beside a NaN
-    low, high = crossings(places, np.stack(mean_estimates(curves)[1:]), threshold).tolist()
-    (value,) = crossings(lengths, means[None], threshold).tolist()
+    value = crossing(lengths, mean_estimates(scores)[0], threshold)
+    low, high = (crossing(places, curve, threshold) for curve in mean_estimates(curves)[1:])
     if len(scores) < FEWEST_FOR_SPAN:
-        return value, math.nan, math.nan
-    return value, min(low, value), max(high, value)
+        return [value, math.nan, math.nan]
+    return [value, min(low, value), max(high, value)]
 
 
-def crossings(lengths: np.ndarray, curves: np.ndarray, threshold: float) -> np.ndarray:
-    """The length `[curve]` at which each of `curves [curve, length]` first falls to `threshold`.
+def crossing(lengths: np.ndarray, scores: np.ndarray, threshold: float) -> float:
+    """The length at which `scores [length]` first fall to `threshold`, NaN passed over.
 
-    -inf where a curve is at or below it from the start, inf where it never falls; NaN scores are
-    passed over. `lengths [length]` ascend.
+    -inf where they are at or below it from the start, inf where they never fall.
     """
-    found = []
-    for curve in curves:
-        known = ~np.isnan(curve)
-        places, scores = lengths[known], curve[known]
-        below = np.flatnonzero(scores <= threshold)
-        if not scores.size:
-            found.append(math.nan)
-        elif not below.size:
-            found.append(math.inf)
-        elif below[0] == 0:
-            found.append(-math.inf)
-        else:
-            after, before = below[0], below[0] - 1
-            share = (scores[before] - threshold) / (scores[before] - scores[after])
-            found.append(places[before] + share * (places[after] - places[before]))
-    return np.array(found)
+    known = ~np.isnan(scores)
+    lengths, scores = lengths[known], scores[known]
+    below = np.flatnonzero(scores <= threshold)
+    if not scores.size:
+        return math.nan
+    if not below.size:
+        return math.inf
+    if below[0] == 0:
+        return -math.inf
+    (before, after), (high, low) = (x[below[0] - 1 : below[0] + 1] for x in (lengths, scores))
+    return float(before + (high - threshold) / (high - low) * (after - before))

@@ -22,7 +22,6 @@ from srn_jax.analysis.figures import (
     comparison_figure,
     figures_of,
     figures_of_gates,
-    figures_of_several,
     loss_figure,
     norm_figure,
     overview_figure,
@@ -35,7 +34,6 @@ from srn_jax.analysis.look import Look, files_of, save_figure
 from srn_jax.config import Facts
 from srn_jax.errors import UserError
 
-pytestmark = pytest.mark.no_jax
 NARROW = Look(width=3.3)
 SEEDS = results_of({n: np.random.default_rng(n).uniform(0.1, 0.9, 16) for n in (5, 10, 15, 20)})
 NORMS = {f"gradient_norm.{t}": np.ones((64, 400), np.float32) * k for k, t in enumerate("WUb", 1)}
@@ -251,12 +249,6 @@ def test_one_point_is_a_dot_and_seeds_that_ended_leave_gaps():
     np.testing.assert_allclose(line.get_ydata(), expected)
 
 
-def test_one_exploding_seed_does_not_press_the_others_onto_the_axis():
-    histories = dataclasses.replace(SRN.histories, train_loss=SRN.histories.train_loss.copy())
-    histories.train_loss[:2, -1] = 1e9
-    assert loss_figure(dataclasses.replace(SRN, histories=histories), 5).axes[0].get_ylim()[1] < 20
-
-
 def test_a_probe_of_wide_range_is_logarithmic_and_says_what_it_leaves_out():
     norms = np.geomspace(1e-3, 1e3, 400, dtype=np.float32)[None].repeat(64, axis=0)
     norms[:, 7] = 0
@@ -269,12 +261,6 @@ def test_a_probe_of_wide_range_is_logarithmic_and_says_what_it_leaves_out():
     )
     axes = probe_figure(dataclasses.replace(SRN, histories=long), "p", 5).axes[0]
     assert axes.get_ylabel() == "p, mean of 3 steps" and axes.get_yscale() == "linear"
-
-
-def test_ticks_of_lengths_never_overlap():
-    results = results_of({n: [0.5, 0.6] for n in (5, 6, 7, 8, 1000)})
-    axes = score_figure(variant_of(results), ACCURACIES, NARROW).axes[0]
-    assert axes.get_xticks().tolist() == [5, 1000]
 
 
 @pytest.mark.parametrize(
@@ -298,11 +284,6 @@ def test_figures_have_the_textbooks_names_in_the_order_in_which_they_are_read(
     assert ("6.8_5" in found) == (section == "6.2")
     clipped = dataclasses.replace(variant, settings={**variant.settings, "clip_norm": 5.0})
     assert ("6.9_5" in figures_of(clipped)) == (section == "6.2")
-
-
-def test_6_12_is_drawn_of_an_srn_and_an_lstm_alone():
-    assert [*figures_of_several(BOTH)] == ["comparison", "6.12"]
-    assert [*figures_of_several({"a": SRN, "b": SRN})] == ["comparison"]
 
 
 def test_the_same_figure_is_the_same_bytes_and_settings_stay_the_users():
@@ -348,15 +329,6 @@ def test_a_look_that_cannot_be_had_is_one_line(choice, words):
     with pytest.raises(UserError) as error:
         Look(**choice)
     assert words in str(error.value) and "\n" not in str(error.value)
-
-
-def test_characters_that_the_font_lacks_are_told_of_once(capsys):
-    from srn_jax.errors import warn_once
-
-    warn_once.cache_clear()
-    for _ in range(2):
-        files_of(score_figure(ONE, ACCURACIES, Look(title="记忆")))
-    assert capsys.readouterr().err.count("become boxes") == 1
 
 
 def test_a_run_without_histories_still_has_its_scores():
