@@ -42,10 +42,7 @@ UNDECIDED = "The data does not decide"
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was measured of each network; axes as named, NaN where there is no such position.
-
-    Where only hidden states are known, `gradient`, `jacobian` and `product` are NaN.
-    """
+    """What was measured of each network; NaN where there is no such position or it is unknown."""
 
     length: np.ndarray  # [experiment]
     seed: np.ndarray  # [experiment]
@@ -214,10 +211,7 @@ def measures(found: Explanation) -> dict[str, np.ndarray]:
 
 
 def slopes(gradient: np.ndarray) -> np.ndarray:
-    """The change of log10 of a norm `[..., position]` a step back in time, by least squares.
-
-    From the last position back to the second; NaN where fewer than two norms are above zero.
-    """
+    """The change of log10 of a norm `[..., position]` a step back, to the second; least squares."""
     norms = gradient[..., 1:].astype(float)
     known = norms > 0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -246,10 +240,7 @@ def curves(found: Explanation) -> dict[str, np.ndarray]:
 
 
 def estimates(*sides: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of columns `[network, column]`, or of one less those of another, with both ends.
-
-    The intervals are Student's t, and for a difference Welch's (1947). NaN is left out.
-    """
+    """Means of `[network, column]`, or less those of another, and Student's or Welch's ends."""
     tables = [pd.DataFrame(side) for side in sides]
     counts = np.array([table.count() for table in tables])
     means = np.array([table.mean() for table in tables])
@@ -263,13 +254,17 @@ def estimates(*sides: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return mean, mean - half, mean + half
 
 
-def mean_table(found: Explanation, columns: pd.DataFrame, values: np.ndarray) -> pd.DataFrame:
-    """Means of `values [experiment, column]` by length and group; `columns` has a row for each."""
-    parts = []
+def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Means with intervals of values `[stage, experiment(, position)]`, by length and group."""
+    every = np.stack([*values.values()])  # [measure, stage, experiment, ...]
+    keys = [[*values], STAGES, *(range(1, n + 1) for n in every.shape[3:])]
+    names = ["measure", "stage", "position"][: len(keys)]
+    columns = pd.MultiIndex.from_product(keys, names=names).to_frame(index=False)
+    flat, parts = np.moveaxis(every, 2, 0).reshape(len(found.length), -1), []
     for length in found.lengths:
         rows = found.length == length
-        both = values[rows & found.solver], values[rows & ~found.solver]
-        groups = {ALL: (values[rows],), SOLVERS: both[:1], OTHERS: both[1:], DIFFERENCE: both}
+        both = flat[rows & found.solver], flat[rows & ~found.solver]
+        groups = {ALL: (flat[rows],), SOLVERS: both[:1], OTHERS: both[1:], DIFFERENCE: both}
         for group, sides in groups.items():
             mean, low, high = estimates(*sides)
             known = (~np.isnan(np.concatenate(sides))).sum(axis=0)
@@ -277,15 +272,6 @@ def mean_table(found: Explanation, columns: pd.DataFrame, values: np.ndarray) ->
             table = table.assign(mean=mean, interval_low=low, interval_high=high)
             parts.append(table[~np.isnan(mean)])
     return pd.concat(parts, ignore_index=True)
-
-
-def staged(found: Explanation, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """The table of values `[stage, experiment]`, or `[stage, experiment, position]`, by name."""
-    every = np.stack([*values.values()])  # [measure, stage, experiment, ...]
-    keys = [[*values], STAGES, *(range(1, n + 1) for n in every.shape[3:])]
-    names = ["measure", "stage", "position"][: len(keys)]
-    columns = pd.MultiIndex.from_product(keys, names=names).to_frame(index=False)
-    return mean_table(found, columns, np.moveaxis(every, 2, 0).reshape(len(found.length), -1))
 
 
 def summary_table(found: Explanation) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """The figures that explain a run, or several variants side by side, and all files about it."""
 
-import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import cycle
@@ -17,7 +15,6 @@ from srn_jax.analysis.explanation import BEST, FATES, LARGEST, NORM, STAGES, STA
 from srn_jax.analysis.figures import RUN_COLORS, Drawing, draw_seeds
 from srn_jax.analysis.look import Look, legend_below
 from srn_jax.analysis.report import Page
-from srn_jax.files import write_atomically
 
 MOST_COMPARED = 3  # lengths, the longest ones, in the figure of several variants
 NARROWEST, ROW = 1.55, 2.5  # inches: a panel's least width, a row's height
@@ -65,23 +62,6 @@ def panels(
     return figure
 
 
-def unseen_figure(found: Explanation, look: Look) -> Figure:
-    """Mean accuracy by the length trained on and the length tested on."""
-    table = np.stack([found.unseen[found.length == n].mean(axis=0) for n in found.lengths])
-    with look.axes(5.0, 0.85) as (figure, axes):
-        image = axes.imshow(table, "viridis", aspect="auto", vmin=0, vmax=1, origin="lower")
-        size = min(10, figure.get_figwidth() * 18 / table.shape[1])
-        for (row, column), mean in np.ndenumerate(table):
-            color = "white" if mean < 0.6 else "black"
-            words = f"{mean:.2f}"
-            axes.text(column, row, words, color=color, size=size, ha="center", va="center")
-        axes.set_xticks(range(found.tested.size), map(str, found.tested))
-        axes.set_yticks(range(len(found.lengths)), map(str, found.lengths))
-        axes.set(xlabel="tested on length", ylabel="trained on length")
-        figure.colorbar(image, ax=axes, label="test accuracy")
-    return figure
-
-
 def figures_of(found: Explanation, look: Look) -> dict[str, Drawing]:
     """What draws each figure, by the name of its file."""
     values, lengths, solver = explanation.curves(found), found.lengths, found.solver
@@ -109,8 +89,6 @@ def figures_of(found: Explanation, look: Look) -> dict[str, Drawing]:
     if solver.any() and not solver.all():
         both = (solver, BEST, "-", "solvers"), (~solver, BEST, "--", "others")
         drawn["solvers_and_others"] = readouts(*both)
-    if found.tested.size > 1:
-        drawn["unseen_lengths"] = partial(unseen_figure, found, look)
     return {name: Drawing("explanation", draw) for name, draw in drawn.items()}
 
 
@@ -137,7 +115,7 @@ def figures_of_several(found: Mapping[str, Explanation], look: Look) -> dict[str
 def write_explanation(
     found: Mapping[str, Explanation], folder: Path, look: Look, question: str
 ) -> list[Path]:
-    """Write arrays, tables, figures and the page into a folder; returns their paths.
+    """Write tables, figures and the page into a folder; returns their paths.
 
     Of several variants each has folders of its own for tables and figures.
     """
@@ -148,19 +126,14 @@ def write_explanation(
 
     for name, one in found.items():
         under = name.replace("/", "_") if several else "."
-        summary, tested = explanation.summary_table(one), pd.DataFrame({"tested": one.tested})
-        save(summary, f"{under}/summary")
+        save(summary := explanation.summary_table(one), f"{under}/summary")
         save(explanation.network_table(one), f"{under}/networks")
         save(explanation.staged(one, explanation.curves(one)), f"{under}/curves")
-        save(explanation.mean_table(one, tested, one.unseen), f"{under}/unseen_lengths")
-        np.savez_compressed(file := io.BytesIO(), stage=STAGES, **dataclasses.asdict(one))
-        page.paths.append(folder / under / "explanation.npz")
-        write_atomically(page.paths[-1], file.getvalue())
         part = {"name": name, "found": one, "claim": partial(explanation.claim, summary)}
-        part |= {"answers": explanation.answers(one, summary)}
-        part |= {"intervals": summary.interval_low.notna().sum()}
-        part |= {"family": not np.isnan(one.gradient).all()}
-        parts.append({**part, "pictures": page.draw(figures_of(one, look), under)})
+        part["answers"] = explanation.answers(one, summary)
+        part["intervals"] = summary.interval_low.notna().sum()
+        part["pictures"] = page.draw(figures_of(one, look), under)
+        parts.append(part | {"family": not np.isnan(one.gradient).all()})
     pictures = page.draw(figures_of_several(found, look))
     if several:
         save(explanation.difference_table(found), "differences")

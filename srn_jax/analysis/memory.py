@@ -41,16 +41,11 @@ class Material(NamedTuple):
 
 
 def analyse(program: Program, classes: int, parameters: Any, given: Material) -> dict[str, Any]:
-    """All that is asked of one network, of sequences of one length, or of several, padded.
+    """All that is asked of one network, as the fields of `explanation.Explanation`.
 
-    Returns:
-        `right` and `asked`, scalars, of the test sequences' answers; `chance`, the accuracy of the
-        commonest training label, and `is_answer`, whether it is what the network must answer,
-        `[target]`; `readout` and `shuffled` `[target, time]`, see `readout_accuracy`; `gradient`
-        `[time]`, the root mean square norm of dL/ds_t over sequences; `jacobian`
-        `[time - 1, S * D]` and `product` `[S * D]`, decadic logarithms of singular values, largest
-        first, means over sequences: of ds_t/ds_{t-1} for t = 2, 3, ..., and of ds_T/ds_2. The last
-        three are NaN where only hidden states are known, and the last two at length 1.
+    `right` and `asked` are of the test sequences' answers; `gradient` is the root mean square norm
+    of dL/ds_t over sequences; `jacobian` and `product` are means over sequences of the decadic
+    logarithms of singular values of ds_t/ds_{t-1} for t = 2, 3, ..., and of ds_T/ds_2.
     """
     task, test, test_labels = program.task, given.test, given.test_labels
     network = network_with(program, parameters)
@@ -130,10 +125,7 @@ def transition(cell: Cell, x: jax.Array, state: jax.Array) -> jax.Array:
 
 
 def unroll(network: Any, inputs: Any, mask: Any = None, added: Any = 0.0) -> jax.Array:
-    """The states, time-major, `[time, batch, S * D]`; `added`, of that shape, is added to each.
-
-    A state stays where the mask `[batch, time]` is False.
-    """
+    """The states `[time, batch, S * D]`, `added` to each; one stays where a mask is False."""
     side = input_side(network, inputs)
     shape = (*side.shape[:2], network.cell.states * network.hidden_size)
     keep = jnp.ones(shape[:2], bool) if mask is None else mask.T
@@ -182,8 +174,8 @@ def jacobians(network: Any, inputs: Any, mask: Any = None) -> jax.Array:
 def product_of(each: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The product of Jacobians `[time, batch, S * D, S * D]`, the last one leftmost.
 
-    Returns it as `[batch, S * D, S * D]` with entries up to 1, and the decadic logarithm of what
-    it is to be multiplied with, `[batch]`: over many steps it would leave the range of float32.
+    With entries up to 1, and the decadic logarithm of what it is to be multiplied with, `[batch]`:
+    over many steps it would leave the range of float32.
     """
 
     def step(carry, jacobian):
@@ -248,10 +240,7 @@ def readout_accuracy(
 
 
 def labels_of(task: Task, examples: Examples) -> dict[str, Array]:
-    """What the task wants to be looked for, `[example]` each; several columns are numbered.
-
-    Raises `UserError` for values that are not whole numbers, one or more for each example.
-    """
+    """What the task wants to be looked for, `[example]` each; raises `UserError` if it cannot."""
     found: dict[str, Array] = {}
     for name, values in task.probe_targets(examples).items():
         shape, dtype = jnp.shape(values), jnp.result_type(values)
@@ -274,10 +263,7 @@ def number_of_classes(*labels: Array) -> int:
 
 
 def gates_along(network: Any, tokens: Sequence[int]) -> dict[str, np.ndarray]:
-    """The gates of a network by name along one sequence: `[D, time]` each.
-
-    Raises `UserError` for a network that names no gates of the `update` that it has.
-    """
+    """The gates by name along one sequence, `[D, time]` each; raises `UserError` if it has none."""
     cell, inputs, both = network.cell, jnp.asarray(tokens)[None], ("gate_values", "update")
     named = [name for kind in type(cell).__mro__ for name in both if name in vars(kind)]
     if not is_family(network) or named[0] == "update":

@@ -71,9 +71,8 @@ def network_from_state_dict(
     known = {name for pair in linear for name in pair}
     table = [n for n in rest if n not in known and n.rpartition(".")[2] in ("weight", "W")][:1]
     strange = [name for name in rest if name not in known.union(table)]
-    lack = ["a recurrent cell"] * (not parts) + ["a linear layer"] * (not linear)
-    if lack or strange:
-        words = [f"without {' or '.join(lack)}"] * bool(lack)
+    words = ["without a recurrent cell"] * (not parts) + ["without a linear layer"] * (not linear)
+    if words or strange:
         words += [f"with {', '.join(strange[:6])}"] * bool(strange)
         raise UserError(f"not the weights of one cell and a linear layer: {', '.join(words)}")
     arrays = {name: to_array(name, state[name]) for name in (*table, *parts, *known)}
@@ -163,10 +162,7 @@ def to_array(name: str, value: Any) -> np.ndarray:
 
 
 def state_dict_of(cell: str, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict of a network with these parameters, by the names that PyTorch has for them.
-
-    Raises `UserError` for a cell that has none, or parameters that are not those of one network.
-    """
+    """The state dict of a network by PyTorch's names; raises `UserError` for what has none."""
     known = SAME_TENSORS.get(cell, cell)
     if known not in (*BY_GATE, "gru"):
         names = ", ".join([*BY_GATE, "gru", *SAME_TENSORS])
@@ -226,10 +222,7 @@ def load(path: Path | str, cell: str | None = None) -> tuple[ExperimentConfig, d
 
 
 def save(cell: str, parameters: dict[str, Any], path: Path | str) -> Path:
-    """Write a network as a file of weights, creating its folder; the suffix says of which kind.
-
-    Raises `UserError` as `state_dict_of`, and for a place that is none for such a file.
-    """
+    """Write a network as a file of weights, as `state_dict_of`; the suffix says of which kind."""
     path, buffer = Path(path), io.BytesIO()
     library, state = library_of(path), state_dict_of(cell, parameters)
     if library is np:

@@ -164,10 +164,10 @@ def test_the_page_has_what_the_summary_has_and_claims_what_whole_intervals_suppo
 def test_the_html_page_has_its_figures_in_it_and_folds_what_is_not_decided(found, written):
     text, html = ((written[0] / f"explanation.{kind}").read_text() for kind in ("md", "html"))
     images = re.findall(r'<img src="([^"]+)"', html)
-    assert len(images) == len(figures_of(found, Look())) == 6
+    assert len(images) == len(figures_of(found, Look())) == 5
     assert all(image.startswith("data:image/png;base64,") for image in images)
     assert html.count("<details>") == 1
-    assert html.index(f"<summary>{UNDECIDED}") > html.index("Unseen lengths")
+    assert html.index(f"<summary>{UNDECIDED}") > html.index("<h2>Solvers")
     assert all((written[0] / name).is_file() for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", text))
 
 
@@ -223,7 +223,7 @@ def test_what_is_unknown_is_in_no_table_and_no_figure(found, tmp_path):
     nothing = {name: np.full_like(getattr(found, name), np.nan) for name in names}
     other = dataclasses.replace(found, **nothing)
     assert not {"gradient slope", "perturbation", "shrinks"} & {*summary_table(other).measure}
-    assert {*figures_of(other, Look())} == {"forgetting", "solvers_and_others", "unseen_lengths"}
+    assert {*figures_of(other, Look())} == {"forgetting", "solvers_and_others"}
     write_explanation({"x": other}, tmp_path, Look(formats=("svg",)), "the sum")
     text, html = ((tmp_path / f"explanation.{kind}").read_text() for kind in ("md", "html"))
     assert "Only the hidden states are known" in text and "way back" not in text
