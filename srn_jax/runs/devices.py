@@ -56,6 +56,7 @@ RECORDED = (
     *("jax_use_direct_linearize", "jax_threefry_gpu_kernel_lowering", "jax_xla_profile_version"),
 )
 VARIABLES = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS")
+CHANGES_NOTHING = "--xla_force_host_platform_device_count"  # no number of a result
 UNSEEN_NAN = re.compile(
     r"--xla_cpu_(enable_fast_math(?!=(false|0))|fast_math_honor_nans=(false|0))"
 )
@@ -86,12 +87,7 @@ def configure(
     cpu_devices: int | None = None,
     distributed: Distributed | None = None,
 ) -> None:
-    """Start JAX on a platform.
-
-    Args:
-        platform: one of `PLATFORMS`; `auto` takes the best one there is.
-        cpu_devices: how many devices the CPU is divided into; None means one for each core.
-        distributed: given when this is one of several processes.
+    """Start JAX on one of `PLATFORMS`, a CPU as so many devices (None: one for each core).
 
     Raises:
         UserError: if the platform is not there, or JAX was told to compute in another way than the
@@ -137,11 +133,7 @@ def configure(
 
 
 def start(platform: str = "auto", cpu_devices: int | None = None) -> None:
-    """Start JAX as `configure` does, or leave it as the user has started it.
-
-    Raises:
-        UserError: as `configure`, and for a platform that is not the one JAX runs on.
-    """
+    """Start JAX as `configure` does, or leave it as the user has started it."""
     with STARTING:
         try:
             configure(platform, cpu_devices)
@@ -187,8 +179,9 @@ def outside() -> dict[str, str]:
     import jax
 
     flags = os.environ.get("XLA_FLAGS", "").split()
-    ours = set(with_our_flags("", jaxlib_version()).split())
-    found = {"XLA_FLAGS": " ".join(flag for flag in flags if flag not in ours)}
+    ours = with_our_flags("", jaxlib_version()).split()
+    theirs = [flag for flag in flags if flag not in ours and not flag.startswith(CHANGES_NOTHING)]
+    found = {"XLA_FLAGS": " ".join(theirs)}
     found |= {name: os.environ.get(name, "") for name in VARIABLES}
     found |= {name: str(getattr(jax.config, name, None)) for name in RECORDED}
     return {name: value for name, value in found.items() if value}
@@ -269,9 +262,8 @@ def with_our_flags(users: str, jaxlib: tuple[int, ...]) -> str:
 
 def available_cores() -> int:
     """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    own = getattr(os, "sched_getaffinity", None)
+    return len(own(0)) if own else os.cpu_count() or 1
 
 
 @cache

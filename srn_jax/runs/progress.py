@@ -4,16 +4,14 @@ import html
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from importlib import import_module
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rich.progress
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 
 from srn_jax.analysis.records import Record, log_lines
 from srn_jax.errors import warn
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 COMPILING = "compiling"  # which bars say themselves
 SECONDS_BETWEEN_LINES = 5.0
-WIDTH = 80
+WIDTH = 78
 MOST_CURVES = 12  # lengths whose curves are shown
 
 
@@ -49,77 +47,51 @@ class PlainReporter:
         warn(message)
 
     def progress(self, progress: "Progress") -> None:
-        """Print how far it is, unless it did so a moment ago."""
-        rate, now = self.rate(progress), time.monotonic()
-        if now >= self._next_line or progress.block == progress.blocks:
-            self._next_line = now + SECONDS_BETWEEN_LINES
-            parts = [part.replace(" ", "\xa0") for part in curves(progress)]
-            lines = fill("  ".join([headline(progress, rate), *parts]), WIDTH - 2)
-            self.say(lines.replace("\n", "\n  ").replace("\xa0", " "))
-
-    def rate(self, progress: "Progress") -> float:
-        """Steps a second since the first interval; 0 at the first."""
-        now = time.monotonic()
+        """Show how far it is: step, share, rate, time left, and the curves so far."""
+        now, share = time.monotonic(), progress.block / progress.blocks
         if self.began is None:
             self.began = (now, progress.step)
             # This process waits for the devices now; what saves a checkpoint takes a while to load.
             threading.Thread(target=import_module, args=["orbax.checkpoint"], daemon=True).start()
-        return (progress.step - self.began[1]) / max(now - self.began[0], 1e-9)
+        rate = (progress.step - self.began[1]) / max(now - self.began[0], 1e-9)
+        line = f"step {progress.step:,}  {share:4.0%}"
+        if rate > 0:
+            left = progress.step * (1 / share - 1) / rate
+            line += f"  {rate:,.0f} steps/s  {left:,.0f} s left"
+        self.show([line, *curves(progress)], share)
 
-
-class Bar(rich.progress.Progress):
-    """A progress bar with lines of text under it."""
-
-    below = ""
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """The bar, then the text."""
-        yield from super().get_renderables()
-        yield Text(self.below)
+    def show(self, parts: list[str], share: float) -> None:
+        """Print what there is to see, unless it did so a moment ago."""
+        if (now := time.monotonic()) >= self._next_line or share == 1:
+            self._next_line = now + SECONDS_BETWEEN_LINES
+            text = fill("  ".join([parts[0], *(p.replace(" ", "\xa0") for p in parts[1:])]), WIDTH)
+            self.say(text.replace("\n", "\n  ").replace("\xa0", " "))
 
 
 class BarReporter(PlainReporter):
-    """A bar with rate and times, and the curves so far under it."""
+    """A bar on a terminal, and under it how far it is and the curves so far."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console(soft_wrap=True, highlight=False)
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("elapsed"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
+        self._live = Live(
+            COMPILING, console=Console(soft_wrap=True, highlight=False), transient=True
         )
-        self._task = self._bar.add_task(COMPILING, total=None, rate="")
 
     def __enter__(self) -> "BarReporter":
-        self._bar.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     def say(self, message: str) -> None:
         """Print a line above the bar, which says itself that it is compiling."""
         if message != COMPILING:
-            self._console.print(message, markup=False)
+            self._live.console.print(message, markup=False)
 
-    def progress(self, progress: "Progress") -> None:
+    def show(self, parts: list[str], share: float) -> None:
         """Move the bar."""
-        rate, share = self.rate(progress), progress.block / progress.blocks
-        self._bar.update(
-            self._task,
-            description="training",
-            total=progress.blocks,
-            completed=progress.block,
-            rate=f"{share:4.0%}" + (f"  {rate:,.0f} steps/s" if rate else ""),
-        )
-        self._bar.below = "\n".join(curves(progress))
+        self._live.update(Group(ProgressBar(1.0, share, width=40), "\n".join(parts)))
 
 
 class NotebookReporter(PlainReporter):
@@ -142,15 +114,13 @@ class NotebookReporter(PlainReporter):
         if message != COMPILING:
             super().say(message)
 
-    def progress(self, progress: "Progress") -> None:
+    def show(self, parts: list[str], share: float) -> None:
         """Redraw."""
-        lines = [headline(progress, self.rate(progress)), *curves(progress)]
-        bar = f'value="{progress.block}" max="{progress.blocks}"'
-        self._shown.update(self.page("\n".join(lines), bar))
+        self._shown.update(self.page("\n".join(parts), f'value="{share}"'))
 
     def __exit__(self, *error: object) -> None:
         if self.began is None and error[0] is None:
-            self._shown.update(self.page("nothing was left to train", 'value="1" max="1"'))
+            self._shown.update(self.page("nothing was left to train", 'value="1"'))
 
 
 class TextbookReporter(PlainReporter):
@@ -183,7 +153,7 @@ class SilentReporter(PlainReporter):
         """Nothing."""
 
     def progress(self, progress: "Progress") -> None:
-        """Nothing."""
+        """Nothing: what it would read are other processes' as well."""
 
 
 def reporter_for(textbook: bool = False, first: bool = True) -> PlainReporter:
@@ -197,16 +167,6 @@ def reporter_for(textbook: bool = False, first: bool = True) -> PlainReporter:
         return NotebookReporter()
     terminal = sys.stdout is not None and sys.stdout.isatty()
     return BarReporter() if terminal and not Console().is_dumb_terminal else PlainReporter()
-
-
-def headline(progress: "Progress", rate: float) -> str:
-    """How far it is: step, share, rate and time left."""
-    share = progress.block / progress.blocks
-    line = f"step {progress.step:,}  {share:4.0%}"
-    if rate > 0:
-        left = progress.step * (1 / share - 1) / rate
-        line += f"  {rate:,.0f} steps/s  {left:,.0f} s left"
-    return line
 
 
 def curves(progress: "Progress") -> list[str]:

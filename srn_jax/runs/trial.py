@@ -124,7 +124,9 @@ def try_own(config: SweepConfig, task: Task, own: dict[str, Any]) -> None:
     files = None
     if config.data is not None:
         sizes = (program.train_examples, task.examples, task.examples)
-        files = Dataset(*(abstract_examples(size, length) for size in sizes))
+        of = jax.ShapeDtypeStruct  # as they are read from files, without what is in them
+        some = [Examples(of((n, length), jnp.int16), of((n,), jnp.int32)) for n in sizes]  # type: ignore[arg-type]
+        files = Dataset(*some)
     inputs = jnp.uint32(0), jnp.int32(length), hyper
     state, _, data = jax.eval_shape(partial(prepare, program, length), *inputs, files)
     if "optimizer" in own:
@@ -139,20 +141,14 @@ def try_own(config: SweepConfig, task: Task, own: dict[str, Any]) -> None:
     jax.eval_shape(partial(evaluate, program), state.parameters, data.dev)
 
 
-def abstract_examples(number: int, length: int) -> Any:
-    """Examples as they are read from files, without what is in them."""
-    tokens = jax.ShapeDtypeStruct((number, length), jnp.int16)
-    return Examples(tokens, jax.ShapeDtypeStruct((number,), jnp.int32))  # type: ignore[arg-type]
-
-
 def check_task(name: str, task: Task) -> None:
     """Raise `UserError` for what no task can say of itself."""
     if not isinstance(task.inputs, Tokens | Vectors):
         raise UserError(f"{name}: inputs must be Tokens(vocabulary) or Vectors(size)")
-    counts = {key: getattr(task, key) for key in ("outputs", "answers", "examples", "shortest")}
-    for key, value in (counts | {"inputs": task.inputs[0]}).items():
-        if key == "answers" and value is None:
-            continue
+    sizes = {key: getattr(task, key) for key in ("outputs", "examples", "shortest")}
+    for key, value in (
+        sizes | {"answers": 1 if task.answers is None else task.answers, "inputs": task.inputs[0]}
+    ).items():
         if not isinstance(value, Integral) or value < 1:
             raise UserError(f"{name}: {key} must be a whole number from 1, got {shown(value)}")
     for key, largest in (("chance", 1.0), ("chance_loss", 1e30)):

@@ -5,8 +5,10 @@ import logging
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
 from srn_jax import errors
@@ -48,6 +50,23 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(kind, bar, monkeypatc
     monkeypatch.setenv("TERM", kind)
     assert isinstance(reporter_for(), BarReporter) == bar
     assert isinstance(reporter_for(first=False), SilentReporter)
+
+
+@pytest.mark.parametrize(("kind", "bar"), [("xterm", True), ("dumb", False)])
+def test_bar_and_lines_show_the_same(kind, bar, monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", kind)
+    numbers = {"length": [5, 7], "diverged": [False, True], "train_loss": [0.5] * 2}
+    numbers |= {"dev_accuracy": [0.25, 0.0], "step": 100, "block": 1, "blocks": 2}
+    arrays = {k: np.array(v) if isinstance(v, list) else v for k, v in numbers.items()}
+    with reporter_for() as reporter:
+        assert isinstance(reporter, BarReporter) == bar
+        reporter.say("compiling")
+        reporter.progress(SimpleNamespace(**arrays))
+    for text in ("step 100   50%", "L=5: loss 0.50 dev 0.25", "L=7: diverged"):
+        assert text in terminal.getvalue()
 
 
 def test_without_a_terminal_there_are_lines_also_where_there_is_no_output(monkeypatch):
@@ -111,7 +130,8 @@ def test_what_only_forbids_is_set_and_nothing_of_it_is_recorded(monkeypatch):
 
 
 def test_flags_of_the_users_are_told_and_ours_are_not(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", devices.with_our_flags("--xla_a=1", devices.jaxlib_version()))
+    users = "--xla_force_host_platform_device_count=8 --xla_a=1"  # the first changes no number
+    monkeypatch.setenv("XLA_FLAGS", devices.with_our_flags(users, devices.jaxlib_version()))
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     told = devices.outside()
     assert told["XLA_FLAGS"] == "--xla_a=1" and told["NVIDIA_TF32_OVERRIDE"] == "0"
