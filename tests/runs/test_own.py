@@ -99,6 +99,6 @@ def test_a_run_of_files_grows_by_lengths_and_needs_the_files_that_it_began_with(
     with pytest.raises(UserError, match=r"data has changed since|cannot have been learned"):
         train_run([config], tmp_path / "new", Recorder())
     assert not (tmp_path / "new").exists()
-    with pytest.raises(UserError, match="put the run.s own files back"):
+    with pytest.raises(UserError, match="put the run's own files back"):
         open_run(tmp_path / "run").networks()
     assert len(open_run(tmp_path / "run").record.results) == 2
