@@ -314,6 +314,7 @@ def _train(
     run = Run(stored, how.platform)
     if folder is not None and first:
         run.report(phases=phases)
+        stored.keep_phases()
     for line in closing_lines(stored.record) if textbook and first else ():
         reporter.say(line)
     return run

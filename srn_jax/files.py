@@ -26,9 +26,7 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         if str(path) in str(error):
             raise
-        if error.errno is None:
-            raise OSError(f"{path}: {error}") from error
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -77,14 +75,10 @@ def read_written(path: Path, sha256: str, advice: str = "") -> bytes:
 
 def check_plain(folder: Path, names: Iterable[str]) -> None:
     """Raise `UserError` for a link, or what is no file or folder, at or below some names."""
-    for name in names:
-        path = folder / name
-        try:
-            mode = path.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            continue
+    for path in (folder / name for name in names):
+        mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
         if stat.S_ISDIR(mode):
-            check_plain(path, sorted(os.listdir(path)))
+            check_plain(path, os.listdir(path))
         elif not stat.S_ISREG(mode):
             kind = "link" if stat.S_ISLNK(mode) else "special file"
             raise UserError(
@@ -113,14 +107,15 @@ def write_manifest(path: Path, values: Mapping[str, Any]) -> None:
 def parse_manifest(content: bytes) -> dict[str, Any]:
     """What `write_manifest` has written; raises `ValueError` if it is anything else."""
     try:
-        values = json.loads(content.decode("utf-8"))
-        rest = {name: value for name, value in values.items() if name != "sha256"}
-        found = digest_of(rest)
-    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        values: dict[str, Any] = json.loads(content)
+        json.dumps(values, ensure_ascii=False, allow_nan=False).encode()  # to be printed
+        sha256 = values.get("sha256")
+        found = digest_of({name: value for name, value in values.items() if name != "sha256"})
+    except (AttributeError, RecursionError, ValueError) as error:
         raise ValueError(f"{error}"[:200]) from None
-    if "sha256" in values and values["sha256"] != found:
+    if sha256 not in (None, found):
         raise ValueError("it is not what was written")
-    return {**values}
+    return values
 
 
 def read_manifest(path: Path, advice: str = "") -> dict[str, Any]:

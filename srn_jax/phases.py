@@ -4,11 +4,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-NAMES = (
-    *("imports", "devices", "compiling", "drawing data", "training", "gathering", "checkpoint"),
-    *("testing", "intervals", "writing", "figures"),
-)
-
 
 class Phases(dict[str, float]):
     """Seconds by name; what is measured twice is added up."""
@@ -20,14 +15,9 @@ class Phases(dict[str, float]):
         try:
             yield
         finally:
-            self.add(name, time.perf_counter() - began)
-
-    def add(self, name: str, seconds: float) -> None:
-        """Count seconds that were measured elsewhere."""
-        self[name] = self.get(name, 0.0) + seconds
+            self[name] = self.get(name, 0.0) + time.perf_counter() - began
 
     def and_before(self, before: Mapping[str, float]) -> dict[str, float]:
-        """These and those of earlier processes, in milliseconds and in the order of `NAMES`."""
-        both = [*dict.fromkeys((*NAMES, *before, *self))]
-        sums = {name: before.get(name, 0.0) + self.get(name, 0.0) for name in both}
-        return {name: round(seconds, 3) for name, seconds in sums.items() if seconds}
+        """These and those of earlier processes, in milliseconds."""
+        sums = {name: before.get(name, 0.0) + self.get(name, 0.0) for name in {**before, **self}}
+        return {name: round(seconds, 3) for name, seconds in sums.items()}

@@ -13,7 +13,7 @@ from srn_jax.config import ExperimentConfig, SweepConfig
 from srn_jax.errors import UserError
 from srn_jax.runs import train
 from srn_jax.runs.networks import open_run
-from srn_jax.runs.signals import Interrupted
+from srn_jax.runs.train import Interrupted
 
 SMALL = {"epochs": 8, "eval_interval": 20, "hidden_size": 8, "embedding_size": 8}
 SWEEP = SweepConfig((3, 5), (0, 1), ExperimentConfig(**SMALL))

@@ -1,9 +1,9 @@
 """What the state of a part says, finished or not: its checkpoint's trees, results and histories."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from srn_jax.analysis.records import Histories, results_frame
-from srn_jax.config import Facts, SweepConfig
+from srn_jax.config import SweepConfig
 from srn_jax.ensemble.mapping import as_fraction, draw_tests, evaluate_experiments
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
@@ -36,39 +36,30 @@ class Kept(NamedTuple):
 
 
 def read_data_of(config: SweepConfig) -> dict[int, Any] | None:
-    """The data files of a run, None if its data were drawn.
-
-    Raises:
-        UserError: if they cannot be read, or are not those that the run began with.
-    """
+    """The data files of a run; None if its data were drawn, `UserError` if they are not as then."""
     if config.data is None:
         return None
-    path = config.data.path
-    if not Path(path).is_dir():
-        raise UserError(
-            f"{path}: no such folder, and the run's own data were there: put it back, or test on "
-            "other `data`"
-        )
     try:
-        found, files = read_data(path, config.lengths)
+        found, files = read_data(config.data.path, config.lengths)
+        if not found.same(config.data):
+            raise UserError(f"{config.data.path} has changed since the run began")
     except UserError as error:
-        raise UserError(
-            f"{path} cannot be read as the run read it, put the old files back ({error})"
-        ) from None
-    if not found.same(config.data):
-        raise UserError(
-            f"{path} has changed since the run, which had other data: put the old files back"
-        )
+        raise UserError(f"{error}: put the run's own files back, or test on other `data`") from None
     return files
 
 
-def facts_with(configs: Sequence[SweepConfig], files: Mapping[int, Any] | None) -> list[Facts]:
-    """What the tasks of variants say to those who show their results."""
-    facts = [facts_of(task_of(config)) for config in configs]
-    if files is None:
-        return facts
-    number = len(files[configs[0].lengths[0]].test)
-    return [dataclasses.replace(one, test_examples=number, fixed_data=True) for one in facts]
+def facts_with(
+    configs: Sequence[SweepConfig], files: Mapping[int, Any] | None
+) -> list[dict[str, Any]]:
+    """What the tasks of variants say to those who show their results, as plain JSON values."""
+    told = [dataclasses.asdict(facts_of(task_of(config))) for config in configs]
+    for one in told:
+        if files is not None:
+            number = len(files[configs[0].lengths[0]].test)
+            one |= {"test_examples": number, "fixed_data": True}
+        for name in ("chance", "chance_loss"):
+            one[name] = one[name] if math.isfinite(one[name]) else None
+    return told
 
 
 def split_state(state: TrainState, histories: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +81,7 @@ def join_state(items: Mapping[str, Any], like: TrainState) -> tuple[TrainState, 
     return state, histories
 
 
-def like(sweep: Sweep) -> dict[str, Any]:
+def like(sweep: Sweep) -> Any:
     """Shapes and dtypes of a part's checkpoint, as abstract arrays: nothing is drawn."""
     program, number = sweep.program, len(sweep.experiments)
 
@@ -115,13 +106,7 @@ def histories_of(sweep: Sweep, arrays: Mapping[str, np.ndarray]) -> Histories:
 def collect(
     sweep: Sweep, files: Mapping[int, Any] | None, items: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, Histories]:
-    """Results and histories of a part, finished or not; nothing is compiled for training.
-
-    Args:
-        sweep: of the part, planned at least.
-        files: its data, where they are not drawn.
-        items: the trees of its newest checkpoint, `[experiment, ...]`.
-    """
+    """Results and histories of a part, of which `sweep` is the plan, from a checkpoint's trees."""
     training, task = items["training"], sweep.program.task
     histories = histories_of(sweep, training["histories"])
     tests, overlaps = draw_tests(sweep.configs[0], sweep.experiments, files)
@@ -150,28 +135,20 @@ def collect(
     return results_frame(columns), histories
 
 
-def joined(parts: Sequence[tuple[Kept, np.ndarray, np.ndarray]]) -> tuple[pd.DataFrame, Histories]:
-    """Results and histories of a variant, by length and seed.
-
-    Args:
-        parts: what is kept of a part, the variant's rows in it, and their places in its table.
-    """
-    order = np.argsort(np.concatenate([places for _, _, places in parts]), kind="stable")
-    # What is in order already is not copied: histories may be most of the memory.
-    pick = slice(None) if np.array_equal(order, np.arange(len(order))) else order
-    rows = [slice(int(r[0]), int(r[-1]) + 1) for _, r, _ in parts]  # which are one stretch
-    kepts = [kept for kept, _, _ in parts]
-    tables = [kept.results.iloc[own] for kept, own in zip(kepts, rows, strict=True)]
-    table = tables[0] if len(tables) == 1 else pd.concat(tables)
+def joined(parts: Sequence[tuple[Kept, slice]]) -> tuple[pd.DataFrame, Histories]:
+    """Results and histories of a variant, by length and seed, from its rows in some parts."""
 
     def join(get: Any) -> np.ndarray:
-        arrays = [get(kept.histories)[own] for kept, own in zip(kepts, rows, strict=True)]
-        return (arrays[0] if len(arrays) == 1 else np.concatenate(arrays))[pick]
+        arrays = [get(kept.histories)[rows] for kept, rows in parts]
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    first = kepts[0].histories
+    order = np.lexsort((join(lambda h: h.seed), join(lambda h: h.length)))
+    # What is in order already is not copied: histories may be most of the memory.
+    pick = slice(None) if np.array_equal(order, np.arange(len(order))) else order
+    first = parts[0][0].histories
     arrays: dict[str, Any] = {
-        name: join(lambda h, n=name: getattr(h, n)) for name in ("length", "seed", *ROWS)
+        name: join(lambda h, n=name: getattr(h, n))[pick] for name in ("length", "seed", *ROWS)
     }
-    arrays["probes"] = {name: join(lambda h, n=name: h.probes[n]) for name in first.probes}
-    histories = dataclasses.replace(first, **arrays)
-    return table.iloc[pick].reset_index(drop=True), histories
+    arrays["probes"] = {name: join(lambda h, n=name: h.probes[n])[pick] for name in first.probes}
+    table = pd.concat([kept.results.iloc[rows] for kept, rows in parts])
+    return table.iloc[pick].reset_index(drop=True), dataclasses.replace(first, **arrays)

@@ -9,7 +9,7 @@ from running import SWEEP, Recorder, stop_at
 
 from srn_jax.runs import train
 from srn_jax.runs.checkpoint import blocks_in
-from srn_jax.runs.signals import Interrupted
+from srn_jax.runs.train import Interrupted
 
 
 @pytest.fixture(scope="package", autouse=True)

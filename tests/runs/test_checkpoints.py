@@ -3,11 +3,8 @@
 import errno
 import json
 import os
-import pickle
 import random
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from unittest.mock import Mock
@@ -19,10 +16,8 @@ import pytest
 from running import assert_same_bytes, contents_of
 
 from srn_jax.errors import UserError
-from srn_jax.files import write_manifest
-from srn_jax.runs import checkpoint
-from srn_jax.runs.checkpoint import Damage, blocks_in, layout_of, load, restore, write
-from srn_jax.runs.writer import Writer
+from srn_jax.files import digest, write_manifest
+from srn_jax.runs.checkpoint import Damage, Writer, blocks_in, layout_of, load, restore, write
 
 SETTINGS = "0123"
 
@@ -76,8 +71,9 @@ def found_after(folder):
     """Whether the damage to checkpoint 9 was found; if not, it must have been harmless."""
     warnings = []
     restored = newest(folder, warn=warnings.append)
-    assert_same_bytes(restored.items, items_of(restored.block))
-    if restored.block == 9:
+    block, items = restored
+    assert_same_bytes(items, items_of(block))
+    if block == 9:
         assert not warnings
         return False
     (warning,) = warnings
@@ -86,7 +82,7 @@ def found_after(folder):
 
 
 def test_what_is_restored_is_what_was_saved_and_two_are_kept(two):
-    assert_same_bytes(newest(two).items, items_of(9))
+    assert_same_bytes(newest(two)[1], items_of(9))
     write(two, 12, items_of(12), SETTINGS)
     assert blocks_in(two) == [12, 9]
     assert {path.name for path in (two / "checkpoints").iterdir()} == {"9", "12"}
@@ -103,10 +99,10 @@ def test_every_flipped_bit_is_found_and_the_checkpoint_before_is_used(two):
         found.append(found_after(two))
         path.write_bytes(original)
     assert sum(found) >= len(found) - 3  # white space of checkpoint.json means nothing
-    assert newest(two).block == 9
+    assert newest(two)[0] == 9
 
 
-def test_a_file_that_is_missing_or_cut_is_found(two):
+def test_damage_of_another_kind_is_found_too(two):
     for number, path in enumerate(files_of(two / "checkpoints" / "9")):
         content = path.read_bytes()
         path.unlink()
@@ -114,52 +110,25 @@ def test_a_file_that_is_missing_or_cut_is_found(two):
             path.write_bytes(content[: len(content) // 2])
         assert found_after(two), path
         path.write_bytes(content)
-
-
-def test_a_checkpoint_under_another_number_is_not_taken_for_that(two):
     (two / "checkpoints" / "9").rename(two / "checkpoints" / "12")
     warned = []
-    assert newest(two, warn=warned.append).block == 5
+    assert newest(two, warn=warned.append)[0] == 5
     assert "12 is damaged (it was saved as number 9)" in warned[0]
 
 
-def test_damage_is_set_aside_by_who_has_the_lock_until_a_later_one_is_good(two):
+def test_damage_is_removed_by_who_has_the_lock_once_a_good_one_is_found(two):
     place = two / "checkpoints"
     (place / "9" / "models" / "manifest.ocdbt").write_bytes(b"")
     (place / "11.partial" / "models").mkdir(parents=True)  # of a run that was killed
     before = contents_of(two)
-    assert newest(two).block == 5 and contents_of(two) == before
-    assert newest(two, set_aside=True).block == 5
-    assert {path.name for path in place.iterdir()} == {"5", "9.damaged"}
-    write(two, 7, items_of(7), SETTINGS)
-    assert {path.name for path in place.iterdir()} == {"5", "7", "9.damaged"}
-    write(two, 9, items_of(9), SETTINGS)
-    assert {path.name for path in place.iterdir()} == {"7", "9"}
-
-
-def test_if_every_checkpoint_is_damaged_nothing_is_guessed_and_nothing_touched(two):
-    for block in ("5", "9"):
-        (two / "checkpoints" / block / "checkpoint.json").write_bytes(b"{}")
+    assert newest(two)[0] == 5 and contents_of(two) == before
+    assert newest(two, clean=True)[0] == 5
+    assert {path.name for path in place.iterdir()} == {"5"}
+    (place / "5" / "checkpoint.json").write_bytes(b"{}")
     before = contents_of(two)
     with pytest.raises(UserError, match="every checkpoint is damaged"):
-        newest(two, set_aside=True)
-    assert contents_of(two) == before
-    for block in ("5", "9"):
-        (two / "checkpoints" / block).rename(two / "checkpoints" / f"{block}.damaged")
-    with pytest.raises(UserError, match="every checkpoint is damaged"):
-        newest(two)
-    assert newest(two.parent / "another") is None
-
-
-def test_the_name_of_a_removed_checkpoint_is_never_that_of_a_good_one(two, monkeypatch):
-    def killed(path, **_):
-        if path.exists():
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("shutil.rmtree", killed)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.remove(two / "checkpoints" / "9")
-    assert blocks_in(two) == [5] and (two / "checkpoints" / "9.partial").exists()
+        newest(two, clean=True)
+    assert contents_of(two) == before and newest(two.parent / "another") is None
 
 
 # What is not damage
@@ -179,18 +148,13 @@ def test_what_cannot_be_read_may_be_good_and_stays(two, monkeypatch, number):
         pytest.raises(OSError, match=r"checkpoint\.json") as caught,
     ):
         patch.setattr(Path, "read_bytes", read)
-        newest(two, set_aside=True)
+        newest(two, clean=True)
     assert not isinstance(caught.value, UserError) and contents_of(two) == before
     failing = Mock(side_effect=ValueError("NOT_FOUND: [os_error_code='5']\nmore"))
     monkeypatch.setattr(ocp.Checkpointer, "restore", failing)
     with pytest.raises(OSError, match=r"9: cannot be read: NOT_FOUND") as caught:
-        newest(two, set_aside=True)
+        newest(two, clean=True)
     assert "\n" not in str(caught.value) and contents_of(two) == before
-
-
-def test_checkpoints_of_other_settings_are_refused(two):
-    with pytest.raises(UserError, match="of a run with other settings"):
-        restore(two, LAYOUT, "4567")
 
 
 # Strangers
@@ -212,7 +176,7 @@ def test_arrays_of_another_shape_or_dtype_are_refused_before_one_is_read(two, mo
     name = "models/last/a0"
     for shape, dtype in (([4, 8, 7], "float32"), ([4, 8, 8], "float16"), ([10**12], "int8")):
         claim(two, 9, lambda told, a=[shape, dtype]: told["arrays"].update({name: a}))
-        with pytest.raises(UserError, match=rf"{name} as .* expected .* not of this run"):
+        with pytest.raises(UserError, match="has other arrays"):
             newest(two)
 
 
@@ -227,17 +191,20 @@ def test_metadata_that_claim_a_million_million_numbers_take_no_memory(two, monke
 
     def claim_files(told):
         told["files"] = {
-            str(path.relative_to(place.parent)): checkpoint.digest_of_file(path)
+            str(path.relative_to(place.parent)): digest(path.read_bytes())
             for path in files_of(place.parent)
             if path.name != "checkpoint.json"
         }
 
     claim(two, 9, claim_files)
-    assert newest(two).block == 9
+    assert newest(two)[0] == 9
     for change in ({"shape": [10**12]}, {"chunks": [10**4, 10**4, 10**4]}):
         metadata.write_text(json.dumps(plain | change))
         claim(two, 9, claim_files)
-        with monkeypatch.context() as patch, pytest.raises(UserError, match="arrays in models"):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(UserError, match="models has other arrays"),
+        ):
             patch.setattr(ocp.Checkpointer, "restore", lambda *_, **__: pytest.fail("read"))
             newest(two)
 
@@ -247,21 +214,6 @@ def test_no_file_outside_of_a_checkpoint_is_read(two, name):
     claim(two, 9, lambda told: told["files"].update({name: "0" * 64}))
     with pytest.raises(Damage, match="is not in it"):
         load(two / "checkpoints" / "9", LAYOUT, SETTINGS)
-
-
-@pytest.mark.parametrize("key", ["block", "settings", "files", "arrays"])
-@pytest.mark.parametrize("value", [None, 7, "text", [1], {"a": 1}, {"a": [1, 2]}])
-def test_wrong_kinds_of_values_with_a_right_digest_are_damage_or_another_run(two, key, value):
-    claim(two, 9, lambda told: told.update({key: value}))
-    with pytest.raises((Damage, UserError)) as caught:
-        load(two / "checkpoints" / "9", LAYOUT, SETTINGS)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-def test_nothing_is_ever_unpickled(two, monkeypatch):
-    for name in ("load", "loads", "Unpickler", "_Unpickler"):
-        monkeypatch.setattr(pickle, name, lambda *_, **__: pytest.fail("something was unpickled"))
-    assert newest(two).block == 9
 
 
 # Saving
@@ -276,41 +228,8 @@ def test_a_save_that_fails_in_the_background_is_told_in_one_line(two, monkeypatc
         writer.close()
     assert "\n" not in str(end.value)
     writer.close()  # it is told once
-    assert newest(two, set_aside=True).block == 9
+    assert newest(two, clean=True)[0] == 9
     assert {path.name for path in (two / "checkpoints").iterdir()} == {"5", "9"}
-
-
-LIMITED = """
-import resource, sys
-sys.path.insert(0, "tests/runs")
-import jax; jax.devices()
-from pathlib import Path
-import test_checkpoints as t
-import orbax.checkpoint
-folder, kind, limit = Path(sys.argv[1]), *sys.argv[2:]
-limits = {"handles": resource.RLIMIT_NOFILE, "size": resource.RLIMIT_FSIZE}
-resource.setrlimit(limits[kind], (int(limit), resource.getrlimit(limits[kind])[1]))
-try:
-    t.write(folder, 12, t.items_of(12), t.SETTINGS)
-except OSError as error:
-    print(error.strerror)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits are set otherwise elsewhere")
-@pytest.mark.parametrize(
-    ("kind", "limit", "reason"),
-    [("size", 4096, "File too large"), ("handles", 40, "Too many open files")],
-)
-def test_too_little_room_is_found_before_orbax_talks_about_it(two, kind, limit, reason):
-    before = contents_of(two)
-    command = [sys.executable, "-c", LIMITED, str(two), kind, str(limit)]
-    paths = os.pathsep.join(sys.path)
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, reason + "\n", "")
-    assert contents_of(two) == before
 
 
 ORBAX = """

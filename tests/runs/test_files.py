@@ -55,22 +55,16 @@ def test_links_and_pipes_below_names_of_ours_are_refused_and_others_are_not_look
         check_plain(tmp_path, ["run.json"])
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"\xff"', b"[" * 100_000])
-def test_what_is_no_manifest_is_one_line(tmp_path, content):
-    path = tmp_path / "run.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"run\.json: damaged") as caught:
-        read_manifest(path)
-    assert len(str(caught.value).splitlines()) == 1
-
-
 def test_a_manifest_tells_when_one_of_its_values_is_another(tmp_path):
     path = tmp_path / "run.json"
     write_manifest(path, {"learning_rate": 0.001, "finished": True})
     assert read_manifest(path)["learning_rate"] == 0.001
-    path.write_text(path.read_text().replace("0.001", "0.003"))
-    with pytest.raises(UserError, match="not what was written"):
-        read_manifest(path)
+    changed = path.read_text().replace("0.001", "0.003")
+    for content in (changed.encode(), b"", b"[]", b"{", b'"\xff"', b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"run\.json: damaged") as caught:
+            read_manifest(path)
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_seconds_are_added_up_over_phases_and_processes():
@@ -78,7 +72,7 @@ def test_seconds_are_added_up_over_phases_and_processes():
     for _ in range(2):
         with phases("training"):
             pass
-    phases.add("imports", 1.0)
+    phases["imports"] = 1.0
     with pytest.raises(KeyError), phases("writing"):
         raise KeyError
     both = phases.and_before({"training": 2.0, "devices": 0.25})

@@ -11,15 +11,13 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import SWEEP, contents_of, with_settings
+from running import SWEEP, with_settings
 
-from srn_jax.config import DataFolder, SweepConfig
+from srn_jax.config import DataFolder
 from srn_jax.errors import UserError
-from srn_jax.files import digest, write_manifest
+from srn_jax.files import write_manifest
 from srn_jax.own_files import describe
-from srn_jax.runs import folder as module
 from srn_jax.runs.folder import (
-    check_place,
     clear,
     configs_in,
     holds_run,
@@ -28,15 +26,17 @@ from srn_jax.runs.folder import (
     make_folder,
     read_configs,
     read_run,
-    write_run,
 )
-from srn_jax.runs.settings import configs_of, grown, in_order, sketch, table_of
-from srn_jax.runs.table import (
+from srn_jax.runs.settings import (
     FORMAT,
+    configs_of,
+    grown,
+    in_order,
     part_configs,
     part_digest,
     part_experiments,
-    rows_of,
+    sketch,
+    table_of,
     with_parts,
 )
 
@@ -56,7 +56,7 @@ def info_of(configs, **told):
 def begun(folder, configs, **told):
     make_folder(folder)
     keep_own_files(folder, configs)
-    write_run(folder, info_of(configs, **told))
+    write_manifest(folder / "run.json", info_of(configs, **told))
     return folder
 
 
@@ -96,22 +96,9 @@ def test_parts_never_overlap_and_are_the_table_however_it_grew(steps):
         assert not wrong
         info = with_parts({**info, **table}, configs_of(table, sketch))
         assert json.dumps(info["parts"]).startswith(before[:-1])
-    every = [one for n in range(len(info["parts"])) for one in part_experiments(info, n)]
+    every = [one for part in info["parts"] for one in part_experiments(part)]
     table = product(range(len(info["variants"])), info["lengths"], info["seeds"])
     assert sorted(every) == sorted(table)
-    for variant in range(len(info["variants"])):
-        places = [p for _, _, at in rows_of(info, variant) for p in at.tolist()]
-        assert sorted(places) == list(range(len(info["lengths"]) * len(info["seeds"])))
-
-
-def test_lengths_and_seeds_have_the_same_order_however_they_were_asked_for():
-    data = DataFolder("d", "0", digests=("five", "three"))
-    config = SweepConfig((5, 3), (1, 0), SWEEP.experiment, data)
-    (ordered,) = in_order([config])
-    assert (ordered.lengths, ordered.seeds) == ((3, 5), (0, 1))
-    assert ordered.data.digests == ("three", "five")
-    with pytest.raises(UserError, match="two variants have the same settings"):
-        in_order([SWEEP, SWEEP])
 
 
 def test_a_run_grows_and_nothing_that_it_has_may_be_another():
@@ -126,25 +113,23 @@ def test_a_run_grows_and_nothing_that_it_has_may_be_another():
     ):
         _, wrong = grown(old, table_of([config]))
         assert len(wrong) == 1 and wrong[0].startswith(says.replace("\\", "").split(" now")[0])
+    with pytest.raises(UserError, match="two variants have the same settings"):
+        in_order([SWEEP, SWEEP])
     table, wrong = grown(old, table_of([with_settings(cell="gru"), SWEEP]))
     assert not wrong and [one["cell"] for one in table["variants"]] == ["srn", "gru"]
-
-
-def test_files_of_more_lengths_are_the_same_data_and_changed_ones_are_not():
-    def table(*digests, vocabulary=10):
-        data = DataFolder("d", "0", vocabulary, digests=digests)
-        lengths = (3, 5, 7)[: len(digests)]
-        return table_of([SweepConfig(lengths, (0,), SWEEP.experiment, data)])
-
-    assert not grown(table("a", "b"), table("a", "b", "c"))[1]
-    assert grown(table("a", "b"), table("a", "B", "c"))[1]
-    assert grown(table("a", "b"), table("a", "b", "c", vocabulary=11))[1]
+    some, same, others = (
+        table_of(
+            [replace(SWEEP, lengths=(3, 5, 7)[: len(d)], data=DataFolder("d", "0", digests=d))]
+        )
+        for d in (("a", "b"), ("a", "b", "c"), ("a", "B", "c"))
+    )
+    assert not grown(some, same)[1] and grown(some, others)[1]
 
 
 def test_a_part_is_known_by_its_settings_whatever_is_added_to_its_run(tmp_path):
     def of(configs, number=0):
         info = info_of(in_order(configs))
-        return part_digest(part_configs(info, number, in_order(configs)), info["own"])
+        return part_digest(part_configs(info["parts"][number], in_order(configs)), info["own"])
 
     (tmp_path / "mine.py").write_text("class Mine: pass")
     own = with_settings(cell=f"{tmp_path / 'mine.py'}:Mine")
@@ -175,22 +160,17 @@ def test_wrong_kinds_of_values_with_a_right_digest_are_one_line(tmp_path):
                 may_be = value == right[name] or (name, value) in allowed
                 if not may_be:
                     assert damaged(folder, **{name: value}), (name, value)
-                write_run(folder, right)
+                write_manifest(folder / "run.json", right)
     part, variant = right["parts"][0], right["variants"][0]
     for parts in ([part, part], [part | {"seeds": [0]}], [part | {"variants": [1]}], []):
         assert "damaged" in damaged(folder, parts=parts)
     for changed in ({"hidden_size": "8"}, {"cell": "no cell"}, {"unheard": 1}, {"task": None}):
         assert "damaged" in damaged(folder, variants=[variant | changed])
-    write_run(folder, right)
+    write_manifest(folder / "run.json", right)
+    for name in ("../mine.py", "/tmp/mine.py", "mine.txt", "C:mine.py"):
+        assert "not the name" in damaged(folder, own={name: {"sha256": "", "path": "mine.py"}})
+    write_manifest(folder / "run.json", right)
     assert "seeds" in damaged(folder, seeds=[1, 0])
-
-
-@pytest.mark.parametrize(
-    "name", ["../mine.py", "/tmp/mine.py", "a/mine.py", "mine.txt", "C:mine.py"]
-)
-def test_names_of_files_are_names_and_never_paths(tmp_path, name):
-    folder = begun(tmp_path / "run", [SWEEP])
-    assert "not the name" in damaged(folder, own={name: {"sha256": "", "path": "mine.py"}})
 
 
 def test_older_runs_and_newer_ones_are_one_line(tmp_path):
@@ -246,17 +226,6 @@ def test_a_planted_link_under_a_name_of_ours_is_refused_and_its_target_stays(tmp
     assert (outside / "file").read_text() == "mine"
 
 
-def test_a_path_that_cannot_be_a_folder_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    os.symlink("loop", "loop")
-    for path in ("loop", "loop/run", "new/x/../../..", "new/../new/run", "a" * 300, "a\0b"):
-        with pytest.raises(UserError):
-            holds_run(tmp_path / path)
-            check_place(tmp_path / path)
-            make_folder(tmp_path / path)
-    assert os.listdir() == ["loop"]
-
-
 def hold(folder):
     with locked(folder):
         (folder / "log.txt").touch()
@@ -290,7 +259,6 @@ def test_a_file_system_that_cannot_keep_a_run_is_found_before_training(tmp_path,
     with pytest.raises(OSError, match="No locks available") as caught, locked(tmp_path):
         pass
     assert not isinstance(caught.value, UserError) and str(tmp_path) in str(caught.value)
-    assert call == "fsync" or "cannot be locked" in str(caught.value)
 
 
 # Other people's code
@@ -322,26 +290,6 @@ def test_code_in_a_folder_is_used_where_its_user_has_it_or_trusts_it(with_code, 
         read_configs(with_code, trust_code=True)
 
 
-def test_nothing_is_run_only_to_look_at_what_a_run_is_made_of(with_code):
-    evil = "raise SystemExit('it was run')"
-    (with_code / "code" / "mine.py").write_text(evil)
-    info = read_run(with_code)
-    info["own"]["mine.py"] = {"sha256": digest(evil.encode()), "path": "/nowhere/mine.py"}
-    write_run(with_code, info)
-    assert read_run(with_code)["own"] == info["own"]
-    with pytest.raises(UserError, match="read it first"):
-        read_configs(with_code)
-
-
-def test_going_on_from_the_copy_keeps_where_the_file_came_from(with_code, tmp_path):
-    configs = in_order(read_configs(with_code))
-    before = contents_of(with_code / "code")
-    keep_own_files(with_code, configs)
-    table, wrong = grown(read_run(with_code), table_of(configs))
-    assert not wrong and table["own"]["mine.py"]["path"] == str(tmp_path / "mine.py")
-    assert contents_of(with_code / "code") == before
-
-
 def test_what_is_in_no_file_is_given_again_and_must_be_the_same(tmp_path):
     class Leaky:
         leak = 0.9
@@ -369,4 +317,4 @@ def test_what_is_in_no_file_is_given_again_and_must_be_the_same(tmp_path):
         (tmp_path / "mine.py").write_text(CELL)
         table_of([with_settings(cell=f"{path}:Mine") for path in (tmp_path / "mine.py", other)])
     info = read_run(folder)
-    assert configs_in(folder, info, objects, False) == made and module.RUN_FILE == "run.json"
+    assert configs_in(folder, info, objects, False) == made

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from running import (
     SWEEP,
@@ -17,8 +16,7 @@ from running import (
 from srn_jax.errors import UserError
 from srn_jax.runs.folder import read_run
 from srn_jax.runs.networks import open_run
-from srn_jax.runs.signals import Interrupted
-from srn_jax.runs.train import RunOptions, train_run
+from srn_jax.runs.train import Interrupted, RunOptions, train_run
 
 OTHER, WIDER = with_settings(learning_rate=0.01), with_settings(hidden_size=4)
 
@@ -138,19 +136,9 @@ def test_networks_are_found_by_variant_length_and_seed_in_whatever_part_they_are
     assert found.accuracy.tolist() == rows.test_accuracy.tolist()
     assert found.loss.tolist() == rows.test_loss.tolist()
     for how, says in (
-        ({}, "several, choose one: learning_rate=0.001, learning_rate=0.01"),
-        ({"variant": "gru"}, "no `variant` 'gru'"),
         ({"variant": 0, "lengths": [4]}, "no length 4, it has 3, 5"),
         ({"variant": 0, "seeds": [7]}, "no seed 7, it has 0, 1, 2"),
         ({"variant": 0, "which": "worst"}, "`which` must be best or last"),
     ):
         with pytest.raises(UserError, match=says):
             open_run(finished).networks(**how)
-
-
-def test_the_histories_of_one_part_are_not_copied(finished):
-    run = open_run(finished)
-    kept = run.part(0).histories
-    (variant,) = run.record.variants
-    for name in ("train_loss", "epoch_loss", "dev_loss", "dev_accuracy"):
-        assert np.shares_memory(getattr(variant.histories, name), getattr(kept, name)), name

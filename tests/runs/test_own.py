@@ -12,8 +12,7 @@ from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import read_data, textbook_splits, write_splits
 from srn_jax.runs.folder import read_configs
 from srn_jax.runs.networks import open_run
-from srn_jax.runs.signals import Interrupted
-from srn_jax.runs.train import train_run
+from srn_jax.runs.train import Interrupted, train_run
 
 CELL = """
 from srn_jax import Cell
@@ -92,7 +91,7 @@ def test_a_run_of_files_grows_by_lengths_and_needs_the_files_that_it_began_with(
         write_splits(others, length, splits)
     np.testing.assert_array_equal(networks.scores(others).loss, networks.scores().loss)
     (others / "3" / "test.txt").write_text("99 9 9\t18\n")
-    with pytest.raises(UserError, match="different sizes"):
+    with pytest.raises(UserError, match="more than the networks know"):
         networks.scores(others)
     config = of_files(data, 3)
     path = data / "3" / "train.txt"
@@ -100,6 +99,6 @@ def test_a_run_of_files_grows_by_lengths_and_needs_the_files_that_it_began_with(
     with pytest.raises(UserError, match=r"data has changed since|cannot have been learned"):
         train_run([config], tmp_path / "new", Recorder())
     assert not (tmp_path / "new").exists()
-    with pytest.raises(UserError, match="put the old files back"):
+    with pytest.raises(UserError, match="put the run's own files back"):
         open_run(tmp_path / "run").networks()
     assert len(open_run(tmp_path / "run").record.results) == 2

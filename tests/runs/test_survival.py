@@ -27,17 +27,15 @@ from running import (
     stop_at,
     train_here,
     wait_until,
-    with_settings,
 )
 
 from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError
-from srn_jax.runs import checkpoint, place, train, writer
+from srn_jax.runs import checkpoint, place
 from srn_jax.runs.checkpoint import blocks_in
 from srn_jax.runs.folder import read_run
 from srn_jax.runs.networks import open_run
-from srn_jax.runs.signals import NAMES, Interrupted
-from srn_jax.runs.train import RunOptions, train_run
+from srn_jax.runs.train import SIGNALS, Interrupted, RunOptions, train_run
 
 PART = Path("parts") / "0"
 SAVE_ALWAYS = RunOptions(checkpoint_every=1e-9)
@@ -54,7 +52,7 @@ def killed_in(name, pattern, number=1, after=False):
     """Kill this process where a function of `os` or `shutil` is called with such a path."""
     module, _, function = name.rpartition(".")
     module = {"os": os, "shutil": shutil}[module]
-    real, saving, seen = getattr(module, function), writer.Writer.saving, []
+    real, saving, seen = getattr(module, function), checkpoint.Writer.saving, []
 
     def kill(path, *rest, **options):
         if re.search(pattern, str(path)):
@@ -72,7 +70,7 @@ def killed_in(name, pattern, number=1, after=False):
         return saving(self)
 
     setattr(module, function, kill)
-    writer.Writer.saving = saved
+    checkpoint.Writer.saving = saved
 
 
 KILLS = {
@@ -80,7 +78,7 @@ KILLS = {
     "before the first checkpoint has its name": ("os.rename", r"/[0-9]+\.partial$"),
     "once it has its name": ("os.rename", r"/[0-9]+\.partial$", 2, True),
     "while its files are hashed": ("os.open", r"/[0-9]+\.partial/models", 3),
-    "while an old one is removed": ("shutil.rmtree", r"/[0-9]+\.partial$", 8),
+    "while an old one is removed": ("shutil.rmtree", r"/[0-9]+\.partial$", 4),
     "before the results of the part": ("os.replace", r"0/results\.csv\.partial$"),
     "between results and histories": ("os.replace", r"0/histories\.npz\.partial$"),
     "before the part is called finished": ("os.replace", r"run\.json\.partial$", 2),
@@ -107,18 +105,6 @@ def test_a_run_killed_at_every_boundary_ends_as_one_never_interrupted(tmp_path, 
     assert_same_run(folder, uninterrupted)
 
 
-def test_a_run_stopped_again_and_again_ends_as_one_never_interrupted(tmp_path, uninterrupted):
-    folder = tmp_path / "run"
-    for block in (1, 8, 15):
-        with pytest.raises(Interrupted):
-            train_run([SWEEP], folder, stop_at(block))
-        assert blocks_in(folder / PART)[0] == block
-    reporter = Recorder()
-    train_run([SWEEP], folder, reporter)
-    assert "resumed after 301 of 304 steps" in reporter.said
-    assert_same_run(folder, uninterrupted)
-
-
 def test_a_run_goes_on_from_before_a_damaged_checkpoint(stopped, uninterrupted):
     for path in sorted((stopped / PART / "checkpoints" / "9" / "models").rglob("*"))[3:]:
         path.unlink() if path.is_file() else None
@@ -130,22 +116,10 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(stopped, uninterrupted):
     assert_same_run(stopped, uninterrupted)
 
 
-def on_one_device():
-    os.environ["XLA_FLAGS"] = re.sub(r"\S*device_count=\d+", "", os.environ["XLA_FLAGS"])
-    jax.config.update("jax_num_cpu_devices", 1)
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, stopped, uninterrupted):
-    status, output, errors = Process(tmp_path, train_here, stopped, prepare=on_one_device).wait()
-    assert status == 0 and "1 x cpu" in output and "resumed after" in output, errors
-    assert_same_run(stopped, uninterrupted)
-
-
 # Signals
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SIGNALS)
 def test_every_signal_that_asks_to_stop_saves_first_and_ends_with_its_number(
     tmp_path, stopped, name
 ):
@@ -157,37 +131,6 @@ def test_every_signal_that_asks_to_stop_saves_first_and_ends_with_its_number(
     status, _, errors = process.wait()
     assert (status, errors) == (128 + number, [])
     assert 9 < blocks_in(stopped / PART)[0] < BLOCKS and not read_run(stopped)["finished"]
-
-
-def test_what_nohup_ignores_stays_ignored_and_handlers_are_put_back(stopped):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        train_run([SWEEP], stopped, stop_at(10, number=signal.SIGHUP))
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-    assert read_run(stopped)["finished"]
-
-
-def hang_while_saving():
-    def close(self):
-        if self._thread is not None:
-            Path("hangs").touch()
-            time.sleep(300)
-
-    slowly()
-    writer.Writer.close = close
-
-
-def test_a_second_ctrl_c_leaves_at_once_even_if_the_disk_hangs(tmp_path, stopped, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    process = Process(tmp_path, partial(train_here, stopped, every=1e9), prepare=hang_while_saving)
-    wait_until(lambda: "resumed" in process.out.read_text(), process)
-    time.sleep(0.2)
-    os.kill(process.pid, signal.SIGINT)
-    wait_until(Path("hangs").exists, process)
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait()[0] == 130
 
 
 def test_a_signal_that_comes_too_late_for_a_run_is_not_lost(tmp_path):
@@ -228,13 +171,6 @@ def test_what_cannot_be_written_is_written_the_next_time(stopped, uninterrupted,
     assert_same_run(stopped, uninterrupted)
 
 
-def test_where_no_checkpoint_can_be_written_nothing_is_trained(tmp_path, monkeypatch):
-    full = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
-    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with pytest.raises(OSError, match="No space left"):
-        train_run([SWEEP], tmp_path / "run", Recorder(never))
-
-
 @pytest.mark.parametrize("name", ["results.csv", "parts/0/results.csv", "parts/0/histories.npz"])
 def test_what_was_damaged_comes_from_the_checkpoint_again(finished, uninterrupted, name):
     content = bytearray((finished / name).read_bytes())
@@ -244,7 +180,8 @@ def test_what_was_damaged_comes_from_the_checkpoint_again(finished, uninterrupte
         _ = open_run(finished).record
     reporter = Recorder(never)
     train_run([SWEEP], finished, reporter)
-    assert len(reporter.warned) == 1 and f"{name}: damaged" in reporter.warned[0]
+    assert all(f"{name}: damaged" in line for line in reporter.warned)
+    assert len(reporter.warned) == name.startswith("parts")
     assert_same_run(finished, uninterrupted)
 
 
@@ -252,7 +189,7 @@ def test_what_was_damaged_comes_from_the_checkpoint_again(finished, uninterrupte
 
 
 def test_reading_a_run_that_goes_on_changes_nothing_in_it(tmp_path, monkeypatch):
-    folder, save = tmp_path / "run", writer.Writer.save
+    folder, save = tmp_path / "run", checkpoint.Writer.save
 
     def save_and_wait(self, *arguments):
         save(self, *arguments)
@@ -266,24 +203,8 @@ def test_reading_a_run_that_goes_on_changes_nothing_in_it(tmp_path, monkeypatch)
             assert run.networks(seeds=[1]).trained.shape == (2,)
             assert contents_of(folder) == before
 
-    monkeypatch.setattr(writer.Writer, "save", save_and_wait)
+    monkeypatch.setattr(checkpoint.Writer, "save", save_and_wait)
     train_run([SWEEP], folder, Recorder(look), SAVE_ALWAYS)
-
-
-def test_a_run_without_a_checkpoint_is_one_line(tmp_path, stopped):
-    shutil.rmtree(stopped / "parts")
-    with pytest.raises(UserError, match="no checkpoint yet"):
-        _ = open_run(stopped).record
-    with pytest.raises(UserError, match="no checkpoint"):
-        open_run(stopped).networks()
-
-
-def test_the_networks_of_an_overwritten_run_are_not_taken_for_those_of_before(finished):
-    before = open_run(finished)
-    other = with_settings(learning_rate=0.01)
-    train_run([other], finished, Recorder(), RunOptions(overwrite=True))
-    with pytest.raises(UserError, match="of a run with other settings"):
-        before.networks()
 
 
 # A failing experiment
@@ -330,36 +251,12 @@ def test_a_run_that_goes_on_elsewhere_says_so_and_keeps_both_places(stopped, mon
     run = train_run([SWEEP], stopped, reporter := Recorder())
     assert not reporter.warned and run.info["went_on"] == [there]
     assert run.info["versions"] == began["versions"]
-    assert run.info["parts"][0]["places"] == [0, 1]
     assert set(run.info["phases"]) >= {"compiling", "training", "checkpoint", "testing"}
-    before = read_run(stopped)["phases"]
-    later = train.Phases({"figures": 1.5})
-    (again := open_run(stopped)).keep_phases(later)
-    again.keep_phases(later)  # so far, and not once more
-    assert read_run(stopped)["phases"] == before | {"figures": 1.5}
-
-
-def test_only_what_rounds_otherwise_is_a_change():
-    first = {"device": "2 x cpu", "versions": {"jax": "0.7.2", "numpy": "2.1"}}
-    here = {"device": "1 x cpu", "versions": {"jax": "0.7.2", "numpy": "2.2"}}
-    assert place.changes(first, here) == []
-    gpu = here | {"device": "1 x NVIDIA H200"}
-    assert place.changes(here, gpu) == ["device cpu, now NVIDIA H200"]
-    assert re.fullmatch(r".+, \d+ cores", place.here()["processor"])
-
-
-def test_a_part_goes_on_in_the_form_it_began_in_unless_it_is_told(stopped):
-    info = read_run(stopped)
-    info["parts"] += [info["parts"][0] | {"places": [], "kernel": None}]
-    for begun, asked, expected, warns in (
-        (True, None, [True, True], 0),
-        (None, None, [None, None], 0),
-        (True, False, [False, False], 1),
-        (None, False, [False, False], 0),  # on a CPU that is no change
-    ):
-        info["parts"][0]["kernel"], reporter = begun, Recorder()
-        run = train.StoredRun(stopped, info)
-        options = RunOptions(kernel=asked)
-        training = train.Training(run, reporter, options, train.Phases(), [])
-        assert [train.form_of(training, number) for number in (0, 1)] == expected
-        assert len(reporter.warned) == warns
+    with run.phases("figures"):
+        run.phases["figures"] = 1.5
+    for _ in range(2):  # so far, and not once more
+        run.keep_phases()
+    assert read_run(stopped)["phases"]["figures"] >= 1.5
+    assert read_run(stopped)["phases"]["training"] == pytest.approx(
+        began["phases"]["training"] + run.phases["training"], abs=0.2
+    )

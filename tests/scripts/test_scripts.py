@@ -39,7 +39,7 @@ def rows_of(folder):
 def test_a_sweep_says_where_it_runs_and_ends_with_its_table_and_the_report(run):
     folder, said = run
     lines = said.splitlines()
-    assert "cpu: 4 experiments (2 lengths x 2 seeds)" in lines[0]
+    assert "cpu: 4 experiments (variants: 1, lengths: 2, seeds: 2)" in lines[0]
     assert any(line.startswith("step ") and "L=6: loss" in line for line in lines)
     assert "memory span" in said and lines[-1] == f"report: runs/{folder.name}/report.html"
     for name in ("report.html", "report.md", "results.csv", "run.json", "log.txt", "figures"):
