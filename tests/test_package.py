@@ -129,7 +129,7 @@ def test_the_module_is_the_program_and_imports_nothing_from_where_it_is_started(
     ("code", "absent"),
     [
         ("import srn_jax", "jax numpy pandas matplotlib orbax"),
-        ("import srn_jax.cli.commands, srn_jax.cli.options", "jax numpy pandas matplotlib orbax"),
+        ("import srn_jax.cli.commands, srn_jax.cli.options", "jax pandas matplotlib orbax"),
         ("import srn_jax; srn_jax.train, srn_jax.UserError", "jax matplotlib orbax"),
     ],
 )
