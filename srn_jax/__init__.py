@@ -29,32 +29,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srn_jax.analysis.stats import summarise
+    from srn_jax.answers import Weights, read_weights, weights_of
     from srn_jax.api import Stopped, atlas, compare, load_run, resume, train
-    from srn_jax.arguments import How
+    from srn_jax.arguments import SECTIONS, How
     from srn_jax.cells import GRU, LSTM, SRN, Cell, Derivative, ResidualSRN
     from srn_jax.config import ExperimentConfig, SweepConfig
     from srn_jax.ensemble.sweep import Sweep
     from srn_jax.errors import UserError
-    from srn_jax.presets import SECTIONS, write_data
+    from srn_jax.places import write_data
     from srn_jax.run import Run
     from srn_jax.tasks.task import Examples, Task, Tokens, Vectors, place_of
     from srn_jax.training.network import Embedding, Network
-    from srn_jax.weights import Weights, read_weights, weights_of
 
 __version__ = "0.2.0"
 _MODULES = {  # where the public names are
     "analysis.stats": "summarise",
+    "answers": "Weights read_weights weights_of",
     "api": "Stopped atlas compare load_run resume train",
-    "arguments": "How",
+    "arguments": "How SECTIONS",
     "cells": "GRU LSTM SRN Cell Derivative ResidualSRN",
     "config": "ExperimentConfig SweepConfig",
     "ensemble.sweep": "Sweep",
     "errors": "UserError",
-    "presets": "SECTIONS write_data",
+    "places": "write_data",
     "run": "Run",
     "tasks.task": "Examples Task Tokens Vectors place_of",
     "training.network": "Embedding Network",
-    "weights": "Weights read_weights weights_of",
 }
 _PLACE = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_PLACE)
@@ -64,7 +64,3 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_PLACE[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]

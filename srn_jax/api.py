@@ -1,4 +1,4 @@
-"""Training from Python: `srn_jax.train`, `resume`, `load_run` and `compare`."""
+"""Training from Python: `srn_jax.train`, `resume`, `atlas`, `load_run` and `compare`."""
 
 import os
 import threading
@@ -8,18 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from srn_jax.arguments import How, call_of, configs_of, grown, how_of
+from srn_jax.arguments import How, configs_of, grown, how_of, with_presets
 from srn_jax.config import SweepConfig, check
 from srn_jax.errors import UserError, shown
-from srn_jax.naming import (
-    check_comparison_place,
-    default_folder,
-    has_more,
-    path_from,
-    point_to_newest,
-    run_folder,
-)
-from srn_jax.presets import with_presets
+from srn_jax.places import default_folder, drawing_in, path_from, point_to_newest, run_folder
 from srn_jax.runs.folder import holds_run, read_configs, read_run
 from srn_jax.runs.settings import is_nameless, table_of
 
@@ -33,10 +25,7 @@ TRAINING = threading.Lock()  # held while a run is trained
 
 
 class Stopped(KeyboardInterrupt):
-    """A run was asked to stop and has saved what it had; the same call goes on.
-
-    `signal` is what asked, and `folder` the run's.
-    """
+    """A run was asked to stop, by `signal`, and has saved what it had; the same call goes on."""
 
     def __init__(self, signal: int, folder: Path | None):
         super().__init__("stopped and saved, the same call goes on")
@@ -44,7 +33,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def train(
-    lengths: int | Iterable[int] | None = None,
+    lengths: int | str | Iterable[int] | None = None,
     seeds: int | Iterable[int] | None = None,
     *,
     folder: str | Path | bool | None = None,
@@ -60,7 +49,8 @@ def train(
     """Train all lengths and seeds at once, or what is left of it, and show how far it is.
 
     Args:
-        lengths: of the sequences; None takes all that `data` has, or the textbook's 5 to 35.
+        lengths: of the sequences; None takes all that `data` has, or the textbook's 5 to 35; "any"
+            trains one network on the sequences of all lengths in `data`.
         seeds: how many for each length, or which; None for 8.
         folder: of the run, where it can be continued; True for one of its own under `runs/`; None
             keeps the run in memory, until `run.save`.
@@ -86,16 +76,13 @@ def train(
     for name, value in (switches | {"textbook": textbook}).items():
         check(name, value, bool)
     with alone():
-        where = {} if folder is None or isinstance(folder, bool) else {"folder": folder}
-        told = {**given, **({"section": section} if section else {}), **where}
-        told |= {name: True for name, value in switches.items() if value}
-        how = how_of(given, call_of("train", told))
+        place = None if folder is None or isinstance(folder, bool) else path_from("folder", folder)
+        how = how_of(given, "train", {**given, "section": section, "folder": place, **switches})
         chosen = with_presets(given, section, quick, textbook)
         configs = configs_of(every_loss=every_loss, **chosen)
-        place = path_from("folder", folder) if where else None
         if folder is True:
-            place = default_folder(configs)
-            if not overwrite and has_more(place, configs):
+            place, more = default_folder(configs)
+            if more and not overwrite:
                 configs = read_configs(place, objects=chosen)
         return _train(configs, place, how, overwrite, textbook)
 
@@ -128,12 +115,8 @@ def resume(
     with alone():
         path = run_folder(folder)
         told = {"folder": path, "lengths": lengths, "seeds": seeds, **more}
-        told = {name: value for name, value in told.items() if value is not None}
-        how = how_of(more, call_of("resume", told))
-        found = {**(objects or {})}
-        for name, value in more.items():
-            found.setdefault(name, value)
-        configs = read_configs(path, objects=found, trust_code=trust_code)
+        how = how_of(more, "resume", told)
+        configs = read_configs(path, objects={**more, **(objects or {})}, trust_code=trust_code)
         return _train(grown(configs, lengths, seeds, more), path, how, False, textbook)
 
 
@@ -151,23 +134,25 @@ def atlas(
         cells: that shall be added to it, the user's own among them; a new one begins with ours.
         tasks: of `analysis.atlas.PLAN`; None for all.
         look: of the figure.
-        **settings: in place of those in `PLAN`, as `train` takes them.
+        **settings: in place of those in `PLAN`, as `train` and `resume` take them.
 
     Returns:
         A row for each task, measure and cell, see `analysis.atlas.atlas_table`.
     """
     from srn_jax.analysis.atlas import CELLS, PLAN, atlas_table, write_atlas
     from srn_jax.analysis.look import DEFAULT_LOOK
-    from srn_jax.runs.folder import read_configs
 
     where, records, added = path_from("folder", folder), {}, list(cells)
-    for task in PLAN if tasks is None else tasks:
-        known: list[Any] = list(CELLS) if not added or not where.exists() else []
+    chosen = [*PLAN] if tasks is None else list(tasks)
+    if unknown := [task for task in chosen if task not in PLAN]:
+        raise UserError(f"`task` must be of {', '.join(PLAN)}, got {shown(unknown[0])}")
+    for task in chosen:
         if (where / task / "run.json").exists():
-            objects = {"cell": added[-1]} if added else {}
-            known = [one.experiment.cell for one in read_configs(where / task, objects=objects)]
-        every = list(dict.fromkeys([*known, *added]))
-        run = train(folder=where / task, task=task, cell=every, **{**PLAN[task], **settings})
+            more: dict[str, Any] = {"cell": added} if added else {}
+            run = resume(where / task, **more, **settings)
+        else:
+            every = list(dict.fromkeys([*CELLS, *added]))
+            run = train(folder=where / task, task=task, cell=every, **PLAN[task] | settings)
         records[task] = run.stored.record
         write_atlas(records, where, look or DEFAULT_LOOK)
     return atlas_table(records)
@@ -228,7 +213,9 @@ def comparison_of(
     runs: Any, baseline: str | None = None, folder: Any = None, look: Any = None
 ) -> tuple[Any, list[Path]]:
     """The comparison that `compare` is about, and the files that it wrote."""
-    from srn_jax.run import Run, default_look
+    from srn_jax.analysis.look import DEFAULT_LOOK
+    from srn_jax.analysis.report import comparison
+    from srn_jax.run import Run
 
     if isinstance(runs, str | os.PathLike | Run) or not isinstance(runs, Iterable):
         raise UserError(f"`runs` must be several runs, or by their names, got {shown(runs)}")
@@ -240,18 +227,16 @@ def comparison_of(
             raise UserError(f"the name of a run must be one line of text, got {shown(name)}")
     if baseline is not None and baseline not in named:
         raise UserError(f"`baseline` must be one of {', '.join(named)}, got {shown(baseline)}")
-    from srn_jax.analysis.report import comparison
-
-    where = None if folder is None else path_from("folder", folder)
-    if where is not None:
-        check_comparison_place(where)
     loaded = {name: one if isinstance(one, Run) else load_run(one) for name, one in named.items()}
     found = comparison({name: run.stored.record for name, run in loaded.items()}, baseline)
-    return found, [] if where is None else found.write(where, look or default_look())
+    if folder is None:
+        return found, []
+    with drawing_in(path_from("folder", folder)):
+        return found, found.write(Path(folder), look or DEFAULT_LOOK)
 
 
 def _named(runs: list[Any]) -> dict[str, Any]:
-    """Runs by the last part of their folders, or all of it where that is not enough."""
+    # Runs by the last part of their folders, or all of it where that is not enough.
     paths = [run_folder(getattr(run, "folder", run) or "in memory") for run in runs]
     real = [path.resolve() for path in paths]
     if twice := [str(path) for path, own in zip(paths, real, strict=True) if real.count(own) > 1]:
@@ -278,7 +263,7 @@ def alone() -> Iterator[None]:
 def _train(
     configs: list[SweepConfig], folder: Path | None, how: How, overwrite: bool, textbook: bool
 ) -> "Run":
-    """Train variants, or what is left of them, and write the report; the caller is `alone`."""
+    # Train variants, or what is left of them, and write the report; the caller is `alone`.
     from srn_jax.phases import Phases
     from srn_jax.runs import devices
 
@@ -290,7 +275,6 @@ def _train(
     with phases("imports"):
         import jax
 
-        from srn_jax.run import Run
         from srn_jax.runs.progress import closing_lines, reporter_for
         from srn_jax.runs.train import Interrupted, RunOptions, train_run
         from srn_jax.runs.trial import try_out
@@ -299,11 +283,15 @@ def _train(
     first = jax.process_index() == 0
     if folder is not None and first:
         point_to_newest(folder)
-    drawing = threading.Thread(target=load_drawing)
-    drawing.start()  # beside the first compilation
+    drawing = threading.Thread(target=import_module, args=["srn_jax.run"])
+    drawing.start()  # beside the first compilation: what draws takes a second to load
     options = RunOptions(overwrite, how.checkpoint_every, how.chunk, how.kernel, how.command)
+    table = table_of(configs)
+    told = [pair for one in table["variants"] for pair in one.items()]
+    told += [("probes", probe) for probe in table["probes"]]
+    names = dict.fromkeys(f"{name}={value}" for name, value in told if is_nameless(value))
     with reporter_for(textbook, first) as reporter:
-        if folder is not None and (names := nameless(configs)):
+        if folder is not None and names:
             reporter.say(f"in no file, so load_run and resume need it again: {', '.join(names)}")
         try:
             stored = train_run(configs, folder, reporter, options, phases)
@@ -311,6 +299,8 @@ def _train(
             raise Stopped(stop.signal, folder) from None
         finally:
             drawing.join()
+    from srn_jax.run import Run
+
     run = Run(stored, how.platform)
     if folder is not None and first:
         run.report(phases=phases)
@@ -318,17 +308,3 @@ def _train(
     for line in closing_lines(stored.record) if textbook and first else ():
         reporter.say(line)
     return run
-
-
-def nameless(configs: list[SweepConfig]) -> list[str]:
-    """The objects that no file holds, by their settings, as a run records them."""
-    table = table_of(configs)
-    told = [*[pair for one in table["variants"] for pair in one.items()]]
-    told += [("probes", probe) for probe in table["probes"]]
-    return [*dict.fromkeys(f"{name}={value}" for name, value in told if is_nameless(value))]
-
-
-def load_drawing() -> None:
-    """Load what draws and writes the report, which takes a second."""
-    import_module("srn_jax.analysis.report")
-    import_module("srn_jax.analysis.figures")

@@ -19,11 +19,7 @@ from typing import Any
 from srn_jax.errors import UserError
 
 OWN = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")  # mine.py:Mine
-NOTHING_SAID = {  # by a class, of what it computes
-    *("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__annotations__"),
-    *("__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
-    *("__abstractmethods__", "_abc_impl"),
-}
+HOLDS = ("__func__", "__self__", "fget", "func", "args", "keywords")  # methods, partial functions
 
 
 def path_of(value: Any) -> Path | None:
@@ -35,8 +31,7 @@ def path_of(value: Any) -> Path | None:
 def resolve(value: Any, by_name: Mapping[str, Any]) -> Any:
     """The object that a setting means: itself, one of ours by its name, or one out of a file.
 
-    Raises:
-        UserError: for a name that nobody has, or a file that cannot be read or run.
+    Raises `UserError` for a name that nobody has, or a file that cannot be read or run.
     """
     if not isinstance(value, str):
         return value
@@ -48,32 +43,25 @@ def resolve(value: Any, by_name: Mapping[str, Any]) -> Any:
 
 
 def load_object(name: str) -> Any:
-    """The class, function or object that FILE.py:NAME names.
+    """The class, function or object that FILE.py:NAME names; the file runs once a content.
 
-    Raises:
-        UserError: if the file cannot be read or run, or has no such name; with the line, if the
-            mistake is in one.
+    Raises `UserError` with the line of a mistake, or if the file cannot be read or has no such
+    name.
     """
-    path = path_of(name)
+    path, wanted = path_of(name), name.rpartition(":")[2]
     if path is None:
         raise UserError(f"expected FILE.py:NAME, got {name!r}")
-    wanted = name.rpartition(":")[2]
-    found = vars(load_file(path))
-    if wanted not in found:
-        mine = [n for n, v in found.items() if getattr(v, "__module__", "") == found["__name__"]]
-        has = f", it has {', '.join(mine[:8])}" if mine else ""
-        raise UserError(f"{path}: nothing is called {wanted} in it{has}")
-    return found[wanted]
-
-
-def load_file(path: Path) -> types.ModuleType:
-    """Run a user's file, once for each content that it has."""
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason})") from None
-    return _run(path.absolute(), content)
+    found = vars(_run(path.absolute(), content))
+    if wanted not in found:
+        mine = [n for n, v in found.items() if getattr(v, "__module__", "") == found["__name__"]]
+        has = f", it has {', '.join(mine[:8])}" if mine else ""
+        raise UserError(f"{path}: nothing is called {wanted} in it{has}")
+    return found[wanted]
 
 
 @cache  # one class for one content: programs and types are compared by it
@@ -101,10 +89,8 @@ def name_of(value: Any, by_name: Mapping[str, Any]) -> Any:
     if not isinstance(value, type | types.FunctionType) or value.__module__ == "__main__":
         return value
     module = sys.modules.get(value.__module__)
-    path, name = getattr(module, "__file__", None), value.__qualname__
-    if path is None or not OWN.fullmatch(own := f"{path}:{name}"):
-        return value
-    if vars(module).get(name) is not value:  # it has been redefined since
+    own = f"{getattr(module, '__file__', None)}:{value.__qualname__}"
+    if path_of(own) is None or vars(module).get(value.__qualname__) is not value:
         return value
     try:
         same = source_digest(load_object(own)) == source_digest(value)
@@ -117,9 +103,7 @@ def name_of(value: Any, by_name: Mapping[str, Any]) -> Any:
 def own_mistakes(*owned: Any) -> Iterator[None]:
     """Turn an exception that comes out of a user's own code into one line that names the place.
 
-    Args:
-        owned: files, names FILE.py:NAME, or objects, whose code may be in no file; others, and
-            None, are passed over.
+    `owned` are files, names FILE.py:NAME, or objects; other names, and None, are passed over.
     """
     own = {name for one in owned for name in _files_of(one)}
     try:
@@ -139,18 +123,15 @@ def own_mistakes(*owned: Any) -> Iterator[None]:
 
 
 def _files_of(owned: Any) -> set[str]:
-    """The file names, as tracebacks have them, of a path, a name or an object's code."""
     path = owned if isinstance(owned, Path) else path_of(owned)
     if path is not None:
         return {str(path.absolute())}
-    if owned is None or isinstance(owned, str | int | float | tuple):
-        return set()
     kind = owned if isinstance(owned, type | types.FunctionType) else type(owned)
-    codes = [getattr(kind, "__code__", None)]
+    parts: list[Any] = [kind]
     for base in getattr(kind, "__mro__", ()):
         if not base.__module__.startswith(("srn_jax.", "flax.", "builtins")):
-            codes += [getattr(inspect.unwrap(v), "__code__", None) for v in vars(base).values()]
-    return {code.co_filename for code in codes if code is not None}
+            parts += map(inspect.unwrap, vars(base).values())
+    return {part.__code__.co_filename for part in parts if hasattr(part, "__code__")}
 
 
 def describe(value: Any) -> str:
@@ -163,13 +144,9 @@ def describe(value: Any) -> str:
         return value
     name = getattr(value, "__qualname__", "").rpartition("<locals>.")[2]
     if not name:
-        plain = {
-            key: one
-            for key, one in getattr(value, "__dict__", {}).items()
-            if isinstance(one, bool | int | float | str) and not key.startswith("_")
-        }
-        inside = " ".join(f"{key}={one}" for key, one in plain.items())[:60]
-        name = type(value).__name__ + (f"({inside})" if inside else "")
+        held = [(k, v) for k, v in getattr(value, "__dict__", {}).items() if k[0] != "_"]
+        plain = [f"{k}={v}" for k, v in held if isinstance(v, bool | int | float | str)]
+        name = type(value).__name__ + (f"({' '.join(plain)[:60]})" if plain else "")
     return f"{name}@{source_digest(value)[:8]}"
 
 
@@ -179,14 +156,13 @@ def source_digest(value: Any) -> str:
     That is the code of its functions and the values that they and it hold: `optax.adam(1e-3)` and
     `optax.adam(3e-3)` differ, and so do classes whose helper functions in a notebook do.
     """
-    digest, seen = hashlib.sha256(), {}
+    digest, seen = hashlib.sha256(), dict[int, Any]()
 
     def look(thing: Any) -> None:
         said, inside = _parts(thing)
-        digest.update(said if isinstance(said, bytes) else said.encode("utf-8", "replace"))
-        digest.update(b"\n")
+        digest.update(repr(said).encode("utf-8", "replace"))
         if id(thing) not in seen:  # or it holds itself
-            seen[id(thing)] = inside, thing  # kept, or another would get its number
+            seen[id(thing)] = thing, inside  # kept, or another would get its number
             for one in inside:
                 look(one)
 
@@ -194,53 +170,45 @@ def source_digest(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _parts(thing: Any) -> tuple[str | bytes, list[Any]]:
-    """What is said of an object itself, and what it holds."""
+def _parts(thing: Any) -> tuple[Any, list[Any]]:
+    # What is said of an object itself, and what it holds.
     if thing is None or isinstance(thing, bool | int | float | complex | str | bytes):
-        return repr(thing), []
-    if isinstance(thing, types.ModuleType):
-        return thing.__name__, []
+        return thing, []
     if isinstance(thing, types.CodeType):
-        names = repr((thing.co_names, thing.co_varnames)).encode()
-        return thing.co_code + names, [*thing.co_consts]
-    if isinstance(thing, type):
-        if not _is_own(thing):
-            return f"{thing.__module__}.{thing.__qualname__}", []
-        own = sorted((k, v) for k, v in vars(thing).items() if k not in NOTHING_SAID)
-        return thing.__qualname__, [*thing.__bases__, *(part for pair in own for part in pair)]
+        return (thing.co_code, thing.co_names, thing.co_varnames), [*thing.co_consts]
     if isinstance(thing, types.FunctionType):
         cells = [cell for cell in thing.__closure__ or () if cell != types.CellType()]
         held = [thing.__defaults__, thing.__kwdefaults__, *(c.cell_contents for c in cells)]
-        if not _is_own(thing):
-            return f"{thing.__module__}.{thing.__qualname__}", held
-        used = [thing.__globals__[n] for n in _names(thing.__code__) if n in thing.__globals__]
-        return thing.__qualname__, [*held, thing.__code__, *used]
+        if _is_own(thing):
+            used = [thing.__globals__.get(name) for name in _names(thing.__code__)]
+            return thing.__qualname__, [*held, thing.__code__, *used]
+        return (thing.__module__, thing.__qualname__), held
+    if isinstance(thing, type) and _is_own(thing):
+        own = [(k, v) for k, v in sorted(vars(thing).items()) if callable(v) or k[:2] != "__"]
+        return thing.__qualname__, [*thing.__bases__, *own]
+    if isinstance(thing, type | types.ModuleType):
+        return repr(thing), []
     if isinstance(thing, Mapping):
-        return "mapping", [part for pair in thing.items() for part in pair]
-    if isinstance(thing, tuple | list):
-        return type(thing).__qualname__, [*thing]
-    if isinstance(thing, set | frozenset):
-        return "set", sorted(thing, key=repr)
+        return "mapping", [*thing.items()]
+    if isinstance(thing, tuple | list | set | frozenset):
+        return len(thing), sorted(thing, key=repr) if isinstance(thing, set | frozenset) else [
+            *thing
+        ]
     if hasattr(thing, "__array__"):
         array = thing.__array__()
-        return f"{array.dtype} {array.shape}".encode() + array.tobytes(), []
-    kept = ("__func__", "__self__", "fget", "func", "args", "keywords", "__wrapped__")
-    held = [getattr(thing, name) for name in kept if hasattr(thing, name)]
+        return (str(array.dtype), array.shape, array.tobytes()), []
+    held = [getattr(thing, name) for name in HOLDS if hasattr(thing, name)]
     return type(thing).__qualname__, [type(thing), *held, dict(getattr(thing, "__dict__", {}))]
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """The names that code asks of its module, in the functions within it as well."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
     return [*code.co_names, *(name for one in inner for name in _names(one))]
 
 
 def _is_own(thing: Any) -> bool:
-    """Whether code is the user's, and not of a library, which has a version."""
+    # Whether code is the user's, and not of a library, which has a version.
     name = thing.__module__ or ""
-    if name == "__main__":
-        return True
-    file = Path(getattr(sys.modules.get(name), "__file__", None) or "")
-    if name.partition(".")[0] in sys.stdlib_module_names | {"srn_jax"}:
-        return False
-    return not {"site-packages", "dist-packages"} & set(file.parts)
+    file = getattr(sys.modules.get(name), "__file__", None) or ""
+    known = name.partition(".")[0] in sys.stdlib_module_names | {"srn_jax"}
+    return name == "__main__" or not (known or re.search("(site|dist)-packages", file))

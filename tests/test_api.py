@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import srn_jax
-from srn_jax import arguments, naming
+from srn_jax import arguments, places
 from srn_jax.errors import UserError
 from srn_jax.interop.textbook_files import textbook_splits, write_splits
 
@@ -192,7 +192,7 @@ def test_runs_are_compared_as_a_table(plain, stored, tmp_path):
         (lambda: srn_jax.train(folder=5), "`folder` must be a path, got 5"),
         (lambda: srn_jax.train(folder=""), "`folder` must be a path, got ''"),
         (lambda: srn_jax.train(data=5), "`data` must be a path, got 5"),
-        (lambda: srn_jax.train(data="nowhere"), "nowhere: no such folder of data"),
+        (lambda: srn_jax.train(data="nowhere"), "nowhere: no data in it"),
         (lambda: srn_jax.train(overwrite="no"), "`overwrite` must be true or false, got 'no'"),
         (lambda: srn_jax.train(steps=5, epochs=3), "`steps` and `epochs` both say how long"),
         (lambda: srn_jax.train(section="7"), "`section` must be one of 6.1, .* got '7'"),
@@ -243,7 +243,7 @@ def test_what_a_run_grows_by_is_added_to_each_variant_once():
 
 
 def test_presets_give_what_was_not_given():
-    from srn_jax.presets import with_presets
+    from srn_jax.arguments import with_presets
 
     chosen = with_presets({"epochs": 7, "seeds": 2}, "6.2", True, False)
     assert (chosen["epochs"], chosen["seeds"], chosen["lengths"]) == (7, 2, (5, 10))
@@ -294,7 +294,7 @@ def test_a_folder_is_named_by_what_the_run_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def named(*given, **settings):
-        return naming.name_of_run(arguments.configs_of(*given, **settings))
+        return places.name_of_run(arguments.configs_of(*given, **settings))
 
     assert named() == "srn-8seeds"
     assert named(cell=["srn", "lstm"]) == "srn+lstm-8seeds"
@@ -308,11 +308,11 @@ def test_the_same_call_finds_its_folder_again_and_another_one_does_not(tmp_path,
     monkeypatch.chdir(tmp_path)
     one = srn_jax.train(3, 1, folder=True, **SMALL)
     assert one.folder == Path("runs/srn-L3-1seed")
-    assert naming.run_folder("runs/latest").resolve() == one.folder.resolve()
+    assert places.run_folder("runs/latest").resolve() == one.folder.resolve()
     other = arguments.configs_of(3, 1, learning_rate=0.5, **SMALL)
-    folder = naming.default_folder(other)
-    assert folder.name.startswith("srn-L3-1seed-") and naming.default_folder(other) == folder
-    assert naming.default_folder(arguments.configs_of(3, 1, **SMALL)) == one.folder
+    folder, _ = places.default_folder(other)
+    assert folder.name.startswith("srn-L3-1seed-")
+    assert places.default_folder(arguments.configs_of(3, 1, **SMALL)) == (one.folder, False)
     srn_jax.resume(one.folder, seeds=2)
     again = srn_jax.train(3, 1, folder=True, **SMALL)  # has grown, and is shown as it is
     assert again.folder == one.folder and len(again.results) == 2
@@ -321,7 +321,7 @@ def test_the_same_call_finds_its_folder_again_and_another_one_does_not(tmp_path,
 def test_the_newest_run_is_a_link_or_a_file_and_nothing_of_the_users_is_lost(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
-        naming.point_to_newest(Path("runs") / name)
+        places.point_to_newest(Path("runs") / name)
         assert Path("runs/latest").readlink() == Path(name)
     Path("runs/latest").unlink()
 
@@ -329,16 +329,16 @@ def test_the_newest_run_is_a_link_or_a_file_and_nothing_of_the_users_is_lost(tmp
         raise OSError
 
     monkeypatch.setattr(Path, "symlink_to", no_links)
-    naming.point_to_newest(Path("runs/three"))
+    places.point_to_newest(Path("runs/three"))
     assert Path("runs/latest").read_text() == "three\n"
-    assert naming.run_folder("runs/latest") == Path("runs/three")
+    assert places.run_folder("runs/latest") == Path("runs/three")
     Path("runs/latest").write_text("../../etc\n")
-    assert naming.run_folder("runs/latest") == Path("runs/latest")
+    assert places.run_folder("runs/latest") == Path("runs/latest")
     Path("runs/latest").unlink()
     Path("runs/latest").mkdir()
-    naming.point_to_newest(Path("runs/four"))
+    places.point_to_newest(Path("runs/four"))
     assert Path("runs/latest").is_dir()
-    naming.point_to_newest(tmp_path / "elsewhere")
+    places.point_to_newest(tmp_path / "elsewhere")
     assert not (tmp_path / "latest").exists()
 
 
@@ -364,7 +364,8 @@ def test_the_command_of_a_report_can_be_pasted(stored):
 
 
 def test_train_says_of_every_argument_what_it_is():
-    for function in (srn_jax.train, srn_jax.resume, srn_jax.load_run, srn_jax.compare):
+    for name in ("train", "resume", "load_run", "compare", "atlas"):
+        function = getattr(srn_jax, name)
         for name, parameter in inspect.signature(function).parameters.items():
             stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
             assert f"{stars}{name}:" in function.__doc__

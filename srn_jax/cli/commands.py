@@ -9,12 +9,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from srn_jax import api
+from srn_jax.arguments import How
 from srn_jax.cli import options as cli
 from srn_jax.config import CELLS, TEXTBOOK_LENGTHS, ExperimentConfig, check, check_list
 from srn_jax.errors import UserError
+from srn_jax.places import run_folder, write_data
+from srn_jax.runs import devices
 
 PRESETS = ("section", "quick", "textbook", "data", "probes", "every_loss", "overwrite", "folder")
-HOW = ("platform", "cpu_devices", "checkpoint_every", "chunk", "kernel")
+SETTINGS = [field.name for field in fields(ExperimentConfig)]
 
 
 def sweep(arguments: list[str]) -> None:
@@ -22,37 +26,42 @@ def sweep(arguments: list[str]) -> None:
 
     python scripts/sweep.py --cell srn lstm              # several values: trained and compared
     python scripts/sweep.py --resume RUN --seeds 64      # adds to the same run
+    python scripts/sweep.py --atlas DIR --cell mine.py:Mine   # adds a cell to every task's run
     """
     parser = cli.Parser(sweep.__doc__)
-    cli.add_options(parser, "platform")
-    cli.add_sweep_options(parser)
-    cli.add_options(parser, "run", "several processes")
+    settings = "settings (several values of one are compared)"
+    cli.add_options(parser, "platform", settings, "run", "several processes")
     options = parser.parse_args(arguments)
-    from srn_jax import api
-
-    given = {name: getattr(options, name) for name in ("lengths", *PRESETS)}
+    given = {name: getattr(options, name) for name in ("lengths", *PRESETS, *SETTINGS)}
     given["seeds"] = options.seeds if options.first_seed is None else cli.seeds_chosen(options)
-    given |= {f.name: getattr(options, f.name) for f in fields(ExperimentConfig)}
     given = {name: value for name, value in given.items() if not (value is None or value is False)}
-    given |= {name: getattr(options, name) for name in HOW}
-    given["command"] = shlex.join([*cli.called("sweep"), *arguments])
-    place = cli.distributed_of(options)
     fixed = [name for name in PRESETS if name in given and name != "textbook"]
     if options.resume is not None and fixed:
         raise UserError(f"`resume` takes that from the run, leave out `{fixed[0]}`")
+    if options.atlas is not None and (fixed or options.textbook or options.resume is not None):
+        fixed += [name for name in ("textbook", "resume") if getattr(options, name)]
+        raise UserError(f"`atlas` has runs of its own, leave out `{fixed[0]}`")
+    given |= {field.name: getattr(options, field.name, "") for field in fields(How)}
+    given["command"] = shlex.join([*cli.called("sweep"), *arguments])
+    place = cli.distributed_of(options)
     if place is not None:
-        from srn_jax.runs import devices
-
         print("waiting for the other processes", flush=True)
         devices.configure(options.platform, options.cpu_devices, place)
     try:
+        if options.atlas is not None:
+            chosen = {"cells": given.pop("cell", ()), "tasks": given.pop("task", None)}
+            table = api.atlas(options.atlas, **chosen, **given)
+            shown = table[["task", "measure", "cell", "seeds", "text"]].to_string(index=False)
+            print(f"\n{shown}\n\natlas: {Path(options.atlas) / 'atlas.png'}")
+            return
         if options.resume is not None:
             run = api.resume(options.resume, trust_code=options.trust_code, **given)
         else:
             run = api.train(**{"folder": True, **given})
     except api.Stopped as stop:
-        words = ["--resume", str(stop.folder)]
-        words += ["--platform", options.platform] if options.platform != "auto" else []
+        words = ["--resume", str(stop.folder)] if options.atlas is None else arguments
+        if options.platform not in ("auto", *words):
+            words += ["--platform", options.platform]
         print(f"stopped; to go on: {shlex.join([*cli.called('sweep'), *words])}")
         sys.exit(128 + stop.signal)
     import jax
@@ -71,7 +80,7 @@ def evaluate(arguments: list[str]) -> None:
     cli.add_options(parser, "a run", "networks of a run")
     data = "test on DIR/<length>/test.txt [the run's own data]"
     predict = 'what the networks answer to a sequence like "3 4 0"'
-    parser.add_argument("--data", type=cli.path, metavar="DIR", help=data)
+    parser.add_argument("--data", **cli.PATH, help=data)
     parser.add_argument("--predict", metavar="TOKENS", help=predict)
     cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
@@ -80,14 +89,11 @@ def evaluate(arguments: list[str]) -> None:
     chosen: Any = options.variant, options.lengths, cli.seeds_chosen(options), options.which
     run = open_run(options)
     if options.predict is not None:
-        from srn_jax.predictions import summary_of
+        from srn_jax.answers import summary_of
 
         table = run.predict(options.predict, *chosen)
-        if "right" in table:
-            shown = table.assign(right=table.right.map({True: "yes", False: ""}))
-        else:
-            shown = table
-        print(shown.rename(columns={"length": "trained on length"}).to_string(index=False))
+        shown = table.rename(columns={"length": "trained on length"})
+        print(shown.replace({"right": {True: "yes", False: ""}}).to_string(index=False))
         print(f"\n{summary_of(table)}")
         return
     table = run.evaluate(options.data, *chosen)
@@ -106,19 +112,16 @@ def plot(arguments: list[str]) -> None:
     add = parser.add_argument
     add("runs", nargs="+", type=cli.path, metavar="RUN", help="run folders")
     out = "where it goes [the run's folder; of several, comparison beside the first]"
-    add("--out", dest="folder", type=cli.path, metavar="DIR", help=out)
-    add("--labels", nargs="+", metavar="NAME", help="names for the runs")
-    add("--baseline", metavar="NAME", help="the run to compare with [the first]")
-    add("--variant", metavar="NAME", help="draw this one of a run alone [all]")
-    add("--trust-code", action="store_true", help="run the Python in the runs, whoever wrote it")
+    add("--out", dest="folder", **cli.PATH, help=out)
+    add("--labels", nargs="+", **cli.NAME, help="names for the runs")
+    add("--baseline", **cli.NAME, help="the run to compare with [the first]")
+    add("--variant", **cli.NAME, help="draw this one of a run alone [all]")
+    add(cli.TRUST, **cli.SWITCH, help="run the Python in the runs, whoever wrote it")
     cli.add_options(parser, "look of the figures", "platform")
     parser.set_defaults(platform="cpu")  # the accelerator may be busy with the run itself
     options = parser.parse_args(arguments)
-    from srn_jax import api
-    from srn_jax.naming import run_folder
-
-    several = len(options.runs) > 1
-    if not several and (options.baseline or options.labels) is not None:
+    labels, several = options.labels, len(options.runs) > 1
+    if not several and (options.baseline or labels) is not None:
         raise UserError("`labels` and `baseline` are for several runs, and this is one")
     if several and options.variant is not None:
         raise UserError("`variant` is for a single run, and these are several")
@@ -130,7 +133,6 @@ def plot(arguments: list[str]) -> None:
             raise UserError("`variant` is drawn in a folder of its own, give `folder`")
         print("written:", *runs[0].report(options.folder, look, variant), sep="\n  ")
         return
-    labels = options.labels
     if labels is not None and (len(labels) != len(runs) or len(set(labels)) < len(labels)):
         wanted = f"{len(runs)} different names, one for each run"
         raise UserError(f"`labels` must be {wanted}, got {', '.join(labels)}")
@@ -154,7 +156,7 @@ def explain(arguments: list[str]) -> None:
     add("--threshold", type=cli.NUMBER, default=0.5, metavar="X", help=solver)
     add("--gates", metavar="TOKENS", help='draw the gates along a sequence like "3 4 0"')
     add("--seed", **cli.SEED, help="whose gates [the first]")
-    add("--out", dest="folder", type=cli.path, metavar="DIR", help="folder [RUN/explanation]")
+    add("--out", dest="folder", **cli.PATH, help="folder [RUN/explanation]")
     cli.add_options(parser, "look of the figures", "platform")
     options = parser.parse_args(arguments)
     check("threshold", options.threshold, float, low=0, high=1)
@@ -197,19 +199,18 @@ def convert(arguments: list[str]) -> None:
     """
     parser = cli.Parser(convert.__doc__)
     add = parser.add_argument
-    trust = "run the Python in RUN though the files that it came from are gone"
     add("run", nargs="?", type=cli.path, metavar="RUN", help="take a network of this run folder")
-    add("--variant", metavar="NAME", help="of a run with several")
+    add("--variant", **cli.NAME, help="of a run with several")
     add("--length", type=cli.WHOLE, metavar="L", help="length it was trained on")
     add("--seed", **cli.SEED, help="its seed")
     add("--which", choices=("best", "last"), help="its parameters [best]")
-    add("--trust-code", action="store_true", help=trust)
+    add(cli.TRUST, **cli.SWITCH, help="run the Python in RUN though its files are gone")
     kinds = "take weights: .pth, .pt or .npz"
     add("--from", dest="source", type=cli.path, metavar="FILE", help=kinds)
     add("--to", type=cli.path, metavar="FILE", help="write the weights to a file of such a kind")
     add("--cell", choices=CELLS, help="what FILE has the weights of [as its names say]")
-    add("--overwrite", action="store_true", help="lose a file that is there")
-    add("--evaluate", type=cli.path, metavar="DIR", help="test them on DIR/<length>/test.txt")
+    add("--overwrite", **cli.SWITCH, help="lose a file that is there")
+    add("--evaluate", **cli.PATH, help="test them on DIR/<length>/test.txt")
     cli.add_options(parser, "platform")
     options = parser.parse_args(arguments)
     from_run = options.length, options.seed, options.which
@@ -225,14 +226,17 @@ def convert(arguments: list[str]) -> None:
         raise UserError("nothing to do, give `to` FILE or `evaluate` DIR")
     if options.to is not None and Path(options.to).exists() and not options.overwrite:
         raise UserError(f"{options.to} is there already, choose another name or `overwrite` it")
-    from srn_jax import weights
-
     if options.run is None:
         start(options)
-        found = weights.read_weights(options.source, options.cell)
+        from srn_jax import answers
+
+        found = answers.read_weights(options.source, options.cell)
     else:
         chosen = options.length, options.seed, options.variant, options.which or "best"
-        found = weights.weights_of(open_run(options), *chosen)
+        run = open_run(options)
+        from srn_jax import answers
+
+        found = answers.weights_of(run, *chosen)
     if options.evaluate is not None:
         print(found.evaluate(options.evaluate).to_string(index=False))
         print("test loss: the mean over examples")
@@ -245,19 +249,16 @@ def generate_data(arguments: list[str]) -> None:
 
     They are DIR/<length>/{train,dev,test}.txt.
     """
-    from srn_jax.interop.textbook_files import TEXTBOOK_MULTIPLICITIES
-    from srn_jax.presets import write_data
-
     parser = cli.Parser(generate_data.__doc__)
     add = parser.add_argument
     lengths = "sequence lengths [5 10 15 20 25 30 35]"
     sizes = "examples for each pair of digits in train, dev and test [3 1 1]"
-    three: dict[str, Any] = {"nargs": 3, "type": cli.WHOLE, "default": TEXTBOOK_MULTIPLICITIES}
-    add("--out", dest="folder", required=True, type=cli.path, metavar="DIR", help="folder")
+    three: dict[str, Any] = {"nargs": 3, "type": cli.WHOLE, "default": (3, 1, 1)}
+    add("--out", dest="folder", required=True, **cli.PATH, help="folder")
     add("--lengths", "--length", **cli.LENGTHS, default=TEXTBOOK_LENGTHS, help=lengths)
     add("--multiplicities", **three, metavar="K", help=sizes)
     add("--seed", **cli.SEED, default=0, help="of the stream [0]")
-    add("--overwrite", action="store_true", help="lose other data in these files")
+    add("--overwrite", **cli.SWITCH, help="lose other data in these files")
     options = parser.parse_args(arguments)
     check_list("lengths", tuple(options.lengths), int, low=3, high=100_000)
     for multiplicity in options.multiplicities:
@@ -271,16 +272,11 @@ def generate_data(arguments: list[str]) -> None:
 
 def open_run(options: Any) -> Any:
     """The run that a command is about; JAX starts where the options say."""
-    from srn_jax import api
-
     start(options)
     return api.load_run(options.run, trust_code=options.trust_code)
 
 
 def start(options: Any) -> None:
     """Start JAX where the options say."""
-    from srn_jax.arguments import How
-    from srn_jax.runs import devices
-
     how = How(options.platform, options.cpu_devices)
     devices.start(how.platform, how.cpu_devices)

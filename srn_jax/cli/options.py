@@ -10,32 +10,21 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from srn_jax import errors
-from srn_jax.config import (
-    PROBES,
-    TEXTBOOK_LENGTHS,
-    ExperimentConfig,
-    check,
-    option_name,
-)
+from srn_jax.arguments import SECTIONS, How
+from srn_jax.config import PROBES, TEXTBOOK_LENGTHS, ExperimentConfig, check, option_name
 from srn_jax.errors import UserError, closest
-from srn_jax.presets import SECTIONS
-from srn_jax.runs.devices import PLATFORMS, Distributed
+from srn_jax.runs.devices import Distributed
 
 if TYPE_CHECKING:
     from srn_jax.analysis.look import Look
 
 GARBAGE = 100_000  # objects after which Python looks for it: the libraries make a million that stay
 OUT_OF_MEMORY = re.compile("out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)  # XLA's words
-DEVICE_FAILS = re.compile(  # XLA's words for a device, a driver or a connection that is lost
-    "(Jax|Xla)RuntimeError: (INTERNAL|UNAVAILABLE|ABORTED|UNKNOWN|DATA_LOSS|FAILED_PRECONDITION)"
-    "(?!.*Traceback)",  # nor what a callback of the user's own has raised
-    re.DOTALL,
-)
 OPTIONS: dict[str, str] = {}  # of the command that is running, by the names of arguments
 
 
@@ -54,13 +43,12 @@ class Parser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             wrong = next((word for word in unknown if word.startswith("--")), "").partition("=")[0]
-            known = {option.strip("-").replace("-", "_") for option in self._option_string_actions}
-            by_dest = {dest: option for dest, option in OPTIONS.items() if dest not in known}
-            meant = (
-                closest(wrong.strip("-").replace("-", "_"), [*by_dest, *known]) if wrong else None
-            )
-            option = by_dest.get(meant or "", option_name(meant or ""))
-            hint = f"did you mean {option}?" if meant else "see --help"
+            known = {
+                word.strip("-").replace("-", "_"): word for word in self._option_string_actions
+            }
+            known = {**OPTIONS, **known}
+            meant = closest(wrong.strip("-").replace("-", "_"), known) if wrong else None
+            hint = f"did you mean {known[meant]}?" if meant else "see --help"
             self.error(f"unrecognized arguments: {' '.join(unknown)}", hint)
         return options
 
@@ -80,9 +68,6 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     The exit status is 2 for a user's mistake, 1 for a failure of the machine (a full disk), and
     128 + n where signal n stopped it.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # it was closed, and its number must not become a file's
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
         sys.stdout.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # a notebook has set one for its own kernel
@@ -102,13 +87,10 @@ def run_script(main: Callable[[list[str]], None]) -> NoReturn:
     except OSError as error:
         sys.exit(complain(error, 1))
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+            reason = (str(error) or "Python has none").splitlines()[0][:200]
             advice = "fewer --seeds, smaller sizes, or a smaller --chunk"
             sys.exit(complain(f"not enough memory ({reason}): {advice}", 1))
-        if DEVICE_FAILS.match(f"{type(error).__name__}: {error}"):
-            advice = "the same command goes on from the newest checkpoint"
-            sys.exit(complain(f"the devices have failed ({reason}): {advice}", 1))
         traceback.print_exc()
         sys.exit(1)
     sys.exit(0)
@@ -120,24 +102,20 @@ def complain(problem: object, status: int) -> int:
     return status
 
 
-def number_of(kind: type) -> Callable[[str], Any]:
-    """A converter for argparse that says what it expected."""
+def number_of(kind: type, *words: str) -> Callable[[str], Any]:
+    """A converter for argparse that says what it expected; it takes some words as they are."""
 
     def convert(text: str) -> Any:
+        if text in words or (".py:" in text and ".py:" in words):
+            return None if text == "none" else text
         try:
             return kind(text if text.isascii() else "")
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not {wanted}{comma_hint(text)}"
-            ) from None
+            said = f"{text!r} is not {wanted}{comma_hint(text)}"
+            raise argparse.ArgumentTypeError(said) from None
 
     return convert
-
-
-def or_none_of(kind: type) -> Callable[[str], Any]:
-    """A converter for argparse that takes the word none as well."""
-    return lambda text: None if text == "none" else number_of(kind)(text)
 
 
 def comma_hint(text: str) -> str:
@@ -168,100 +146,98 @@ WHOLE, NUMBER = number_of(int), number_of(float)
 LENGTHS: dict[str, Any] = {"nargs": "+", "type": WHOLE, "metavar": "L"}  # the same in all scripts
 COUNT: dict[str, Any] = {"type": WHOLE, "metavar": "N"}
 SEED: dict[str, Any] = {"type": WHOLE, "metavar": "S"}
+PATH: dict[str, Any] = {"type": path, "metavar": "DIR"}
+NAME: dict[str, Any] = {"metavar": "NAME"}
+SWITCH: dict[str, Any] = {"action": "store_true"}
+LENGTH, TRUST = ("--lengths", "--length"), "--trust-code"
+GROUPS: dict[str, list[tuple[Any, dict[str, Any], str]]] = {  # of options that commands share
+    "a run": [
+        ("run", {"type": path, "metavar": "RUN"}, "run folder, or runs/latest"),
+        ("--variant", NAME, "of a run with several [all]"),
+        (TRUST, SWITCH, "run the Python in RUN though the files that it came from are gone"),
+    ],
+    "networks of a run": [
+        (LENGTH, LENGTHS, "only of these lengths [all]"),
+        ("--seeds", COUNT, "how many seeds for each length [all]"),
+        ("--first-seed", SEED, "the first one; it alone without --seeds [0]"),
+        ("--which", {"choices": ("best", "last"), "default": "best"}, "parameters [best]"),
+    ],
+    "run": [
+        ("--out", PATH | {"dest": "folder"}, "run folder [runs/NAME, by what it is]"),
+        ("--resume", PATH, "go on with this run; with --seeds, --lengths or settings, add them"),
+        ("--atlas", PATH, "every cell on every task, in this folder; --cell adds to them"),
+        ("--overwrite", SWITCH, "lose a run that the folder has"),
+        ("--every-loss", SWITCH, "keep the training loss of every step [every 100th]"),
+        (TRUST, SWITCH, "of a run that is resumed: run the Python in it, whoever wrote it"),
+    ],
+    "look of the figures": [
+        ("--width", {"type": NUMBER, "metavar": "INCHES"}, "with type to match"),
+        ("--format", NAME | {"dest": "formats", "nargs": "+"}, "pdf, png, svg [pdf png]"),
+        ("--title", NAME, r"above every figure; $x$ is mathematics, \$ a dollar"),
+        ("--style", PATH, "file of Matplotlib's settings, for fonts and colours"),
+    ],
+    "several processes": [
+        ("--distributed", SWITCH, "be one of several that JAX finds on Slurm, Kubernetes, ..."),
+        ("--coordinator", NAME, "address of process 0, HOST:PORT"),
+        ("--processes", COUNT, "how many there are"),
+        ("--process", COUNT, "which this is, from 0"),
+    ],
+    "settings (several values of one are compared)": [
+        ("--section", {"choices": SECTIONS}, "settings of a section of the textbook's chapter 6"),
+        (
+            LENGTH,
+            LENGTHS | {"type": number_of(int, "any")},
+            f"sequence lengths [{' '.join(map(str, TEXTBOOK_LENGTHS))}]; any: all of --data in one",
+        ),
+        ("--seeds", COUNT, "how many seeds for each length [8]"),
+        ("--first-seed", SEED, "the first one [0]"),
+        (
+            ("--probes", "--probe"),
+            NAME | {"nargs": "+", "type": name_in(*PROBES)},
+            f"record at every step: {', '.join(PROBES)}, or FILE.py:NAME",
+        ),
+        ("--data", PATH, "train on the files DIR/<length>/{train,dev,test}.txt"),
+        ("--quick", SWITCH, "2 lengths, 4 seeds, 40 epochs: a look in seconds"),
+        ("--textbook", SWITCH, "one seed on the textbook's own files, with its program's lines"),
+    ],
+}
+PLATFORM = fields(How)[:2]
 
 
 def add_options(parser: Parser, *names: str) -> None:
     """Add groups of options that several commands share, by the titles of the groups."""
     for name in names:
-        add = parser.add_argument_group(name).add_argument
-        match name:
-            case "platform":
-                add("--platform", choices=PLATFORMS, default="auto", help="where to run")
-                add("--cpu-devices", **COUNT, help="devices on a CPU [one a core]")
-            case "a run":
-                trust = "run the Python in RUN though the files that it came from are gone"
-                add("run", type=path, metavar="RUN", help="run folder, or runs/latest")
-                add("--variant", metavar="NAME", help="of a run with several [all]")
-                add("--trust-code", action="store_true", help=trust)
-            case "networks of a run":
-                which = "parameters to restore [best]"
-                add("--lengths", "--length", **LENGTHS, help="only of these lengths [all]")
-                add("--seeds", **COUNT, help="how many seeds for each length [all]")
-                add("--first-seed", **SEED, help="the first one; it alone without --seeds [0]")
-                add("--which", choices=("best", "last"), default="best", help=which)
-            case "run":
-                out = "run folder [runs/NAME, by what it is]"
-                resume = "go on with this run; with --seeds, --lengths or settings, add them to it"
-                often = "seconds between checkpoints [30, or more, to stay under 2 %% of the time]"
-                chunk = "experiments side by side on a device [1 on a CPU, what fits elsewhere]"
-                kernel = "train by kernels written for GPUs [where they suit: newer ones of NVIDIA]"
-                trust = "of a run that is resumed: run the Python in it, whoever wrote it"
-                losses = "keep the training loss of every step [every 100th]"
-                add("--out", dest="folder", type=path, metavar="DIR", help=out)
-                add("--resume", type=path, metavar="RUN", help=resume)
-                add("--overwrite", action="store_true", help="lose a run that the folder has")
-                add("--checkpoint-every", type=NUMBER, metavar="S", help=often)
-                add("--chunk", **COUNT, help=chunk)
-                add("--kernel", action=argparse.BooleanOptionalAction, help=kernel)
-                add("--every-loss", action="store_true", help=losses)
-                add("--trust-code", action="store_true", help=trust)
-            case "look of the figures":
-                formats = "pdf, png or svg, or several [pdf png]"
-                title = r"above every figure; $x$ is mathematics, \$ a dollar"
-                style = "style sheet of Matplotlib's, for fonts and colours"
-                add("--width", type=NUMBER, metavar="INCHES", help="with type to match")
-                add("--format", dest="formats", nargs="+", metavar="KIND", help=formats)
-                add("--title", metavar="WORDS", help=title)
-                add("--style", type=path, metavar="FILE", help=style)
-            case "several processes":
-                found = "be one of several that JAX finds on Slurm, Kubernetes or Cloud TPU"
-                add("--distributed", action="store_true", help=found)
-                add("--coordinator", metavar="HOST:PORT", help="address of process 0")
-                add("--processes", **COUNT, help="how many there are")
-                add("--process", type=WHOLE, metavar="I", help="which this is, from 0")
+        group = parser.add_argument_group(name)
+        for words, how, told in GROUPS.get(name, ()):
+            group.add_argument(*([words] if isinstance(words, str) else words), **how, help=told)
+        if name.startswith("settings"):
+            add_knobs(group, fields(ExperimentConfig), several=True)
+        if name in ("platform", "run"):
+            add_knobs(group, PLATFORM if name == "platform" else fields(How)[2:-1])
 
 
-def add_sweep_options(parser: Parser) -> None:
-    """The settings of a sweep; those of the experiment may take several values, to compare them."""
-    add = parser.add_argument_group("settings (several values of one are compared)").add_argument
-    sections = "settings of a section of the textbook's chapter 6, where no others are given"
-    lengths = f"sequence lengths [{' '.join(map(str, TEXTBOOK_LENGTHS))}]"
-    add("--section", choices=SECTIONS, help=sections)
-    add("--lengths", "--length", **LENGTHS, help=lengths)
-    add("--seeds", **COUNT, help="how many seeds for each length [8]")
-    add("--first-seed", **SEED, help="the first one [0]")
-    for field in fields(ExperimentConfig):
+def add_knobs(group: Any, knobs: Iterable[Field[Any]], several: bool = False) -> None:
+    """Add an option for each field of a configuration, of which one may have several values."""
+    for field in knobs:
         told, name = field.metadata, option_name(field.name)
         kinds = set(get_args(field.type)) or {field.type}
-        if bool in kinds:
-            add(name, action="append_const", const=True, help=told["help"])
-            continue
-        kind = next((one for one in (int, float) if one in kinds), str)
         known = ", ".join([*told["choices"], *(["FILE.py:NAME"] if told["own"] else [])])
         usual = "none" if field.default is None else field.default
-        add(
-            name,
-            nargs="+",
-            type=_converter(kind, type(None) in kinds, told),
-            metavar={int: "N", float: "X", str: "NAME"}[kind],
-            help=f"{told['help']}{': ' if known else ''}{known} [{usual}]".replace("%", "%%"),
+        text = f"{told['help']}{': ' if known else ''}{known}".replace("%", "%%")
+        text += "" if text.endswith("]") else f" [{usual}]"
+        if bool in kinds:
+            how: dict[str, Any] = {"action": "append_const", "const": True}
+            group.add_argument(
+                name, help=text, **(how if several else {"action": argparse.BooleanOptionalAction})
+            )
+            continue
+        kind = next((one for one in (int, float) if one in kinds), str)
+        words = [w for w, has in (("none", type(None) in kinds), (".py:", told["own"])) if has]
+        how = {"nargs": "+"} if several else {"default": field.default}
+        how["type"] = name_in(*told["choices"]) if kind is str else number_of(kind, *words)
+        group.add_argument(
+            name, metavar={int: "N", float: "X", str: "NAME"}[kind], help=text, **how
         )
-    probes = f"record at every step: {', '.join(PROBES)}, or FILE.py:NAME"
-    data = "train on the files DIR/<length>/{train,dev,test}.txt"
-    quick = "2 lengths, 4 seeds, 40 epochs: a look in seconds"
-    book = "one seed on the textbook's own files, with the lines that its program prints"
-    add("--probes", "--probe", nargs="+", type=name_in(*PROBES), metavar="NAME", help=probes)
-    add("--data", type=path, metavar="DIR", help=data)
-    add("--quick", action="store_true", help=quick)
-    add("--textbook", action="store_true", help=book)
-
-
-def _converter(kind: type, nothing: bool, told: Any) -> Callable[[str], Any]:
-    """What turns the words of an option into the values of a setting."""
-    if kind is str:
-        return name_in(*told["choices"])
-    convert = or_none_of(kind) if nothing else number_of(kind)
-    return (lambda text: text if ".py:" in text else convert(text)) if told["own"] else convert
 
 
 def seeds_chosen(options: Any) -> range | None:

@@ -19,8 +19,8 @@ from srn_jax.analysis.records import (
     results_csv,
 )
 from srn_jax.config import Facts, SweepConfig
-from srn_jax.ensemble.sweep import Sweep
 from srn_jax.ensemble.mapping import draw_tests, evaluate_experiments, pad_examples
+from srn_jax.ensemble.sweep import Sweep
 from srn_jax.errors import UserError, shown, warn
 from srn_jax.files import digest, read_written, write_atomically, write_manifest
 from srn_jax.interop.textbook_files import read_sequences

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from srn_jax import errors
 from srn_jax.cli import options as cli
 from srn_jax.errors import UserError
 from srn_jax.runs import devices
@@ -25,21 +24,6 @@ def started(*arguments, code="", **environment):
     given = {name: value for name, value in given.items() if value is not None}
     done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
-
-
-def test_closed_streams_are_nothing_to_write_to(monkeypatch):
-    for name in ("stdin", "stdout", "stderr"):
-        monkeypatch.setattr(sys, name, None)
-
-    def main(_):
-        assert sys.stdin.read() == "" and not sys.stdout.isatty()
-        errors.warn("nobody hears this")
-
-    with pytest.raises(SystemExit) as end:
-        cli.run_script(main)
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        stream.close()
-    assert end.value.code == 0
 
 
 @pytest.mark.parametrize(("kind", "bar"), [("xterm", True), ("dumb", False)])

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import srn_jax
-from srn_jax.predictions import frequent, parse_tokens
+from srn_jax.answers import frequent, parse_tokens
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--platform", "cpu", "--lengths", 3, 6, "--seeds", 2, "--epochs", 4, "--hidden-size", 8)

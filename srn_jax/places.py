@@ -1,16 +1,16 @@
-"""Where runs are: folders that say what they hold, `runs/latest`, and where nothing may be."""
+"""Where runs and data are: folders that say what they hold, `runs/latest`, the textbook's files."""
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from srn_jax.config import DEFAULTS, TEXTBOOK_LENGTHS, SweepConfig
 from srn_jax.errors import UserError, shown
 from srn_jax.files import digest_of
-from srn_jax.runs.folder import RUN_FILE, check_place, read_run
+from srn_jax.runs.folder import RUN_FILE, check_place, locked, make_folder, read_run
 from srn_jax.runs.settings import grown, in_order, settings_of, table_of
 
 RUNS, LATEST = Path("runs"), "latest"
@@ -38,9 +38,8 @@ def run_folder(value: Any) -> Path:
 def name_of_run(configs: Sequence[SweepConfig]) -> str:
     """What a run is, in a few words: `srn+lstm-8seeds`."""
     settings = [settings_of(config.experiment) for config in configs]
-    defaults = settings_of(DEFAULTS)
     parts: list[str] = []
-    for name, usual in defaults.items():
+    for name, usual in settings_of(DEFAULTS).items():
         values = [*dict.fromkeys(str(each[name]).rpartition(":")[2] for each in settings)]
         if name == "cell":
             parts.insert(0, "+".join(values))
@@ -52,39 +51,28 @@ def name_of_run(configs: Sequence[SweepConfig]) -> str:
         parts.append(f"L{lengths[0]}" + (f"-{lengths[-1]}" if len(lengths) > 1 else ""))
     number = len(configs[0].seeds)
     end = f"-{number}seeds" if number > 1 else "-1seed"
-    words = re.sub(r"[^\w=+.@-]+", "_", "-".join(parts))
-    return words[: LONGEST - len(end)] + end
+    return re.sub(r"[^\w=+.@-]+", "_", "-".join(parts))[: LONGEST - len(end)] + end
 
 
-def default_folder(configs: Sequence[SweepConfig]) -> Path:
-    """The folder of a run under `runs/`: its own where it is there already, else one that is free.
+def default_folder(configs: Sequence[SweepConfig]) -> tuple[Path, bool]:
+    """The folder of a run under `runs/`, and whether it holds that run with more than is asked for.
 
     Where its name is taken by a run with other settings, a digest of the settings goes behind it.
     """
-    table = table_of(in_order(configs))
-    name = name_of_run(configs)
-    told = {key: value for key, value in table.items() if key != "own"}
+    table, name = table_of(in_order(configs)), name_of_run(configs)
     own = {file: of["sha256"] for file, of in table["own"].items()}
-    if told["data"] is not None:
-        told["data"] = told["data"]["digests"]
+    told = {key: value for key, value in table.items() if key != "own"}
+    told["data"] = told["data"] and told["data"]["digests"]
     for folder in (RUNS / name, RUNS / f"{name}-{digest_of([told, own])[:6]}"):
-        if not os.path.lexists(folder) or _fits(folder, table) or _fits(folder, table, grows=True):
-            return folder
-    return folder
-
-
-def has_more(folder: Path, configs: Sequence[SweepConfig]) -> bool:
-    """Whether a folder holds a run of all that is asked for, and more: one that has grown."""
-    table = table_of(in_order(configs))
-    return _fits(folder, table) and not _fits(folder, table, grows=True)
-
-
-def _fits(folder: Path, table: Mapping[str, Any], grows: bool = False) -> bool:
-    try:
-        old = read_run(folder)
-    except (UserError, OSError):
-        return False
-    return not grown(old, table)[1] if grows else not grown(table, old)[1]
+        more = False
+        with suppress(UserError, OSError):
+            old = read_run(folder)
+            grows, more = not grown(old, table)[1], not grown(table, old)[1]
+            if grows or more:
+                return folder, more and not grows
+        if not os.path.lexists(folder):
+            break
+    return folder, False
 
 
 def point_to_newest(folder: Path) -> None:
@@ -106,8 +94,42 @@ def point_to_newest(folder: Path) -> None:
         os.replace(new, latest)
 
 
-def check_comparison_place(folder: Path) -> None:
-    """Raise `UserError` where a comparison must not be written."""
+@contextmanager
+def drawing_in(folder: Path, others: bool = True) -> Iterator[None]:
+    """Hold a folder for this process while pages and figures are written to it.
+
+    It may be one that a run is trained in. Raises `UserError` if another process draws there, or,
+    for `others`, it is the folder of a run.
+    """
     check_place(folder)
-    if (folder / RUN_FILE).exists():
+    if others and (folder / RUN_FILE).exists():
         raise UserError(f"{folder} is the folder of a run, choose another `folder`")
+    make_folder(folder / "figures")
+    with locked(folder / "figures"):
+        yield
+
+
+def write_data(
+    folder: str | Path,
+    lengths: tuple[int, ...] = TEXTBOOK_LENGTHS,
+    multiplicities: tuple[int, int, int] = (3, 1, 1),
+    seed: int = 0,
+    overwrite: bool = False,
+) -> Iterator[str]:
+    """Write files as the textbook draws them, and say of each length what was written.
+
+    `multiplicities` say how often train, dev and test have each pair of digits. Raises `UserError`
+    for files with something else in them, unless `overwrite` says that they may be lost.
+    """
+    from srn_jax.interop.textbook_files import SPLITS, check_same, textbook_splits, write_splits
+
+    folder = Path(folder)
+    check_place(folder)
+    if folder.exists() and not overwrite:
+        for length, splits in textbook_splits(lengths, multiplicities, seed):
+            check_same(folder, length, splits)
+    make_folder(folder)
+    for length, splits in textbook_splits(lengths, multiplicities, seed):
+        write_splits(folder, length, splits)
+        sizes = ", ".join(f"{len(getattr(splits, name))} {name}" for name in SPLITS)
+        yield f"{folder / str(length)}: {sizes}; {splits.overlap} test also in train"
