@@ -6,10 +6,12 @@ python scripts/benchmark.py --estimate tpu-v5e
 """
 
 import json
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from srn_jax.cli import options as cli
-from srn_jax.runs.place import processor, version_of
+from srn_jax.runs.place import processor
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +36,8 @@ def main(arguments: list[str]) -> None:
 
         estimate.run(options.estimate)
         return
-    versions = {name: version_of(name) for name in ("jax", "jaxlib", "flax", "optax", "torch")}
+    names = ("jax", "jaxlib", "flax", "optax", "torch")
+    versions = {name: version(name) for name in names if find_spec(name) is not None}
     found = {"machine": {"processor": processor(), "versions": versions}}
     print(f"{found['machine']}\n", flush=True)
     if options.whole_process:

@@ -91,7 +91,7 @@ def with_presets(
         if not set(lengths) <= set(TEXTBOOK_LENGTHS):
             known = ", ".join(map(str, TEXTBOOK_LENGTHS))
             raise UserError(f"`lengths`: the textbook has files of {known} alone, see `data`")
-        list(write_data(merged["data"], lengths))
+        list(write_data(merged["data"]))  # all: the book draws them from one stream
     return merged
 
 

@@ -192,7 +192,7 @@ def test_runs_are_compared_as_a_table(plain, stored, tmp_path):
         (lambda: srn_jax.train(folder=5), "`folder` must be a path, got 5"),
         (lambda: srn_jax.train(folder=""), "`folder` must be a path, got ''"),
         (lambda: srn_jax.train(data=5), "`data` must be a path, got 5"),
-        (lambda: srn_jax.train(data="nowhere"), "nowhere: no data in it"),
+        (lambda: srn_jax.train(data="nowhere"), "nowhere: no such folder of data"),
         (lambda: srn_jax.train(overwrite="no"), "`overwrite` must be true or false, got 'no'"),
         (lambda: srn_jax.train(steps=5, epochs=3), "`steps` and `epochs` both say how long"),
         (lambda: srn_jax.train(section="7"), "`section` must be one of 6.1, .* got '7'"),

@@ -188,6 +188,8 @@ def holds_run(folder: Path, overwrite: bool = False) -> bool:
 
 def check_place(folder: Path) -> None:
     """Raise `UserError` if a folder cannot be there, because something else is in its place."""
+    with possible(folder), suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(folder)
     for path in (folder, *folder.parents):
         if os.path.lexists(path) and not path.is_dir():
             raise UserError(f"{path} is not a folder, expected one (`folder`)")
@@ -195,8 +197,15 @@ def check_place(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Create a folder; raises `UserError` if it can't be there, `OSError` if the machine fails."""
-    try:
+    with possible(folder):
         folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def possible(folder: Path) -> Iterator[None]:
+    """Raise `UserError` for what can't be a folder; what makes the machine fail stays `OSError`."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) in MACHINE_FAILS:
             raise

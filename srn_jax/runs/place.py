@@ -32,26 +32,32 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def here() -> dict[str, Any]:
     """This place, as a run file tells it; what cannot be found is left out."""
-    versions, cpuinfo, commit = {"python": sys.version.split()[0]}, "", ""
+    versions, commit = {"python": sys.version.split()[0]}, ""
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    with suppress(OSError):
-        cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
-    model = re.search(r"model name\s*: (.*)", cpuinfo)
     if (ROOT.parent / ".git").exists():  # else it is installed as a package
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
         with suppress(OSError, subprocess.SubprocessError):
             commit = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
     found = {
         "device": devices(),
-        "processor": f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores",
+        "processor": processor(),
         "commit": commit.strip(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
         "versions": versions,
         "outside": outside(),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def processor() -> str:
+    """The name of the processor and its number of cores, as in `AMD EPYC 9B14, 2 cores`."""
+    cpuinfo = ""
+    with suppress(OSError):
+        cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
+    model = re.search(r"model name\s*: (.*)", cpuinfo)
+    return f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores"
 
 
 def devices() -> str:

@@ -101,7 +101,7 @@ def program_of(
             settings = replace(settings, **{name: resolve(value, {})})
     number, cell = task.examples * settings.multiplicity, cell_class(settings.cell)
     if files is not None:
-        number = len(files[config.lengths[0]].train)
+        number = len(next(iter(files.values())).train)
     seen = tuple((describe(one), resolve(one, probes.BY_NAME)) for one in config.probes)
     how = bool(kernel), platform or jax.default_backend(), parts_of(cell)
     return Program(task, cell, settings, seen, number, config.every_loss, *how)

@@ -35,16 +35,6 @@ def test_all_of_its_code_is_plain_python(stored):
             ast.parse(source_of(cell))  # no magics, so that it can be linted as well
 
 
-def test_its_badge_opens_the_repository_that_it_installs():
-    stored = json.loads(COLAB.read_text(encoding="utf-8"))
-    text = "\n".join(map(source_of, stored["cells"]))
-    (installed,) = re.findall(r'^REPOSITORY = "([^"]+)"', text, re.MULTILINE)
-    linked = re.findall(
-        r"colab\.research\.google\.com/github/([^/]+/[^/]+)/blob/[^/]+/([^)]+)", text
-    )
-    assert linked == [(installed, str(COLAB.relative_to(ROOT)))]
-
-
 def execute(path, folder, monkeypatch, last=None):
     """Execute a notebook, up to the cell `last`, in a folder; its code cells by id."""
     nbformat = pytest.importorskip("nbformat")
