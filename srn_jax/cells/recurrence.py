@@ -96,10 +96,9 @@ class How(NamedTuple):
         """Whether the loops are written for one of these."""
         return (self.platform or jax.default_backend()) in platforms
 
-    def scan(self, turn: Any, start: Any, inputs: Any, reverse: bool = False) -> Any:
-        """`jax.lax.scan`; on a GPU a loop's counter and condition are launches too."""
-        unroll = 1 if self.on("cpu", "tpu") else min(64, len(jax.tree.leaves(inputs)[0]))
-        return jax.lax.scan(turn, start, inputs, reverse=reverse, unroll=unroll)
+    def unroll(self, positions: int) -> int:
+        """Positions in a turn: on a GPU a loop's counter and condition are launches too."""
+        return 1 if self.on("cpu", "tpu") else min(64, positions)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -162,38 +161,34 @@ class Kept:
 
 
 def plain_recurrence(
-    cell, how, features, input_weight, weight, bias, initial, mask=None, told=None
+    cell, how, features, input_weight, weight, bias, initial, mask=None, stack=False
 ):
     """What `recurrence` gives, by autodiff alone and so in either mode; the same arguments.
 
-    At trace time a list `told` learns of the pullbacks, which are stacked beside the states.
+    With `stack` also the residuals of `_backward`: the pullbacks are stacked beside the states.
     """
     update, derivative = updater(cell), derivative_of(cell)
+    mask = needed(cell, how, mask) if stack else mask
+    told: list[Any] = []  # at trace time, of the pullbacks
 
     def turn(state, inputs):
         x, keep = inputs
         sides = gates_of_array(x, cell.gates), recurrent_side(state, weight, bias, cell.gates)
-        if told is None:
+        if not stack:
             new = keep_where(keep, update(*sides, state), state)
-            return new, None if how.last else new
+            return new, (None if how.last else new, None)
         new, pullback = derivative(*sides, state)
         new = keep_where(keep, new, state)
         kept, stacked, constants = Kept.of(pullback, state, new)
         told.append((kept, constants))
         return new, (new, stacked)
 
-    last, states = how.scan(turn, initial, (product(features, input_weight), mask))
-    if told is not None:
-        return last, *states
-    return last if how.last else states
-
-
-def _forward(cell, how, *arguments):
-    told: list[Any] = []
-    keep = needed(cell, how, arguments[-1])
-    run = partial(plain_recurrence, mask=keep, told=told)
-    last, states, stacked = run(cell, how, *arguments[:-1])
-    return last if how.last else states, (told[-1], *arguments[:-1], keep, states, stacked)
+    inputs, unroll = (product(features, input_weight), mask), how.unroll(len(features))
+    last, (states, stacked) = jax.lax.scan(turn, initial, inputs, unroll=unroll)
+    found = last if how.last else states
+    if not stack:
+        return found
+    return found, (told[-1], features, input_weight, weight, bias, initial, mask, states, stacked)
 
 
 def _backward(cell, how, residuals, gradients):
@@ -231,7 +226,8 @@ def _backward(cell, how, residuals, gradients):
     first = jnp.zeros_like(features[0], shape=(len(output(initial)), weight.shape[1]))
     start = last, first if product_first else None
     inputs = outside, keep, before, *stacked
-    (total, dg_1), (dx, dg) = how.scan(turn, start, inputs, reverse=True)
+    unroll = how.unroll(len(features))
+    (total, dg_1), (dx, dg) = jax.lax.scan(turn, start, inputs, reverse=True, unroll=unroll)
     dx = dg if same[-1] else dx
     if product_first:  # moved is what is smaller
         total = through(total, dg_1)
@@ -248,4 +244,4 @@ def _backward(cell, how, residuals, gradients):
     return product(dx, input_weight.T), dw, du, dc, total, None
 
 
-recurrence.defvjp(_forward, _backward)
+recurrence.defvjp(partial(plain_recurrence, stack=True), _backward)
