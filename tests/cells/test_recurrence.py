@@ -4,6 +4,7 @@ import itertools
 from functools import partial
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from jax.tree_util import Partial
 
 from srn_jax.cells import GRU, LSTM, SRN, Cell, Derivative, ResidualSRN
 from srn_jax.cells.recurrence import How, plain_recurrence, recurrence, rests
+
+# Where jax 0.7 has it.
+enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
 
 
 class Leaky(Cell):
@@ -88,7 +92,7 @@ def total(run, cell, how, mask, *arguments):
 def test_values_and_gradients_are_autodiffs(cell, platform):
     ragged = jnp.arange(5)[:, None] >= jnp.array([[0, 2, 4]])
     alike = jnp.arange(5)[:, None] >= 2
-    with jax.enable_x64(True):
+    with enable_x64(True):
         given = problem(cell)
         wanted = [n + 3 for n, one in enumerate(given) if one is not None]
         for last, mask in itertools.product((False, True), (None, ragged, alike)):

@@ -7,6 +7,7 @@ from functools import cache
 from types import SimpleNamespace
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,9 @@ from srn_jax.kernels.residuals import Residuals
 from srn_jax.training import experiment
 from srn_jax.training.experiment import prepare, take_steps
 from srn_jax.training.program import hyperparameters_of, program_of
+
+# Where jax 0.7 has it.
+enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
 
 LENGTH, WIDTH = 4, 6
 
@@ -64,7 +68,7 @@ def trained(cell, kernel, double=False, **settings):
             losses.append(recorded["train_loss"])
         return parameters, optimizer, losses
 
-    with jax.enable_x64(double), pytest.MonkeyPatch.context() as patch:
+    with enable_x64(double), pytest.MonkeyPatch.context() as patch:
         if double:  # losses are kept in float32
             patch.setattr(
                 experiment, "put", lambda a, value, place: a.at[place].set(jnp.float32(value))
