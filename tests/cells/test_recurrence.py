@@ -14,8 +14,8 @@ from jax.tree_util import Partial
 from srn_jax.cells import GRU, LSTM, SRN, Cell, Derivative, ResidualSRN
 from srn_jax.cells.recurrence import How, plain_recurrence, recurrence, rests
 
-# Where jax 0.7 has it.
-enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+# jax 0.7 has it elsewhere.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 
 class Leaky(Cell):

@@ -21,8 +21,8 @@ from srn_jax.training import experiment
 from srn_jax.training.experiment import prepare, take_steps
 from srn_jax.training.program import hyperparameters_of, program_of
 
-# Where jax 0.7 has it.
-enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64
+# jax 0.7 has it elsewhere.
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
 LENGTH, WIDTH = 4, 6
 
