@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,13 +18,15 @@ from srn_jax.errors import UserError
 from srn_jax.interop import pytorch
 from srn_jax.interop.textbook_files import lengths_in
 from srn_jax.own_files import own_mistakes
-from srn_jax.run import Run
 from srn_jax.runs.networks import Networks
 from srn_jax.tasks import task_of
 from srn_jax.tasks.task import Task, Tokens
 from srn_jax.training.network import network_with
 
 MOST_NAMED = 3  # answers that are equally frequent
+
+if TYPE_CHECKING:
+    from srn_jax.run import Run
 
 
 def parse_tokens(text: str, vocabulary: int, name: str) -> np.ndarray:
@@ -163,7 +165,7 @@ def read_weights(path: str | Path, cell: str | None = None) -> Weights:
 
 
 def weights_of(
-    run: Run, length: int, seed: int, variant: str | None = None, which: str = "best"
+    run: "Run", length: int, seed: int, variant: str | None = None, which: str = "best"
 ) -> Weights:
     """The weights of a network of a run; raises `UserError` where it has none."""
     networks = run.networks(variant, [length], [seed], which)
