@@ -26,22 +26,24 @@ def started(*arguments, code="", **environment):
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize(("kind", "bar"), [("xterm", True), ("dumb", False)])
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(kind, bar, monkeypatch):
+def a_terminal(kind, monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("TERM", kind)
+    return terminal
+
+
+@pytest.mark.parametrize(("kind", "bar"), [("xterm", True), ("dumb", False)])
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(kind, bar, monkeypatch):
+    a_terminal(kind, monkeypatch)
     assert isinstance(reporter_for(), BarReporter) == bar
     assert isinstance(reporter_for(first=False), SilentReporter)
 
 
 @pytest.mark.parametrize(("kind", "bar"), [("xterm", True), ("dumb", False)])
 def test_bar_and_lines_show_the_same(kind, bar, monkeypatch):
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setenv("TERM", kind)
+    terminal = a_terminal(kind, monkeypatch)
     numbers = {"length": [5, 7], "diverged": [False, True], "train_loss": [0.5] * 2}
     numbers |= {"dev_accuracy": [0.25, 0.0], "step": 100, "block": 1, "blocks": 2}
     arrays = {k: np.array(v) if isinstance(v, list) else v for k, v in numbers.items()}
