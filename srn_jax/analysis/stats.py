@@ -129,11 +129,16 @@ def estimate_in(row: Mapping[Any, Any], name: str) -> Estimate:
 def summarise(results: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFrame:
     """A row for each sequence length, shortest first; accuracies are shares from 0 to 1.
 
-    Columns: `length`; `seeds`, its experiments; `scored`, those with a test accuracy; means and
-    `share_above` the threshold, each with `_low` and `_high`; `deviation`, `median`, `spread_low`
-    and `spread_high` (5 and 95 % quantiles) of the test accuracies; the mean, least and largest
-    `overlap`; `diverged`.
+    Of a table of several variants each has rows of its own, with `variant` before the other
+    columns, which are: `length`; `seeds`, its experiments; `scored`, those with a test accuracy;
+    means and `share_above` the threshold, each with `_low` and `_high`; `deviation`, `median`,
+    `spread_low` and `spread_high` (5 and 95 % quantiles) of the test accuracies; the mean, least
+    and largest `overlap`; `diverged`.
     """
+    if "variant" in results:
+        each = results.groupby("variant", sort=False)
+        tables = {name: summarise(own.drop(columns="variant"), threshold) for name, own in each}
+        return pd.concat(tables, names=["variant", None]).reset_index(0).reset_index(drop=True)
     rows = []
     for length, of_length in results.groupby("length"):
         accuracies = of_length["test_accuracy"]

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from made_up import GOOD, NAN, histories_of, results_of, variant_of
@@ -116,6 +117,15 @@ def test_what_cannot_be_said_with_so_few_seeds_is_not_said(scores):
 )
 def test_an_estimate_reads(estimate, spec, text):
     assert format(estimate, spec) == text
+
+
+def test_variants_of_a_table_are_summarised_apart():
+    each = {"srn": results_of({5: [0.2, 0.4], 7: [0.1, 0.3]}), "lstm": results_of({5: [0.6, 0.8]})}
+    table = pd.concat([own.assign(variant=name) for name, own in each.items()])
+    found = summarise(table)
+    assert found["variant"].tolist() == ["srn", "srn", "lstm"] and found.columns[0] == "variant"
+    assert found["test_accuracy"].tolist() == pytest.approx([0.3, 0.2, 0.7])
+    assert found["seeds"].tolist() == [2, 2, 2]
 
 
 def test_a_summary_agrees_with_a_calculation_by_hand():
