@@ -107,7 +107,8 @@ def test_every_file_of_the_package_is_in_a_wheel():
 
 def run(*words, cwd, code=None):
     command = [sys.executable, *(["-c", code] if code else ["-m", "srn_jax"]), *words]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(filter(None, paths))  # an empty one would be the current directory
     given = {"cwd": cwd, "env": os.environ | {"PYTHONPATH": path}, "timeout": 100}
     return subprocess.run(command, capture_output=True, text=True, **given)
 
