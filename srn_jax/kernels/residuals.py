@@ -18,7 +18,7 @@ from srn_jax.cells.recurrence import apply_update
 # Operations that cost less than storing their result and loading it.
 CHEAP = {"add", "sub", "mul", "neg", "max", "min", "abs", "sign", "square", "integer_pow"}
 CHEAP |= {"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "select_n"}
-CHEAP |= {"broadcast_in_dim", "convert_element_type", "copy", "stop_gradient"}
+CHEAP |= {"broadcast_in_dim", "convert_element_type", "copy", "stop_gradient", "one_minus_square"}
 
 
 class Residuals:
